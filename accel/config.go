@@ -1,0 +1,271 @@
+package accel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gotpa/tpa/internal/shard"
+	"github.com/gotpa/tpa/link"
+)
+
+// Config describes a runtime: which device, under which addresses, how it is
+// polled. The zero value has no device and so leads to the fallback policy.
+type Config struct {
+	// Device names the network device:
+	//
+	//	eth0, xdp:eth0               an interface shared with the kernel, by AF_XDP
+	//	net_memif0,socket=/run/m.sock a DPDK virtual device (any name with "net_")
+	//	0000:3b:00.0                 a PCI address, by DPDK
+	//
+	// Devices of DPDK need a program built with -tags dpdk. Default: none.
+	Device string
+
+	// Link is a device that the program opened itself; it wins over Device and is
+	// closed with the runtime. Default: none.
+	Link link.Device
+
+	// Addrs are the local addresses with their prefix lengths, IPv4 and IPv6, at
+	// most 64. Default: those of the interface for a shared device, none (an
+	// error) for others.
+	Addrs []netip.Prefix
+
+	// Gateways are the next hops for everything outside the prefixes, at most one
+	// per IP version. Default: those of the kernel for a shared device, else none.
+	Gateways []netip.Addr
+
+	// MTU is the greatest IP packet in bytes, 1280 to 65535 and at most what the
+	// device takes. Default: the device's.
+	MTU int
+
+	// Queues is the number of device queues, and so of shards, 1 to 256. Default:
+	// 1, or the queues of Link.
+	Queues int
+
+	// CPUs pins the poller of shard i to CPU CPUs[i]. Each pinned poller takes
+	// that CPU for itself while there is traffic: GOMAXPROCS must be greater than
+	// the number of queues. Default: pollers float.
+	CPUs []int
+
+	// Polling tunes how pollers idle. Default: see Polling.
+	Polling Polling
+
+	// TCP tunes the stacks. Default: see TCP.
+	TCP TCP
+
+	// DPDK holds what only DPDK devices need. Default: see DPDK.
+	DPDK DPDK
+
+	// Fallback is what happens when acceleration cannot start. Default: Auto.
+	Fallback Fallback
+
+	// Logger receives what an operator should know. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Polling is how a poller behaves when its queue is empty. It first polls
+// without a pause, then lets other goroutines run between polls, then sleeps
+// for times that double up to MaxSleep. Any frame starts it over.
+type Polling = shard.Polling
+
+// TCP are settings of the TCP stacks.
+type TCP = shard.TCP
+
+// DPDK is the environment of DPDK devices. It applies once per process: the
+// first runtime with a DPDK device sets it.
+type DPDK struct {
+	// HugePages: HugeAuto uses them when enough are free, HugeAlways fails
+	// without, HugeNever keeps to ordinary memory. Default: HugeAuto.
+	HugePages HugePages
+	// MemoryMB is the memory for packet buffers in MB, 16 to 65536. Default: what
+	// the queues need, at least 64.
+	MemoryMB int
+	// FilePrefix keeps DPDK processes apart, as --file-prefix does. Letters,
+	// digits, '-' and '_'. Default: "tpa" and the process number.
+	FilePrefix string
+	// ExtraArgs are further EAL arguments. Those that load code (-d) or that the
+	// fields above stand for are refused. Default: none.
+	ExtraArgs []string
+}
+
+// HugePages is a policy for huge pages.
+type HugePages int
+
+// Policies for huge pages.
+const (
+	HugeAuto HugePages = iota
+	HugeAlways
+	HugeNever
+)
+
+// Fallback is a policy for when acceleration cannot start.
+type Fallback int
+
+const (
+	// Auto serves through the kernel, logs why, and counts it.
+	Auto Fallback = iota
+	// Never returns the error.
+	Never
+)
+
+// String returns the policy's name as TPA_FALLBACK spells it.
+func (f Fallback) String() string {
+	switch f {
+	case Auto:
+		return "auto"
+	case Never:
+		return "never"
+	}
+	return "Fallback(" + strconv.Itoa(int(f)) + ")"
+}
+
+// ErrNoDevice says that no device was configured.
+var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Device")
+
+// ConfigFromEnv returns the configuration in the environment:
+//
+//	TPA_DEV       Config.Device
+//	TPA_ADDR      Config.Addrs, separated by commas: 10.0.0.2/24,fd00::2/64
+//	TPA_GATEWAY   Config.Gateways, separated by commas
+//	TPA_MTU       Config.MTU
+//	TPA_QUEUES    Config.Queues
+//	TPA_CPUS      Config.CPUs, separated by commas
+//	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
+//	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
+//	TPA_FALLBACK  Config.Fallback: auto or never
+//	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
+//	TPA_MEMORY_MB Config.DPDK.MemoryMB
+//
+// An unset or empty variable leaves the default. The error names the variable
+// and what it may hold.
+func ConfigFromEnv() (Config, error) { return configFrom(os.Getenv) }
+
+func configFrom(getenv func(string) string) (Config, error) {
+	var c Config
+	var errs []error
+	env := func(name string, parse func(string) error, want string) {
+		v := strings.TrimSpace(getenv(name))
+		if v == "" {
+			return
+		}
+		if err := parse(v); err != nil {
+			errs = append(errs, fmt.Errorf("%s=%q: want %s", name, v, want))
+		}
+	}
+	env("TPA_DEV", func(v string) error { c.Device = v; return nil }, "a device")
+	env("TPA_ADDR", func(v string) (err error) { c.Addrs, err = ParseAddrs(v); return }, "addresses with prefix lengths, such as 10.0.0.2/24,fd00::2/64")
+	env("TPA_GATEWAY", func(v string) (err error) { c.Gateways, err = ParseGateways(v); return }, "addresses, such as 10.0.0.1,fd00::1")
+	number := func(dst *int) func(string) error {
+		return func(v string) (err error) { *dst, err = strconv.Atoi(v); return }
+	}
+	env("TPA_MTU", number(&c.MTU), "a number of bytes")
+	env("TPA_QUEUES", number(&c.Queues), "a number of queues")
+	env("TPA_CPUS", func(v string) (err error) { c.CPUs, err = parseList(v, strconv.Atoi); return }, "CPU numbers, such as 2,3")
+	duration := func(dst *time.Duration) func(string) error {
+		return func(v string) (err error) { *dst, err = time.ParseDuration(v); return }
+	}
+	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
+	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
+	env("TPA_FALLBACK", func(v string) (err error) { c.Fallback, err = choose(v, "auto", "never"); return }, "auto or never")
+	env("TPA_HUGEPAGES", func(v string) error {
+		h, err := choose(v, "auto", "always", "never")
+		c.DPDK.HugePages = HugePages(h)
+		return err
+	}, "auto, always or never")
+	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
+	if err := errors.Join(errs...); err != nil {
+		return Config{}, err
+	}
+	return c, c.check()
+}
+
+// ParseAddrs reads a list of addresses with prefix lengths, as TPA_ADDR has it.
+func ParseAddrs(s string) ([]netip.Prefix, error) { return parseList(s, netip.ParsePrefix) }
+
+// ParseGateways reads a list of addresses, as TPA_GATEWAY has it.
+func ParseGateways(s string) ([]netip.Addr, error) { return parseList(s, netip.ParseAddr) }
+
+func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
+	var list []T
+	for part := range strings.SplitSeq(s, ",") {
+		v, err := parse(strings.TrimSpace(part))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+// choose returns the position of v among the names.
+func choose(v string, names ...string) (Fallback, error) {
+	for i, name := range names {
+		if v == name {
+			return Fallback(i), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown value %q", v)
+}
+
+// check refuses what no device could satisfy. The message names the field and
+// its range.
+func (c *Config) check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Queues < 0 || c.Queues > 256 {
+		bad("Config.Queues is %d: want 1 to 256, or 0 for the default", c.Queues)
+	}
+	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
+		bad("Config.MTU is %d: want 1280 to 65535 bytes, or 0 for the device's", c.MTU)
+	}
+	if len(c.Addrs) > 64 {
+		bad("Config.Addrs has %d addresses: at most 64", len(c.Addrs))
+	}
+	for _, a := range c.Addrs {
+		if !a.IsValid() || a.Addr().IsMulticast() || a.Addr().IsUnspecified() || a.Addr().Is4In6() {
+			bad("Config.Addrs has %v: want unicast addresses", a)
+		}
+	}
+	versions := map[bool]int{}
+	for _, g := range c.Gateways {
+		if !g.IsValid() || g.IsMulticast() || g.IsUnspecified() || g.Is4In6() {
+			bad("Config.Gateways has %v: want a unicast address", g)
+		}
+		if versions[g.Is4()]++; versions[g.Is4()] > 1 {
+			bad("Config.Gateways has two addresses of one IP version: at most one each")
+		}
+	}
+	for _, cpu := range c.CPUs {
+		if cpu < 0 {
+			bad("Config.CPUs has %d: want CPU numbers from 0", cpu)
+		}
+	}
+	if c.DPDK.MemoryMB != 0 && (c.DPDK.MemoryMB < 16 || c.DPDK.MemoryMB > 65536) {
+		bad("Config.DPDK.MemoryMB is %d: want 16 to 65536 MB, or 0 for the default", c.DPDK.MemoryMB)
+	}
+	if c.Fallback != Auto && c.Fallback != Never {
+		bad("Config.Fallback is %v: want Auto or Never", c.Fallback)
+	}
+	if err := c.Polling.Check(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.TCP.Check(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// kernelNetwork reports whether package net knows the network name and we do.
+func checkNetwork(network string) error {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+		return nil
+	}
+	return net.UnknownNetworkError(network)
+}

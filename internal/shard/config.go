@@ -1,0 +1,68 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Polling is how a poller behaves when its queue is empty. It first polls
+// without a pause, then lets other goroutines run between polls, then sleeps
+// for times that double up to MaxSleep. Any frame starts it over.
+type Polling struct {
+	// Spin is how long an idle poller keeps polling, letting other goroutines run
+	// between polls, before it sleeps. Longer means less latency after a pause and
+	// more processor time. 0 to 1 s. Default: 50 µs. Negative: never sleep.
+	Spin time.Duration
+	// MaxSleep is the longest sleep between two polls of a device that cannot
+	// wake its poller. It bounds the latency of the first frame after a pause.
+	// 10 µs to 100 ms. Default: 1 ms.
+	MaxSleep time.Duration
+}
+
+// Check refuses values out of range.
+func (p Polling) Check() error {
+	if p.Spin > time.Second {
+		return fmt.Errorf("Polling.Spin is %v: want at most 1s", p.Spin)
+	}
+	if p.MaxSleep != 0 && (p.MaxSleep < 10*time.Microsecond || p.MaxSleep > 100*time.Millisecond) {
+		return fmt.Errorf("Polling.MaxSleep is %v: want 10µs to 100ms", p.MaxSleep)
+	}
+	return nil
+}
+
+// TCP are settings of a shard's TCP stack.
+type TCP struct {
+	// ReceiveBuffer and SendBuffer are the greatest buffers in bytes that one
+	// connection grows to, 4 KB to 1 GB. Defaults: 6 MB and 4 MB.
+	ReceiveBuffer, SendBuffer int
+	// TimeWait is how long a closed connection blocks its 4-tuple. 1 ms to 4 min.
+	// Default: 60 s, as in the kernel.
+	TimeWait time.Duration
+	// NoSACK turns selective acknowledgements (RFC 2018) off. Default: on.
+	NoSACK bool
+	// Congestion is "cubic" or "reno". Default: "cubic".
+	Congestion string
+}
+
+// Check refuses values out of range.
+func (t TCP) Check() error {
+	var errs []error
+	for _, b := range []struct {
+		name  string
+		bytes int
+	}{{"ReceiveBuffer", t.ReceiveBuffer}, {"SendBuffer", t.SendBuffer}} {
+		if b.bytes != 0 && (b.bytes < 4<<10 || b.bytes > 1<<30) {
+			errs = append(errs, fmt.Errorf("TCP.%s is %d: want 4096 bytes to 1 GB", b.name, b.bytes))
+		}
+	}
+	if t.TimeWait != 0 && (t.TimeWait < time.Millisecond || t.TimeWait > 4*time.Minute) {
+		errs = append(errs, fmt.Errorf("TCP.TimeWait is %v: want 1ms to 4m", t.TimeWait))
+	}
+	switch t.Congestion {
+	case "", "cubic", "reno":
+	default:
+		errs = append(errs, fmt.Errorf("TCP.Congestion is %q: want cubic or reno", t.Congestion))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,222 @@
+// Package link is what lies between a network device and a TCP stack: the
+// contract of a device queue, Ethernet framing, the neighbour table, and the
+// gVisor link endpoint that ties them together.
+//
+// # The way of a packet
+//
+// A poller calls Queue.Receive and gets a burst of frames, each a view of
+// memory that the device owns. The frames that belong to established TCP flows
+// go straight to TCP; all others go through Endpoint.Deliver into gVisor's IP
+// stack, which copies what it keeps. What TCP sends is written once, into a
+// buffer obtained with Queue.Reserve, and leaves with the next Queue.Flush:
+// once per poll, or earlier when the staging area is full or the poller sleeps.
+//
+// # Threads
+//
+// One goroutine, the poller, receives. Any goroutine may send, under the
+// endpoint's transmit lock. Sending and receiving never wait for each other.
+package link
+
+import (
+	"net"
+	"time"
+)
+
+// MaxBurst is the most frames that one Receive returns or one Flush hands to a
+// device in a single call across the language border. 64 keeps the frames of a
+// burst inside the L1 and L2 caches and makes a 40 ns cgo call cost less than
+// 1 ns per frame.
+const MaxBurst = 64
+
+// Verdict is what a device found when it checked the checksums of a frame.
+type Verdict uint8
+
+const (
+	// Unchecked: the device did not look, software has to.
+	Unchecked Verdict = iota
+	// Good: the IPv4 header checksum (where there is one) and the transport
+	// checksum are right.
+	Good
+	// Bad: one of them is wrong. The frame must be dropped and counted.
+	Bad
+)
+
+// A Frame is one received Ethernet frame.
+type Frame struct {
+	// Data runs from the destination MAC address to the last byte of the
+	// payload, without the frame check sequence. It belongs to the queue and is
+	// valid until the next Receive or Close of that queue. The receiver may
+	// write to it.
+	Data []byte
+	// Checksum is the device's verdict.
+	Checksum Verdict
+}
+
+// TxFlags says what the device is to fill in before a frame leaves.
+type TxFlags uint8
+
+const (
+	// TxIPv4Checksum: compute the IPv4 header checksum. The field holds 0.
+	TxIPv4Checksum TxFlags = 1 << iota
+	// TxTCPChecksum: compute the TCP checksum. The field holds the sum of the
+	// pseudo-header (not complemented; without the length when MSS is set), as
+	// DPDK's RTE_MBUF_F_TX_TCP_CKSUM wants it.
+	TxTCPChecksum
+	// TxIPv6: the network header is IPv6, else IPv4.
+	TxIPv6
+)
+
+// TxOffload describes one frame to a device. The zero value asks for nothing.
+type TxOffload struct {
+	Flags TxFlags
+	// L2Len, L3Len and L4Len are header lengths in bytes. They are needed only
+	// when Flags or MSS ask for something.
+	L2Len, L3Len, L4Len uint8
+	// MSS, when not 0, asks the device to cut the frame into TCP segments of at
+	// most that many payload bytes. Only devices with Capabilities.TSO get it.
+	MSS uint16
+}
+
+// A Queue is one receive ring and one transmit ring of a device.
+//
+// Receive may be called by one goroutine at a time, and so may the group of
+// Reserve, Commit and Flush; the two groups may run at the same time. Stats may
+// be called by anyone at any time. No method blocks.
+type Queue interface {
+	// Receive fills frames with up to min(len(frames), MaxBurst) received frames
+	// and returns how many. It takes back the buffers handed out by the previous
+	// call. 0 with a nil error means that nothing was there. After Close it
+	// returns net.ErrClosed; any other error means that the device is gone for
+	// good.
+	//
+	// Every frame is in one piece and between 14 bytes and Info.MaxFrame long:
+	// what the device delivers otherwise (runts, chains that do not fit, lying
+	// lengths) is dropped and counted in Stats.
+	Receive(frames []Frame) (int, error)
+
+	// Reserve returns a buffer of at least n bytes for one frame, or nil when no
+	// transmit buffer is free: call Flush and try again later. n must not be
+	// greater than Info.MaxFrame, or Capabilities.TSO where that is greater. Its
+	// contents are undefined. A buffer that was reserved but not committed is
+	// handed out again.
+	Reserve(n int) []byte
+
+	// Commit stages the first n bytes of the buffer that was last reserved.
+	Commit(n int, tx TxOffload)
+
+	// Flush hands the staged frames to the device, oldest first, and returns how
+	// many stay staged because its ring is full. Frames are never dropped by
+	// Flush, except after an error, when all staged frames are counted as
+	// dropped. After Close it returns net.ErrClosed.
+	Flush() (pending int, err error)
+
+	// Stats returns the counters of the queue.
+	Stats() QueueStats
+
+	// Close gives every buffer back. The caller makes sure that none of the
+	// other methods is running. Closing twice is harmless.
+	Close() error
+}
+
+// A Waiter is a Queue whose reader can sleep until there is something to do.
+// Queues without it are polled at growing intervals while idle.
+type Waiter interface {
+	// Wait blocks until a frame may have arrived, Wake was called since the last
+	// Wait returned, the queue was closed, or timeout has passed (negative:
+	// never). It may return early for no reason. Only the receiving goroutine
+	// calls it.
+	Wait(timeout time.Duration)
+	// Wake ends the current Wait, or the next one. Anyone may call it.
+	Wake()
+}
+
+// QueueStats are counters since the queue was opened.
+type QueueStats struct {
+	RxFrames, RxBytes uint64
+	TxFrames, TxBytes uint64
+	// RxMalformed counts frames dropped for their shape: too short, too long
+	// for one buffer, chains that cannot be joined, lengths that do not add up.
+	RxMalformed uint64
+	// RxNoBuffer counts frames lost for want of a receive buffer.
+	RxNoBuffer uint64
+	// TxDropped counts staged frames that an error or Close prevented from
+	// leaving.
+	TxDropped uint64
+	// TxFull counts Flush calls that found the device's ring full.
+	TxFull uint64
+}
+
+// Capabilities are what a device can take off the processor.
+type Capabilities struct {
+	// RxChecksum: Frame.Checksum carries verdicts.
+	RxChecksum bool
+	// TxIPv4Checksum and TxTCPChecksum: the TxFlags of that name are honoured.
+	TxIPv4Checksum, TxTCPChecksum bool
+	// TSO is the greatest frame in bytes that the device cuts into segments, 0
+	// when it cannot.
+	TSO int
+}
+
+// Info describes a device. It does not change while the device is open, except
+// where a method of Device says so.
+type Info struct {
+	// Name is the interface's or port's name, Driver the driver's.
+	Name, Driver string
+	// HardwareAddr is the device's MAC address, 6 bytes.
+	HardwareAddr net.HardwareAddr
+	// MTU is the greatest IP packet in bytes, MaxFrame the greatest frame
+	// (MTU + 14, more where the device accepts VLAN tags).
+	MTU, MaxFrame int
+	// Queues is the number of queues, at least 1.
+	Queues int
+	// NUMANode is the node the device hangs off, -1 when unknown.
+	NUMANode int
+	Capabilities
+}
+
+// A Device is a network device with its queues. All methods may be called at
+// any time by anyone.
+type Device interface {
+	// Info describes the device.
+	Info() Info
+	// Queue returns queue i, 0 <= i < Info().Queues: the same one each time.
+	Queue(i int) Queue
+	// LinkUp tells whether there is a carrier.
+	LinkUp() bool
+	// Stats returns the counters of the whole device. It may be slow and must
+	// not be called by a poller.
+	Stats() DeviceStats
+	// Close closes the queues and gives the device back. The caller makes sure
+	// that no queue is in use. Closing twice is harmless.
+	Close() error
+}
+
+// DeviceStats are counters of a whole device since it was opened.
+type DeviceStats struct {
+	RxPackets, RxBytes, TxPackets, TxBytes uint64
+	// RxMissed counts frames that the device dropped because its rings were
+	// full, RxNoBuffer those lost for want of a buffer.
+	RxMissed, RxNoBuffer uint64
+	RxErrors, TxErrors   uint64
+	// BuffersInUse and BuffersTotal are packet buffers (mbufs, UMEM chunks) of
+	// all pools. In use includes those that wait in receive rings.
+	BuffersInUse, BuffersTotal int
+	// Extended holds the driver's own counters by name; nil where there are none.
+	Extended map[string]uint64
+}
+
+// RSS is how a device spreads flows over its queues.
+type RSS struct {
+	// Key is the Toeplitz key, 40 or 52 bytes.
+	Key []byte
+	// Table is the redirection table (RETA): the queue for each value of the
+	// hash's low bits. Its length is a power of two.
+	Table []uint16
+}
+
+// A Spreader is a Device that can tell, and perhaps set, its RSS. Devices
+// without it, or that answer an error, spread flows in an unknown way.
+type Spreader interface {
+	RSS() (RSS, error)
+	SetRSS(RSS) error
+}
