@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -172,12 +173,8 @@ func configFrom(getenv func(string) string) (Config, error) {
 	}
 	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
 	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
-	env("TPA_FALLBACK", func(v string) (err error) { c.Fallback, err = choose(v, "auto", "never"); return }, "auto or never")
-	env("TPA_HUGEPAGES", func(v string) error {
-		h, err := choose(v, "auto", "always", "never")
-		c.DPDK.HugePages = HugePages(h)
-		return err
-	}, "auto, always or never")
+	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
+	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
 	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
 	if err := errors.Join(errs...); err != nil {
 		return Config{}, err
@@ -203,14 +200,16 @@ func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 	return list, nil
 }
 
-// choose returns the position of v among the names.
-func choose(v string, names ...string) (Fallback, error) {
-	for i, name := range names {
-		if v == name {
-			return Fallback(i), nil
+// choose sets dst to the position of a value among the names.
+func choose[T ~int](dst *T, names ...string) func(string) error {
+	return func(v string) error {
+		i := slices.Index(names, v)
+		if i < 0 {
+			return fmt.Errorf("unknown value %q", v)
 		}
+		*dst = T(i)
+		return nil
 	}
-	return 0, fmt.Errorf("unknown value %q", v)
 }
 
 // check refuses what no device could satisfy. The message names the field and
@@ -261,7 +260,7 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// kernelNetwork reports whether package net knows the network name and we do.
+// checkNetwork refuses networks other than TCP, as package net words it.
 func checkNetwork(network string) error {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
