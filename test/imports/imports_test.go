@@ -1,0 +1,262 @@
+// Package imports keeps the layout of the repository: who may import whom, where
+// C and unsafe may stand, and that all of it is formatted. It holds tests only.
+package imports
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/gotpa/tpa"
+
+// A rule forbids packages to depend on others, directly or through others.
+// Patterns are those of matches.
+type rule struct {
+	from, to string
+	why      string
+}
+
+var rules = []rule{
+	{"link/...", "accel/...", "a device knows nothing of the API above it"},
+	{"link/...", "net", "a device knows nothing of connections"},
+	{"link/...", "internal/shard", "a shard drives devices, not the other way"},
+	{"net", "link/...", "a connection talks to its Endpoint and Stack and knows no device"},
+	{"net", "accel/...", "the public API is built on it"},
+	{"net", "internal/shard", "a shard is one Stack among others to it"},
+	{"internal/...", "accel/...", "the public API is built on it"},
+	{"internal/...", "link/dpdk", "shards know the contract in link, accel picks the device"},
+	{"internal/...", "link/xdp", "shards know the contract in link, accel picks the device"},
+	{"accel/...", "metrics/...", "metrics read accel's Stats, and users choose whether to"},
+	{"link/...", "metrics/...", "metrics read accel's Stats"},
+	{"net", "metrics/...", "metrics read accel's Stats"},
+	{"internal/...", "metrics/...", "metrics read accel's Stats"},
+	{"...", "cmd/...", "commands are not libraries"},
+	{"...", "examples/...", "examples are not libraries"},
+	{"...", "test/...", "tests are not libraries"},
+	{"...", "internal/testnet", "networks for tests have no place in a program"},
+
+	// What a server takes in with accel stays small.
+	{"accel/...", "github.com/prometheus/...", "only metrics speaks Prometheus"},
+	{"accel/...", "github.com/spf13/...", "a library has no command line"},
+	{"accel/...", "gonum.org/...", "a library draws no curves"},
+	{"accel/...", "google.golang.org/...", "a library brings no RPC"},
+	{"accel/...", "testing", "test code has no place in a program"},
+}
+
+// matches tells whether an import path fits a pattern: a path, or a path and all
+// below it ("/..."). Paths without a dot in their first element are those of this
+// module, or else of the standard library.
+func matches(pattern, importPath string) bool {
+	stem, below := strings.CutSuffix(pattern, "...")
+	stem = strings.TrimSuffix(stem, "/")
+	local, isLocal := strings.CutPrefix(importPath, module+"/")
+	if stem == "" {
+		return isLocal
+	}
+	for _, p := range []string{importPath, local} {
+		if p == "net" && !isLocal {
+			continue // the standard library's, not ours
+		}
+		if p == stem || below && strings.HasPrefix(p, stem+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+// list returns the packages of the module as a build with the tags sees them.
+func list(t *testing.T, tags string) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-tags", tags, "-json=ImportPath,Imports,Deps", "./...")
+	cmd.Dir = root(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, &stderr)
+	}
+	var pkgs []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	if len(pkgs) == 0 {
+		t.Fatal("go list found no packages")
+	}
+	return pkgs
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestDirection(t *testing.T) {
+	for _, tags := range []string{"", "dpdk"} {
+		t.Run("tags="+tags, func(t *testing.T) {
+			for _, p := range list(t, tags) {
+				for _, broken := range check(p) {
+					t.Error(broken)
+				}
+			}
+		})
+	}
+}
+
+// check returns what is wrong with the dependencies of one package.
+func check(p goPackage) []string {
+	var broken []string
+	for _, r := range rules {
+		if !matches(r.from, p.ImportPath) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if matches(r.to, dep) && !matches(r.to, p.ImportPath) {
+				broken = append(broken, p.ImportPath+" depends on "+dep+": "+r.why)
+			}
+		}
+	}
+	return broken
+}
+
+// TestRules makes sure that the rules bite.
+func TestRules(t *testing.T) {
+	tests := []struct {
+		pkg, dep string
+		allowed  bool
+	}{
+		{"link", "accel", false},
+		{"link/dpdk", "net", false},
+		{"net", "link/xdp", false},
+		{"internal/shard", "link", true},
+		{"internal/shard", "link/dpdk", false},
+		{"internal/shard", "net", true},
+		{"accel", "link/dpdk", true},
+		{"accel", "net", true},
+		{"accel", "internal/testnet", false},
+		{"metrics", "accel", true},
+		{"cmd/tpa-bench", "accel", true},
+		{"accel", "cmd/tpa-bench", false},
+	}
+	for _, tt := range tests {
+		broken := check(goPackage{ImportPath: module + "/" + tt.pkg, Deps: []string{module + "/" + tt.dep}})
+		if got := len(broken) == 0; got != tt.allowed {
+			t.Errorf("%s may import %s: %t, want %t", tt.pkg, tt.dep, got, tt.allowed)
+		}
+	}
+	if broken := check(goPackage{ImportPath: module + "/link", Deps: []string{"net", "net/netip", "testing/iotest"}}); broken != nil {
+		t.Errorf("the standard library is forbidden: %v", broken)
+	}
+}
+
+func TestCgoStaysInDPDK(t *testing.T) {
+	for _, tags := range []string{"", "dpdk"} {
+		for _, p := range list(t, tags) {
+			if slices.Contains(p.Imports, "C") && (tags == "" || p.ImportPath != module+"/link/dpdk") {
+				t.Errorf("%s imports C with tags %q: only link/dpdk may, and only with the tag dpdk", p.ImportPath, tags)
+			}
+		}
+	}
+}
+
+// files calls f with every file of the repository that people wrote.
+func files(t *testing.T, f func(name string, content []byte)) {
+	t.Helper()
+	dir := root(t)
+	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (name == ".git" || name == "bin" || name == "out"):
+			return fs.SkipDir
+		case d.IsDir() || !d.Type().IsRegular() || name == ".git" || path.Ext(name) == ".o":
+			return nil
+		}
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			f(name, content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFormatted(t *testing.T) {
+	files(t, func(name string, content []byte) {
+		if path.Ext(name) != ".go" {
+			return
+		}
+		want, err := format.Source(content)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if !bytes.Equal(content, want) {
+			t.Errorf("%s: not formatted; run gofmt -w %s", name, name)
+		}
+	})
+}
+
+func TestUnsafeIsNamed(t *testing.T) {
+	files(t, func(name string, content []byte) {
+		if path.Ext(name) != ".go" {
+			return
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, content, parser.ImportsOnly)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		var usesUnsafe, usesC bool
+		for _, i := range f.Imports {
+			usesUnsafe = usesUnsafe || i.Path.Value == `"unsafe"`
+			usesC = usesC || i.Path.Value == `"C"`
+		}
+		stem := strings.TrimSuffix(strings.TrimSuffix(name, ".go"), "_test")
+		if usesUnsafe && !usesC && !strings.HasSuffix(stem, "_unsafe") {
+			t.Errorf("%s imports unsafe: such code goes to a file named *_unsafe.go, with the reason why it is sound", name)
+		}
+	})
+}
+
+// TestNoMachinePaths looks for paths that exist on one machine only.
+func TestNoMachinePaths(t *testing.T) {
+	machinePath := regexp.MustCompile(`(^|[^\w.~/-])/(work|root|home)/\w`)
+	files(t, func(name string, content []byte) {
+		for i, line := range bytes.Split(content, []byte("\n")) {
+			if machinePath.Match(line) && name != "test/imports/imports_test.go" {
+				t.Errorf("%s:%d holds a path of one machine: %s", name, i+1, bytes.TrimSpace(line))
+			}
+		}
+	})
+}
