@@ -1,0 +1,123 @@
+# Everything here runs on a fresh clone on a fresh Debian 12 machine with Go:
+# targets install what they miss. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+GO        ?= go
+OUT       ?= out
+FUZZTIME  ?= 5s
+SOAKTIME  ?= 10m
+HUGEPAGES ?= 256
+# What `make bench` passes to tpa-bench compare.
+BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
+
+# DPDK and the clients that the tests run against our servers.
+PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 util-linux redis-tools curl wrk
+
+# These are looked up when a recipe runs, after `deps`.
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TAGS = $(shell command -v gcc >/dev/null && pkg-config --atleast-version=22.11 libdpdk 2>/dev/null && echo dpdk)
+TOOL = $(GO) tool -modfile=tools/go.mod
+TEST = $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@missing=(); for p in $(PACKAGES); do \
+	  dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null | grep -qx installed || missing+=("$$p"); \
+	done; \
+	[ $${#missing[@]} -gt 0 ] || exit 0; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "This is not a Debian system. Install what these packages hold, then run make again: $${missing[*]}" >&2; exit 1; \
+	fi; \
+	if [ -n "$(SUDO)" ] && ! command -v sudo >/dev/null; then \
+	  echo "These packages are missing, and there is no sudo. As root: apt-get install $${missing[*]}" >&2; exit 1; \
+	fi; \
+	echo "Installing $${missing[*]}"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$(SUDO) apt-get update -qq; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+
+.PHONY: build
+build: ## build bin/tpa-bench, with DPDK if libdpdk is there
+	@if [ -n "$(TAGS)" ]; then \
+	  echo "Building bin/tpa-bench with DPDK $$(pkg-config --modversion libdpdk)"; \
+	else \
+	  echo "Building bin/tpa-bench without DPDK: libdpdk 22.11 or newer is not installed (make deps installs it)"; \
+	fi
+	$(GO) build -tags '$(TAGS)' -o bin/ ./cmd/tpa-bench
+
+.PHONY: bench
+bench: deps build ## compare accel with the kernel: a table, and a page with the curves
+	@mkdir -p $(OUT)
+	bin/tpa-bench compare $(BENCHFLAGS) -o table
+	@echo "More workloads: docs/benchmarks.md"
+
+.PHONY: test
+test: deps hugepages lint test-pure test-race test-asan test-fuzz ## run every test there is
+	@echo "All tests passed."
+
+# Huge pages let the tests run DPDK both with and without them.
+.PHONY: hugepages
+hugepages:
+	@free=/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages; \
+	total=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; \
+	if [ ! -e $$free ] || [ "$$(cat $$free)" -ge $(HUGEPAGES) ]; then exit 0; fi; \
+	if [ -w $$total ] && echo $$(( $$(cat $$total) - $$(cat $$free) + $(HUGEPAGES) )) 2>/dev/null >$$total; then \
+	  echo "Reserved huge pages: $$(cat $$total) (sysctl -w vm.nr_hugepages=0 gives them back)"; \
+	else \
+	  echo "Cannot reserve huge pages: tests that need them are skipped (as root: make test)"; \
+	fi
+
+.PHONY: lint
+lint: ## vet and staticcheck, with and without DPDK
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@if [ -n "$(TAGS)" ]; then set -x; $(GO) vet -tags $(TAGS) ./... && $(TOOL) staticcheck -tags $(TAGS) ./...; fi
+
+# As most users build: no tag, no C. What crosses packages runs once, below.
+.PHONY: test-pure
+test-pure:
+	CGO_ENABLED=0 $(GO) build ./...
+	CGO_ENABLED=0 $(TEST) $$($(GO) list ./... | grep -v '/test/')
+
+# One package at a time: they share two cores, huge pages and the DPDK run-time
+# folder, and the race detector makes them slow enough as it is.
+.PHONY: test-race
+test-race:
+	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m ./...
+
+.PHONY: test-asan
+test-asan:
+	@if [ -z "$(TAGS)" ]; then echo "No DPDK: the address sanitizer has no C code to watch"; exit 0; fi; \
+	set -x; $(TEST) -asan -tags $(TAGS) -timeout 10m ./link/dpdk
+
+.PHONY: test-fuzz
+test-fuzz:
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)
+
+.PHONY: fuzz
+fuzz: ## fuzz every target for FUZZTIME each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
+	  grep -oE '^func Fuzz\w+' "$$file" | while read -r _ target; do \
+	    echo "$$target in $${file%/*}"; \
+	    $(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
+	  done; \
+	done
+
+.PHONY: cover
+cover: ## write the coverage of all tests to out/coverage.html
+	@mkdir -p $(OUT)
+	$(GO) test -tags '$(TAGS)' -p 1 -timeout 20m -coverpkg ./... -coverprofile $(OUT)/coverage.out ./...
+	$(GO) tool cover -html $(OUT)/coverage.out -o $(OUT)/coverage.html
+	$(GO) tool cover -func $(OUT)/coverage.out | tail -1
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin $(OUT)
