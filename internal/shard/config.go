@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -18,6 +19,12 @@ type Polling struct {
 	// wake its poller. It bounds the latency of the first frame after a pause.
 	// 10 µs to 100 ms. Default: 1 ms.
 	MaxSleep time.Duration
+}
+
+func (p Polling) withDefaults() Polling {
+	p.Spin = cmp.Or(p.Spin, defaultSpin)
+	p.MaxSleep = cmp.Or(p.MaxSleep, defaultMaxSleep)
+	return p
 }
 
 // Check refuses values out of range.
@@ -41,8 +48,20 @@ type TCP struct {
 	TimeWait time.Duration
 	// NoSACK turns selective acknowledgements (RFC 2018) off. Default: on.
 	NoSACK bool
-	// Congestion is "cubic" or "reno". Default: "cubic".
+	// NoCoalescing delivers each received segment by itself, instead of joining
+	// those of one flow that follow each other in a burst. Default: joined.
+	NoCoalescing bool
+	// Congestion is "reno" or "cubic". Default: "reno", because the window
+	// arithmetic of gVisor's cubic can overflow (gvisor.dev/issue/11632).
 	Congestion string
+}
+
+func (t TCP) withDefaults() TCP {
+	t.ReceiveBuffer = cmp.Or(t.ReceiveBuffer, 6<<20)
+	t.SendBuffer = cmp.Or(t.SendBuffer, 4<<20)
+	t.TimeWait = cmp.Or(t.TimeWait, time.Minute)
+	t.Congestion = cmp.Or(t.Congestion, "reno")
+	return t
 }
 
 // Check refuses values out of range.

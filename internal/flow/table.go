@@ -1,0 +1,199 @@
+// Package flow finds the owner of a TCP segment by its addresses and ports.
+//
+// A Table is read by one goroutine, the poller, without a lock, while others
+// insert and delete. It is an open-addressed hash table of pointers: a reader
+// sees each slot either before or after a change, and both are right.
+package flow
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+)
+
+// Key names a flow as its segments arrive: source is the peer, destination is
+// us. IPv4 addresses use the low halves and leave the high ones 0, which no
+// IPv6 unicast address does.
+type Key struct {
+	SrcHi, SrcLo, DstHi, DstLo uint64
+	// Ports is the source port in the high half and the destination port in the
+	// low half.
+	Ports uint32
+}
+
+// Key4 returns the key of an IPv4 segment: addrs is source and destination
+// address, 8 bytes, ports the first 4 bytes of the TCP header.
+func Key4(addrs, ports []byte) Key {
+	_ = addrs[7]
+	return Key{
+		SrcLo: uint64(binary.BigEndian.Uint32(addrs)),
+		DstLo: uint64(binary.BigEndian.Uint32(addrs[4:])),
+		Ports: binary.BigEndian.Uint32(ports),
+	}
+}
+
+// Key6 returns the key of an IPv6 segment: addrs is source and destination
+// address, 32 bytes, ports the first 4 bytes of the TCP header.
+func Key6(addrs, ports []byte) Key {
+	_ = addrs[31]
+	return Key{
+		SrcHi: binary.BigEndian.Uint64(addrs),
+		SrcLo: binary.BigEndian.Uint64(addrs[8:]),
+		DstHi: binary.BigEndian.Uint64(addrs[16:]),
+		DstLo: binary.BigEndian.Uint64(addrs[24:]),
+		Ports: binary.BigEndian.Uint32(ports),
+	}
+}
+
+// minSlots is the size of an empty table, a power of two.
+const minSlots = 256
+
+// Table maps keys to values. The zero value is an empty table.
+type Table[V any] struct {
+	slots atomic.Pointer[slots[V]]
+
+	// mu guards inserting and deleting.
+	mu sync.Mutex
+	// live and used count entries, and entries and tombstones.
+	live, used int
+}
+
+type slots[V any] struct {
+	seed [2]uint64
+	mask uint64
+	at   []atomic.Pointer[entry[V]]
+}
+
+// entry never changes once it is in a slot. A dead one is a tombstone, which
+// keeps the search going.
+type entry[V any] struct {
+	key   Key
+	dead  bool
+	value V
+}
+
+// hash is keyed, so that peers cannot choose tuples that collide.
+func (s *slots[V]) hash(k *Key) uint64 {
+	h1, l1 := bits.Mul64(k.SrcHi^s.seed[0]^bits.RotateLeft64(k.DstHi, 32), k.SrcLo^s.seed[1]^uint64(k.Ports)<<32)
+	h2, l2 := bits.Mul64(h1^l1^k.DstLo, s.seed[0]^uint64(k.Ports))
+	return h2 ^ l2
+}
+
+// Lookup returns the value of k. Only one goroutine may look up.
+func (t *Table[V]) Lookup(k *Key) (v V, ok bool) {
+	s := t.slots.Load()
+	if s == nil {
+		return v, false
+	}
+	for i := s.hash(k); ; i++ {
+		e := s.at[i&s.mask].Load()
+		if e == nil {
+			return v, false
+		}
+		if e.key == *k && !e.dead {
+			return e.value, true
+		}
+	}
+}
+
+// Insert sets the value of k.
+func (t *Table[V]) Insert(k Key, v V) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.slots.Load()
+	if s == nil || (t.used+1)*2 > len(s.at) {
+		s = t.rehashLocked(s)
+	}
+	fresh := &entry[V]{key: k, value: v}
+	for i := s.hash(&k); ; i++ {
+		slot := &s.at[i&s.mask]
+		e := slot.Load()
+		if e != nil && e.key != k {
+			continue
+		}
+		if e == nil {
+			t.used++
+		}
+		if e == nil || e.dead {
+			t.live++
+		}
+		slot.Store(fresh)
+		return
+	}
+}
+
+// Delete removes k.
+func (t *Table[V]) Delete(k Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.slots.Load()
+	if s == nil {
+		return
+	}
+	for i := s.hash(&k); ; i++ {
+		slot := &s.at[i&s.mask]
+		e := slot.Load()
+		if e == nil {
+			return
+		}
+		if e.key == k {
+			if !e.dead {
+				t.live--
+				slot.Store(&entry[V]{key: k, dead: true})
+			}
+			return
+		}
+	}
+}
+
+// Len returns the number of entries.
+func (t *Table[V]) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live
+}
+
+// All calls f for each entry. f must not change the table.
+func (t *Table[V]) All(f func(Key, V)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.slots.Load(); s != nil {
+		for i := range s.at {
+			if e := s.at[i].Load(); e != nil && !e.dead {
+				f(e.key, e.value)
+			}
+		}
+	}
+}
+
+// rehashLocked moves the living to new slots, at most a quarter full, under a
+// new seed. The reader keeps using the old ones until it looks again.
+func (t *Table[V]) rehashLocked(old *slots[V]) *slots[V] {
+	n := minSlots
+	for n < 4*(t.live+1) {
+		n *= 2
+	}
+	s := &slots[V]{
+		seed: [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1},
+		mask: uint64(n - 1),
+		at:   make([]atomic.Pointer[entry[V]], n),
+	}
+	if old != nil {
+		for i := range old.at {
+			e := old.at[i].Load()
+			if e == nil || e.dead {
+				continue
+			}
+			j := s.hash(&e.key)
+			for s.at[j&s.mask].Load() != nil {
+				j++
+			}
+			s.at[j&s.mask].Store(e)
+		}
+	}
+	t.used = t.live
+	t.slots.Store(s)
+	return s
+}

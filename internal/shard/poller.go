@@ -1,0 +1,163 @@
+package shard
+
+import (
+	"errors"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	gsync "gvisor.dev/gvisor/pkg/sync"
+
+	"github.com/gotpa/tpa/link"
+)
+
+const (
+	defaultSpin     = 50 * time.Microsecond
+	defaultMaxSleep = time.Millisecond
+	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
+	// more exact than that.
+	firstSleep = 20 * time.Microsecond
+)
+
+// PollerStats tell what the poller did with its time.
+type PollerStats struct {
+	// Polls counts looks at the queue, Empty those that found nothing.
+	Polls, Empty uint64
+	// Sleeps counts pauses of an idle poller.
+	Sleeps uint64
+	// Busy is the time spent on frames, Idle the rest since the poller started.
+	Busy, Idle time.Duration
+	// Bursts[i] counts the receive bursts of 2^i to 2^(i+1)-1 frames.
+	Bursts [7]uint64
+}
+
+// pollerCounters are written by the poller alone and read by anyone.
+type pollerCounters struct {
+	polls, empty, sleeps, busy atomic.Uint64
+	bursts                     [7]atomic.Uint64
+	started                    atomic.Int64
+}
+
+// bump adds to a counter that only the calling goroutine writes, without the
+// locked instruction of Add.
+func bump(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
+
+// poll is the poller: it takes bursts from the queue, hands the frames on, lets
+// the goroutines that they woke run, and flushes what those sent. It returns
+// when the shard is closed or its queue is broken.
+func (s *Shard) poll() {
+	defer close(s.done)
+	if s.cpu >= 0 {
+		runtime.LockOSThread()
+		var set unix.CPUSet
+		set.Set(s.cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			s.log.Warn("poller stays unpinned", "queue", s.index, "cpu", s.cpu, "err", err)
+		}
+		// The thread is not unlocked: it ends with the poller, and its affinity too.
+	}
+	frames := make([]link.Frame, link.MaxBurst)
+	waiter, _ := s.queue.(link.Waiter)
+	idle := idler{shard: s, waiter: waiter}
+	c := &s.counters
+	for !s.closing.Load() {
+		n, err := s.queue.Receive(frames)
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				s.broken(err)
+			}
+			return
+		}
+		s.clock.Refresh()
+		bump(&c.polls, 1)
+		if n == 0 {
+			bump(&c.empty, 1)
+			s.link.Kick()
+			idle.pause()
+			continue
+		}
+		start := time.Now()
+		idle.reset()
+		s.receive(frames[:n])
+		// Two rounds: the first lets TCP's own goroutine run, the second the
+		// readers that it woke, so that their answers leave with this flush.
+		gsync.Goyield()
+		if s.cpu < 0 {
+			gsync.Goyield()
+		}
+		s.link.Kick()
+		bump(&c.bursts[burstBucket(n)], 1)
+		bump(&c.busy, uint64(time.Since(start)))
+	}
+}
+
+// burstBucket returns the position of n in PollerStats.Bursts.
+func burstBucket(n int) int {
+	b := 0
+	for n > 1 {
+		n >>= 1
+		b++
+	}
+	return b
+}
+
+// idler decides what a poller does when it found nothing.
+type idler struct {
+	shard  *Shard
+	waiter link.Waiter
+	// since is when the queue was first found empty, zero while there is traffic.
+	since time.Time
+	sleep time.Duration
+}
+
+func (i *idler) reset() { i.since, i.sleep = time.Time{}, 0 }
+
+// pause yields while the idle time is short, then sleeps: until a frame comes
+// where the queue can tell, else for times that double up to MaxSleep.
+func (i *idler) pause() {
+	s := i.shard
+	now := time.Now()
+	if i.since.IsZero() {
+		i.since = now
+	}
+	if s.polling.Spin < 0 || now.Sub(i.since) < s.polling.Spin {
+		gsync.Goyield()
+		return
+	}
+	s.link.SetAsleep(true)
+	s.clock.Stop()
+	s.link.Kick()
+	bump(&s.counters.sleeps, 1)
+	switch {
+	case s.closing.Load():
+	case i.waiter != nil:
+		// Forever, but for Wake and frames.
+		i.waiter.Wait(-1)
+	default:
+		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
+		time.Sleep(i.sleep)
+	}
+	s.clock.Refresh()
+	s.link.SetAsleep(false)
+	if i.waiter != nil {
+		i.since = time.Time{}
+	}
+}
+
+// pollerStats reads the counters.
+func (s *Shard) pollerStats() PollerStats {
+	c := &s.counters
+	p := PollerStats{
+		Polls: c.polls.Load(), Empty: c.empty.Load(), Sleeps: c.sleeps.Load(),
+		Busy: time.Duration(c.busy.Load()),
+	}
+	if started := c.started.Load(); started != 0 {
+		p.Idle = time.Since(time.Unix(0, started)) - p.Busy
+	}
+	for i := range p.Bursts {
+		p.Bursts[i] = c.bursts[i].Load()
+	}
+	return p
+}

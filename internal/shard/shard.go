@@ -1,0 +1,309 @@
+package shard
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/link"
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// nicID is the number of the only network interface of each stack.
+const nicID tcpip.NICID = 1
+
+// Options describe a shard. Device, Queue, Neighbours, MTU and Logger must be
+// set.
+type Options struct {
+	Index      int
+	Device     link.Info
+	Queue      link.Queue
+	Neighbours *link.Neighbours
+	MTU        int
+	// CPU pins the poller, -1 does not.
+	CPU     int
+	Polling Polling
+	TCP     TCP
+	Logger  *slog.Logger
+	// Broken is called at most once, when the queue fails for good.
+	Broken func(error)
+}
+
+// A Shard is one queue, one stack and one poller. All methods may be called by
+// any goroutine.
+type Shard struct {
+	index   int
+	cpu     int
+	queue   link.Queue
+	mac     link.MAC
+	polling Polling
+	tcp     TCP
+	log     *slog.Logger
+	onBreak func(error)
+
+	clock  *clock.Clock
+	link   *link.Endpoint
+	stack  *stack.Stack
+	queuer queuer
+	flows  flow.Table[*established]
+
+	closing   atomic.Bool
+	done      chan struct{}
+	closeOnce sync.Once
+
+	counters  pollerCounters
+	shortcuts atomic.Uint64 // written by the poller alone
+}
+
+var _ tpanet.Stack = (*Shard)(nil)
+
+// queuer is the way past IP into gVisor's TCP: its transport protocol exports
+// it for its own demultiplexer.
+type queuer interface {
+	QueuePacket(stack.TransportEndpoint, stack.TransportEndpointID, *stack.PacketBuffer)
+}
+
+// oneProcessor guards GOMAXPROCS while a stack is made.
+var oneProcessor sync.Mutex
+
+// New makes a shard. Its poller starts with Start.
+func New(o Options) (*Shard, error) {
+	s := &Shard{
+		index: o.Index, cpu: o.CPU, queue: o.Queue,
+		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
+		log: o.Logger, onBreak: o.Broken,
+		clock: clock.New(), done: make(chan struct{}),
+	}
+	copy(s.mac[:], o.Device.HardwareAddr)
+	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
+	s.link.OnUnresolved(s.unresolved)
+
+	// gVisor starts GOMAXPROCS goroutines per stack that share out TCP's work.
+	// One is right for a stack that has one queue: more would spread each burst
+	// over several wake-ups.
+	oneProcessor.Lock()
+	procs := runtime.GOMAXPROCS(1)
+	s.stack = stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			shortcut(ipv4.NewProtocol, s.link), shortcut(ipv6.NewProtocol, s.link),
+		},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+		Clock:              s.clock,
+		HandleLocal:        true,
+	})
+	runtime.GOMAXPROCS(procs)
+	oneProcessor.Unlock()
+
+	var ok bool
+	if s.queuer, ok = s.stack.TransportProtocolInstance(tcp.ProtocolNumber).(queuer); !ok {
+		s.stack.Destroy()
+		return nil, fmt.Errorf("shard: gVisor's TCP does not export QueuePacket any more; pin the version in go.mod")
+	}
+	if err := s.configure(); err != nil {
+		s.stack.Destroy()
+		return nil, err
+	}
+	return s, nil
+}
+
+// configure sets TCP's options and makes the network interface.
+func (s *Shard) configure() error {
+	set := func(o tcpip.SettableTransportProtocolOption) error {
+		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("shard: setting %T: %v", o, err)
+		}
+		return nil
+	}
+	sack := tcpip.TCPSACKEnabled(!s.tcp.NoSACK)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	congestion := tcpip.CongestionControlOption(s.tcp.Congestion)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.ReceiveBuffer), Max: s.tcp.ReceiveBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.SendBuffer), Max: s.tcp.SendBuffer}
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait} {
+		if err := set(o); err != nil {
+			return err
+		}
+	}
+	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{
+		Name: fmt.Sprintf("queue%d", s.index), QDisc: s.link.Discipline(),
+	}); err != nil {
+		return fmt.Errorf("shard: making the interface: %v", err)
+	}
+	return nil
+}
+
+// AddAddress makes an address with its prefix ours.
+func (s *Shard) AddAddress(a tcpip.AddressWithPrefix) error {
+	proto := header.IPv4ProtocolNumber
+	if a.Address.Len() == header.IPv6AddressSize {
+		proto = header.IPv6ProtocolNumber
+	}
+	err := s.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: a}, stack.AddressProperties{})
+	if err != nil {
+		return fmt.Errorf("adding address %v: %v", a, err)
+	}
+	return nil
+}
+
+// RemoveAddress takes back AddAddress. Connections from the address end with
+// their next segment.
+func (s *Shard) RemoveAddress(a tcpip.Address) error {
+	if err := s.stack.RemoveAddress(nicID, a); err != nil {
+		return fmt.Errorf("removing address %v: %v", a, err)
+	}
+	return nil
+}
+
+// A Route sends a prefix to a gateway, or straight to the link when the gateway
+// is empty.
+type Route struct {
+	Destination tcpip.Subnet
+	Gateway     tcpip.Address
+}
+
+// SetRoutes replaces the routing table. The first route that fits wins.
+func (s *Shard) SetRoutes(routes []Route) {
+	table := make([]tcpip.Route, len(routes))
+	for i, r := range routes {
+		table[i] = tcpip.Route{Destination: r.Destination, Gateway: r.Gateway, NIC: nicID}
+	}
+	s.stack.SetRouteTable(table)
+}
+
+// SetMTU changes the greatest IP packet, at most the device's.
+func (s *Shard) SetMTU(mtu int) { s.link.SetMTU(uint32(mtu)) }
+
+// Start starts the poller.
+func (s *Shard) Start() {
+	s.counters.started.Store(time.Now().UnixNano())
+	go s.poll()
+}
+
+// Close stops the poller and then the stack, whose connections are reset. It
+// must be called once for each started shard; the queue stays open.
+func (s *Shard) Close() {
+	s.closeOnce.Do(func() {
+		// The resets leave by this last flush.
+		s.stack.Close()
+		s.link.Kick()
+		s.closing.Store(true)
+		if w, ok := s.queue.(link.Waiter); ok {
+			w.Wake()
+		}
+		<-s.done
+		s.stack.Wait()
+		s.link.Kick()
+	})
+}
+
+func (s *Shard) broken(err error) {
+	s.log.Error("queue failed", "queue", s.index, "err", err)
+	if s.onBreak != nil {
+		s.onBreak(err)
+	}
+}
+
+// unresolved passes on that a packet's next hop did not answer.
+func (s *Shard) unresolved(pkt *stack.PacketBuffer) {
+	ep, err := s.stack.GetNetworkEndpoint(nicID, pkt.NetworkProtocolNumber)
+	if err != nil {
+		return
+	}
+	if r, ok := ep.(stack.LinkResolvableNetworkEndpoint); ok {
+		r.HandleLinkResolutionFailure(pkt)
+	}
+}
+
+// Index implements tpanet.Stack.
+func (s *Shard) Index() int { return s.index }
+
+// Socket implements tpanet.Stack.
+func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
+	proto := header.IPv4ProtocolNumber
+	if v6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	wq := new(waiter.Queue)
+	ep, err := s.stack.NewEndpoint(tcp.ProtocolNumber, proto, wq)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ep, wq, nil
+}
+
+// Established implements tpanet.Stack.
+func (s *Shard) Established(ep tpanet.Endpoint) {
+	if f, ok := flowOf(ep); ok {
+		s.flows.Insert(f.key, f)
+	}
+}
+
+// Closed implements tpanet.Stack. The FIN and what follows it take the long way.
+func (s *Shard) Closed(ep tpanet.Endpoint) {
+	if f, ok := flowOf(ep); ok {
+		s.flows.Delete(f.key)
+	}
+}
+
+// flowOf returns the flow of an endpoint that the demultiplexer knows.
+func flowOf(ep tpanet.Endpoint) (*established, bool) {
+	t, ok := ep.(stack.TransportEndpoint)
+	if !ok {
+		return nil, false
+	}
+	e, ok := ep.(interface{ Info() tcpip.EndpointInfo })
+	if !ok {
+		return nil, false
+	}
+	info, ok := e.Info().(*stack.TransportEndpointInfo)
+	if !ok || info.ID.RemotePort == 0 {
+		return nil, false
+	}
+	ports := [4]byte{byte(info.ID.RemotePort >> 8), byte(info.ID.RemotePort), byte(info.ID.LocalPort >> 8), byte(info.ID.LocalPort)}
+	addrs := append(info.ID.RemoteAddress.AsSlice(), info.ID.LocalAddress.AsSlice()...)
+	f := &established{endpoint: t, id: info.ID}
+	switch len(addrs) {
+	case 8:
+		f.key = flow.Key4(addrs, ports[:])
+	case 32:
+		f.key = flow.Key6(addrs, ports[:])
+	default:
+		return nil, false
+	}
+	return f, true
+}
+
+// Stats are a shard's counters and gauges.
+type Stats struct {
+	Poller PollerStats
+	Queue  link.QueueStats
+	Link   link.EndpointStats
+	// Shortcuts counts segments that went straight to TCP.
+	Shortcuts uint64
+	// Flows is the number of established flows.
+	Flows int
+	// Stack holds gVisor's counters. Read its fields with Value.
+	Stack tcpip.Stats
+}
+
+// Stats reads the counters. It takes no lock that the data path takes.
+func (s *Shard) Stats() Stats {
+	return Stats{
+		Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
+		Shortcuts: s.shortcuts.Load(), Flows: s.flows.Len(), Stack: s.stack.Stats(),
+	}
+}

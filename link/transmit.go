@@ -1,0 +1,421 @@
+package link
+
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/sync"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// maxTxWaits bounds how often a sender lets others run because the queue is
+// full before its frame is dropped and counted. TCP then sends it again.
+const maxTxWaits = 256
+
+// ipHeaderMax is room for the IP headers that TCP packets of ours have.
+const ipHeaderMax = header.IPv6MinimumSize
+
+// Staged is the number of frames that wait for a flush.
+func (e *Endpoint) Staged() int { return int(e.staged.Load()) }
+
+// Kick flushes the staged frames. Anyone may call it.
+func (e *Endpoint) Kick() {
+	if e.staged.Load() == 0 {
+		return
+	}
+	e.txMu.Lock()
+	e.flushLocked()
+	e.txMu.Unlock()
+}
+
+// SetAsleep announces that the poller is about to sleep, or awake again. While
+// it sleeps, whoever stages frames flushes them. The poller calls Kick after
+// SetAsleep(true), so that nothing staged before is left behind.
+func (e *Endpoint) SetAsleep(asleep bool) { e.asleep.Store(asleep) }
+
+func (e *Endpoint) flushLocked() {
+	// The error of a closed or broken queue reaches the poller by Receive.
+	pending, _ := e.queue.Flush()
+	e.staged.Store(int32(pending))
+}
+
+// commitLocked stages the n bytes in the buffer last reserved.
+func (e *Endpoint) commitLocked(n int, tx TxOffload) {
+	e.queue.Commit(n, tx)
+	if staged := e.staged.Add(1); staged >= MaxBurst {
+		e.flushLocked()
+	}
+}
+
+// unlock ends a transmission: nobody else will flush while the poller sleeps.
+func (e *Endpoint) unlock() {
+	if e.asleep.Load() && e.staged.Load() > 0 {
+		e.flushLocked()
+	}
+	e.txMu.Unlock()
+}
+
+// reserveLocked returns a buffer for a frame of n bytes. When the queue is full
+// it lets go of txMu and waits for the device for a while, which slows the
+// sender down; nil means that the frame is dropped and counted.
+func (e *Endpoint) reserveLocked(n int) []byte {
+	if b := e.queue.Reserve(n); b != nil {
+		return b
+	}
+	e.stats.txWaits.Add(1)
+	for range maxTxWaits {
+		e.flushLocked()
+		if b := e.queue.Reserve(n); b != nil {
+			return b
+		}
+		e.txMu.Unlock()
+		sync.Goyield()
+		e.txMu.Lock()
+	}
+	e.stats.txNoBuffer.Add(1)
+	return nil
+}
+
+// sendFrame sends a payload that this package made itself.
+func (e *Endpoint) sendFrame(dst MAC, etherType uint16, payload []byte) {
+	n := EthernetHeaderLen + len(payload)
+	e.txMu.Lock()
+	if b := e.reserveLocked(n); b != nil {
+		putEthernet(b, dst, e.mac, etherType)
+		copy(b[EthernetHeaderLen:], payload)
+		e.commitLocked(n, TxOffload{})
+	}
+	e.unlock()
+}
+
+// discipline is the stack's queueing discipline: none, the queue's own staging
+// does it. gVisor's default one would allocate a list for each packet.
+type discipline struct{ e *Endpoint }
+
+// Discipline returns the queueing discipline that goes with the endpoint.
+func (e *Endpoint) Discipline() stack.QueueingDiscipline { return discipline{e} }
+
+func (d discipline) WritePacket(pkt *stack.PacketBuffer) tcpip.Error { return d.e.write(pkt) }
+
+func (d discipline) Close() {}
+
+// WritePackets implements stack.LinkEndpoint.
+func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	n := 0
+	for _, pkt := range pkts.AsSlice() {
+		if err := e.write(pkt); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// lookupLocked returns the MAC address of a next hop, keeping the last one.
+func (e *Endpoint) lookupLocked(addr tcpip.Address) (MAC, bool) {
+	generation := e.neighbours.generation.Load()
+	if e.hop.addr == addr && e.hop.generation == generation {
+		return e.hop.mac, true
+	}
+	mac, ok := e.neighbours.Lookup(addr)
+	if ok {
+		e.hop = nextHop{addr, generation, mac}
+	}
+	return mac, ok
+}
+
+// write sends a packet that has its IP header, by the long way: through the
+// stack's IP layer. It holds packets whose next hop is not known yet.
+func (e *Endpoint) write(pkt *stack.PacketBuffer) tcpip.Error {
+	ip := pkt.NetworkHeader().Slice()
+	if len(ip) == 0 {
+		return &tcpip.ErrMalformedHeader{}
+	}
+	v6 := ip[0]>>4 == 6
+	var source, destination tcpip.Address
+	if v6 {
+		source, destination = header.IPv6(ip).SourceAddress(), header.IPv6(ip).DestinationAddress()
+	} else {
+		source, destination = header.IPv4(ip).SourceAddress(), header.IPv4(ip).DestinationAddress()
+	}
+	hop := pkt.EgressRoute.NextHop
+	if hop.Len() == 0 {
+		hop = destination
+	}
+	e.txMu.Lock()
+	mac, ok := groupMAC(destination)
+	if !ok {
+		mac, ok = e.lookupLocked(hop)
+	}
+	if !ok {
+		e.txMu.Unlock()
+		return e.neighbours.hold(hop, source, pkt, e)
+	}
+	var err tcpip.Error
+	if tcp := pkt.TransportHeader().Slice(); len(tcp) >= header.TCPMinimumSize && plainTCP(ip, v6) {
+		err = e.writeTCPLocked(mac, ip, len(ip), pkt)
+	} else {
+		err = e.writeWholeLocked(mac, v6, pkt)
+	}
+	e.unlock()
+	return err
+}
+
+// groupMAC returns the address of a multicast or broadcast group.
+func groupMAC(addr tcpip.Address) (MAC, bool) {
+	switch {
+	case addr == header.IPv4Broadcast:
+		return broadcastMAC, true
+	case header.IsV4MulticastAddress(addr):
+		return ipv4MulticastMAC(addr.AsSlice()), true
+	case header.IsV6MulticastAddress(addr):
+		return ipv6MulticastMAC(addr.AsSlice()), true
+	}
+	return MAC{}, false
+}
+
+// plainTCP tells whether the packet is unfragmented TCP right behind the IP
+// header, so that its checksum can be computed here.
+func plainTCP(ip []byte, v6 bool) bool {
+	if v6 {
+		return len(ip) == header.IPv6MinimumSize && ip[6] == uint8(header.TCPProtocolNumber)
+	}
+	h := header.IPv4(ip)
+	return ip[9] == uint8(header.TCPProtocolNumber) && !h.More() && h.FragmentOffset() == 0
+}
+
+// writeWholeLocked sends a packet as it stands.
+func (e *Endpoint) writeWholeLocked(mac MAC, v6 bool, pkt *stack.PacketBuffer) tcpip.Error {
+	size := pkt.Size()
+	if size > int(e.mtu.Load()) {
+		e.stats.txTooLong.Add(1)
+		return &tcpip.ErrMessageTooLong{}
+	}
+	b := e.reserveLocked(EthernetHeaderLen + size)
+	if b == nil {
+		return &tcpip.ErrNoBufferSpace{}
+	}
+	putEthernet(b, mac, e.mac, etherTypeOf(v6))
+	src := newCursor(pkt, 0)
+	src.read(b[EthernetHeaderLen : EthernetHeaderLen+size])
+	e.commitLocked(EthernetHeaderLen+size, TxOffload{})
+	return nil
+}
+
+func etherTypeOf(v6 bool) uint16 {
+	if v6 {
+		return etherTypeIPv6
+	}
+	return etherTypeIPv4
+}
+
+// WriteTCP sends a TCP segment that has no IP header yet, by the short way. It
+// reports false, and has done nothing, when the packet needs the long way: its
+// next hop is not known, it may be fragmented, or it stays on this host.
+func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
+	if r.Loop() != stack.PacketOut || p.ExperimentOptionValue != 0 {
+		return false, nil
+	}
+	source, destination, hop := r.LocalAddress(), r.RemoteAddress(), r.NextHop()
+	if hop.Len() == 0 {
+		hop = destination
+	}
+	var ip [ipHeaderMax]byte
+	ipLen := header.IPv4MinimumSize
+	if destination.Len() == 4 {
+		if !p.DF {
+			return false, nil // needs an identification of its own
+		}
+		ip[0] = 0x45
+		ip[1] = p.TOS
+		ip[6] = 0x40 // do not fragment
+		ip[8] = p.TTL
+		ip[9] = uint8(header.TCPProtocolNumber)
+		s, d := source.As4(), destination.As4()
+		copy(ip[12:], s[:])
+		copy(ip[16:], d[:])
+	} else {
+		ipLen = header.IPv6MinimumSize
+		ip[0] = 6<<4 | p.TOS>>4
+		ip[1] = p.TOS << 4
+		ip[6] = uint8(header.TCPProtocolNumber)
+		ip[7] = p.TTL
+		s, d := source.As16(), destination.As16()
+		copy(ip[8:], s[:])
+		copy(ip[24:], d[:])
+	}
+	e.txMu.Lock()
+	mac, ok := e.lookupLocked(hop)
+	if !ok {
+		e.txMu.Unlock()
+		return false, nil
+	}
+	err := e.writeTCPLocked(mac, ip[:ipLen], 0, pkt)
+	e.unlock()
+	return true, err
+}
+
+// writeTCPLocked sends a TCP segment behind the given IP header, whose length
+// and checksum fields it fills in. The segment starts skip bytes into pkt. One
+// that exceeds the MTU is cut up: by the device where it can, else here.
+func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.PacketBuffer) tcpip.Error {
+	size := pkt.Size() - skip
+	mtu := int(e.mtu.Load())
+	v6 := len(ip) == header.IPv6MinimumSize && ip[0]>>4 == 6
+	src := newCursor(pkt, skip)
+	if len(ip)+size <= mtu {
+		b := e.reserveLocked(EthernetHeaderLen + len(ip) + size)
+		if b == nil {
+			return &tcpip.ErrNoBufferSpace{}
+		}
+		putEthernet(b, mac, e.mac, etherTypeOf(v6))
+		copy(b[EthernetHeaderLen:], ip)
+		src.read(b[EthernetHeaderLen+len(ip):][:size])
+		e.finishTCPLocked(b, len(ip), size, 0, v6)
+		return nil
+	}
+	tcp := pkt.TransportHeader().Slice()
+	mss := int(pkt.GSOOptions.MSS)
+	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 || len(ip)+len(tcp)+mss > mtu {
+		e.stats.txTooLong.Add(1)
+		return &tcpip.ErrMessageTooLong{}
+	}
+	if frame := EthernetHeaderLen + len(ip) + size; frame <= e.caps.TSO {
+		b := e.reserveLocked(frame)
+		if b == nil {
+			return &tcpip.ErrNoBufferSpace{}
+		}
+		putEthernet(b, mac, e.mac, etherTypeOf(v6))
+		copy(b[EthernetHeaderLen:], ip)
+		src.read(b[EthernetHeaderLen+len(ip):][:size])
+		e.finishTCPLocked(b, len(ip), size, mss, v6)
+		return nil
+	}
+	return e.segmentLocked(mac, ip, tcp, src, size-len(tcp), mss, v6)
+}
+
+// segmentLocked cuts a segment with left payload bytes, found at src behind its
+// header, into pieces of at most mss bytes.
+func (e *Endpoint) segmentLocked(mac MAC, ip, tcp []byte, src cursor, left, mss int, v6 bool) tcpip.Error {
+	src.skip(len(tcp))
+	seq := binary.BigEndian.Uint32(tcp[4:])
+	first := true
+	for left > 0 {
+		n := min(left, mss)
+		b := e.reserveLocked(EthernetHeaderLen + len(ip) + len(tcp) + n)
+		if b == nil {
+			return &tcpip.ErrNoBufferSpace{}
+		}
+		putEthernet(b, mac, e.mac, etherTypeOf(v6))
+		copy(b[EthernetHeaderLen:], ip)
+		t := b[EthernetHeaderLen+len(ip):]
+		copy(t, tcp)
+		binary.BigEndian.PutUint32(t[4:], seq)
+		// FIN and PSH belong to the last piece, CWR (RFC 3168 section 6.1.2) to
+		// the first.
+		if left > n {
+			t[13] &^= byte(header.TCPFlagFin | header.TCPFlagPsh)
+		}
+		if !first {
+			t[13] &^= 0x80
+		}
+		src.read(t[len(tcp):][:n])
+		e.finishTCPLocked(b, len(ip), len(tcp)+n, 0, v6)
+		e.stats.txSegmented.Add(1)
+		seq += uint32(n)
+		left -= n
+		first = false
+	}
+	return nil
+}
+
+// finishTCPLocked fills in lengths and checksums of the frame in b, or asks the
+// device to, and stages it. tcpLen counts header and payload. A non-zero mss
+// asks the device to cut the frame up.
+func (e *Endpoint) finishTCPLocked(b []byte, ipLen, tcpLen, mss int, v6 bool) {
+	ip := b[EthernetHeaderLen:][:ipLen]
+	tcp := b[EthernetHeaderLen+ipLen:][:tcpLen]
+	tx := TxOffload{}
+	var addrs []byte
+	if v6 {
+		binary.BigEndian.PutUint16(ip[4:], uint16(tcpLen))
+		addrs = ip[8:40]
+	} else {
+		binary.BigEndian.PutUint16(ip[2:], uint16(ipLen+tcpLen))
+		ip[10], ip[11] = 0, 0
+		if mss == 0 || !e.caps.TxIPv4Checksum {
+			binary.BigEndian.PutUint16(ip[10:], ^checksum.Checksum(ip, 0))
+		} else {
+			tx.Flags |= TxIPv4Checksum
+		}
+		addrs = ip[12:20]
+	}
+	pseudo := checksum.Checksum(addrs, uint16(header.TCPProtocolNumber))
+	if mss == 0 {
+		pseudo = checksum.Combine(pseudo, uint16(tcpLen))
+	}
+	tcp[16], tcp[17] = 0, 0
+	if mss == 0 && !e.caps.TxTCPChecksum {
+		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Checksum(tcp, pseudo))
+		e.commitLocked(EthernetHeaderLen+ipLen+tcpLen, tx)
+		return
+	}
+	binary.BigEndian.PutUint16(tcp[16:], pseudo)
+	tx.Flags |= TxTCPChecksum
+	if v6 {
+		tx.Flags |= TxIPv6
+	}
+	tx.L2Len, tx.L3Len, tx.L4Len = EthernetHeaderLen, uint8(ipLen), tcp[12]>>4*4
+	tx.MSS = uint16(mss)
+	e.commitLocked(EthernetHeaderLen+ipLen+tcpLen, tx)
+}
+
+// A cursor reads the bytes of a packet in order without allocating.
+type cursor struct {
+	view *buffer.View
+	rest []byte
+}
+
+// newCursor starts skip bytes behind the packet's first header.
+func newCursor(pkt *stack.PacketBuffer, skip int) cursor {
+	views, offset := pkt.AsViewList()
+	c := cursor{view: views.Front()}
+	if c.view != nil {
+		c.rest = c.view.AsSlice()
+	}
+	c.skip(offset + skip)
+	return c
+}
+
+// advance moves on to the next view that has bytes, or to the end.
+func (c *cursor) advance() {
+	for len(c.rest) == 0 && c.view != nil {
+		if c.view = c.view.Next(); c.view != nil {
+			c.rest = c.view.AsSlice()
+		}
+	}
+}
+
+func (c *cursor) skip(n int) {
+	for n > 0 {
+		if c.advance(); c.view == nil {
+			return
+		}
+		k := min(n, len(c.rest))
+		c.rest = c.rest[k:]
+		n -= k
+	}
+}
+
+func (c *cursor) read(b []byte) {
+	for len(b) > 0 {
+		if c.advance(); c.view == nil {
+			return
+		}
+		k := copy(b, c.rest)
+		c.rest, b = c.rest[k:], b[k:]
+	}
+}
