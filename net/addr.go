@@ -1,0 +1,100 @@
+package tpanet
+
+import (
+	"net"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// family is the kind of socket that package net would open: IPv6 sockets also
+// speak IPv4 unless v6Only is set.
+type family struct {
+	ipv6, v6Only bool
+}
+
+// listenFamily is that of a listener. A listener on all addresses serves both IP
+// versions, even when its address is written as 0.0.0.0, unless network says
+// otherwise.
+func listenFamily(network string, laddr *net.TCPAddr) family {
+	if network == "tcp" && unspecified(laddr) {
+		return family{ipv6: true}
+	}
+	return dialFamily(network, laddr, nil)
+}
+
+// dialFamily is that of a connection to raddr. Either address may be nil.
+func dialFamily(network string, laddr, raddr *net.TCPAddr) family {
+	switch network {
+	case "tcp4":
+		return family{}
+	case "tcp6":
+		return family{ipv6: true, v6Only: true}
+	}
+	return family{ipv6: !isIPv4(laddr) || !isIPv4(raddr)}
+}
+
+func unspecified(a *net.TCPAddr) bool { return a == nil || len(a.IP) == 0 || a.IP.IsUnspecified() }
+
+// isIPv4 tells whether an IPv4 socket can use the address.
+func isIPv4(a *net.TCPAddr) bool { return a == nil || len(a.IP) <= 4 || a.IP.To4() != nil }
+
+// address is a as the stack knows it. An unspecified IP becomes an empty
+// address.
+func (f family) address(a *net.TCPAddr) (tcpip.FullAddress, error) {
+	full := tcpip.FullAddress{Port: uint16(a.Port)}
+	switch {
+	case unspecified(a):
+	case !f.ipv6:
+		ip := a.IP.To4()
+		if ip == nil {
+			return full, &net.AddrError{Err: "non-IPv4 address", Addr: a.IP.String()}
+		}
+		full.Addr = tcpip.AddrFromSlice(ip)
+	default:
+		ip := a.IP.To16()
+		if ip == nil {
+			return full, &net.AddrError{Err: "non-IPv6 address", Addr: a.IP.String()}
+		}
+		full.Addr = tcpip.AddrFromSlice(ip)
+	}
+	return full, nil
+}
+
+// endpoints are the two addresses of a connection. They share one allocation
+// and live apart from the Conn, so that who keeps an address does not keep the
+// connection.
+type endpoints struct {
+	local, remote net.TCPAddr
+	ips           [2][16]byte
+}
+
+func (f family) endpoints(local, remote tcpip.FullAddress) *endpoints {
+	e := new(endpoints)
+	f.fill(&e.local, &e.ips[0], local)
+	f.fill(&e.remote, &e.ips[1], remote)
+	return e
+}
+
+// tcpAddr is full as package net shows it: 4 bytes long on an IPv4 socket and 16
+// bytes on an IPv6 one, whatever the address.
+func (f family) tcpAddr(full tcpip.FullAddress) *net.TCPAddr {
+	a, ip := new(net.TCPAddr), new([16]byte)
+	f.fill(a, ip, full)
+	return a
+}
+
+func (f family) fill(a *net.TCPAddr, ip *[16]byte, full tcpip.FullAddress) {
+	a.Port = int(full.Port)
+	switch {
+	case !f.ipv6:
+		a.IP = ip[:4]
+		copy(a.IP, full.Addr.AsSlice())
+	case full.Addr.Len() == 4:
+		*ip = netip.AddrFrom4(full.Addr.As4()).As16()
+		a.IP = ip[:]
+	default:
+		a.IP = ip[:]
+		copy(a.IP, full.Addr.AsSlice())
+	}
+}

@@ -1,0 +1,148 @@
+package tpanet
+
+import (
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A Conn is a TCP connection. Besides net.Conn it has the methods of
+// *net.TCPConn that programs look for by type assertion.
+type Conn struct {
+	ep      Endpoint
+	queue   *waiter.Queue
+	stack   Stack
+	network string // as the caller of Dial or Listen named it
+	addrs   *endpoints
+	entry   waiter.Entry // registered with queue from newConn until Close
+
+	rd half
+	wr half
+
+	// The following fields are guarded by rd.mu.
+
+	// drained says that the last read emptied the endpoint, and that since then
+	// nothing was announced: the next read can park without asking.
+	drained bool
+	copied  int // bytes read since the endpoint last tuned its receive buffer
+	dst     tcpip.SliceWriter
+
+	// The following field is guarded by wr.mu.
+	src payload
+
+	bytesRead, bytesWritten atomic.Uint64
+}
+
+var (
+	_ net.Conn             = (*Conn)(nil)
+	_ io.ReaderFrom        = (*Conn)(nil)
+	_ io.WriterTo          = (*Conn)(nil)
+	_ waiter.EventListener = (*Conn)(nil)
+)
+
+// newConn takes over ep and listens to its events. The caller calls start once
+// the connection is established.
+func newConn(stack Stack, ep Endpoint, queue *waiter.Queue, network string) *Conn {
+	c := &Conn{ep: ep, queue: queue, stack: stack, network: network}
+	c.rd.init()
+	c.wr.init()
+	c.entry.Init(c, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr|waiter.EventRdHUp)
+	queue.EventRegister(&c.entry)
+	return c
+}
+
+// start begins the life of an established connection as package net does: no
+// delay, and keep-alive unless it is refused.
+func (c *Conn) start(addrs *endpoints, keepAlive net.KeepAliveConfig) {
+	c.addrs = addrs
+	c.stack.Established(c.ep)
+	if opts := c.ep.SocketOptions(); opts.GetDelayOption() {
+		opts.SetDelayOption(false)
+	}
+	if keepAlive.Enable {
+		c.setKeepAliveConfig(keepAlive)
+	}
+}
+
+// NotifyEvent wakes the goroutines that an event concerns. The stack calls it,
+// with the endpoint locked.
+func (c *Conn) NotifyEvent(mask waiter.EventMask) {
+	if mask&^waiter.WritableEvents != 0 {
+		c.rd.waker.Assert()
+	}
+	if mask&(waiter.WritableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
+		c.wr.waker.Assert()
+	}
+}
+
+// opError is err as package net reports it.
+func (c *Conn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: c.network, Source: &c.addrs.local, Addr: &c.addrs.remote, Err: err}
+}
+
+// Close closes the connection. Blocked operations return net.ErrClosed. Data
+// already written is still sent, unless SetLinger says otherwise; data not yet
+// read makes the peer see a reset.
+func (c *Conn) Close() error {
+	if !c.rd.close() {
+		return c.opError("close", net.ErrClosed)
+	}
+	c.wr.close()
+	c.stack.Closed(c.ep)
+	c.shutdown()
+	c.queue.EventUnregister(&c.entry)
+	return nil
+}
+
+// shutdown closes the endpoint. With SetLinger(n > 0) it waits up to n seconds
+// until the peer has acknowledged everything, as Linux does.
+func (c *Conn) shutdown() {
+	linger := c.ep.SocketOptions().GetLinger()
+	if !linger.Enabled || linger.Timeout <= 0 {
+		c.ep.Close()
+		return
+	}
+	c.ep.Close()
+	// The endpoint does not announce the acknowledgement of its FIN.
+	for pause, left := time.Millisecond, linger.Timeout; left > 0 && c.unacknowledged(); pause = min(2*pause, 20*time.Millisecond) {
+		pause = min(pause, left)
+		time.Sleep(pause)
+		left -= pause
+	}
+}
+
+// LocalAddr returns the local address, a *net.TCPAddr. It is the same one each
+// time and must not be changed.
+func (c *Conn) LocalAddr() net.Addr { return &c.addrs.local }
+
+// RemoteAddr returns the peer's address, a *net.TCPAddr. It is the same one each
+// time and must not be changed.
+func (c *Conn) RemoteAddr() net.Addr { return &c.addrs.remote }
+
+// SetDeadline sets the deadlines of reading and writing.
+func (c *Conn) SetDeadline(t time.Time) error {
+	err := c.rd.setDeadline(t)
+	if err == nil {
+		err = c.wr.setDeadline(t)
+	}
+	return c.deadlineError(err)
+}
+
+// SetReadDeadline makes reads fail with os.ErrDeadlineExceeded from t on, those
+// that already wait too. The zero time means never.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.deadlineError(c.rd.setDeadline(t)) }
+
+// SetWriteDeadline does for writes what SetReadDeadline does for reads. A write
+// that fails for its deadline may have sent a part.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.deadlineError(c.wr.setDeadline(t)) }
+
+func (c *Conn) deadlineError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &net.OpError{Op: "set", Net: c.network, Addr: &c.addrs.local, Err: err}
+}

@@ -1,0 +1,147 @@
+package tpanet
+
+import (
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/sleep"
+)
+
+// Bits of half.state. 0 is the common case, so that the data path tests all of
+// them with one load.
+const (
+	closed  = 1 << iota // Close was called
+	expired             // the deadline has passed
+	shut                // this direction was shut down: it ends instead of waiting
+)
+
+// A half is one direction of a connection: its operations take turns and wait
+// here. A listener has one for accepting.
+type half struct {
+	// mu makes operations of this direction take turns. It is held while one
+	// waits.
+	mu sync.Mutex
+
+	// waker ends the current wait, or the next one. It is asserted after any
+	// change that a waiting goroutine must see: events of the endpoint, and state.
+	waker   sleep.Waker
+	sleeper sleep.Sleeper // used under mu
+
+	state    atomic.Uint32
+	deadline deadline
+}
+
+func (h *half) init() { h.sleeper.AddWaker(&h.waker) }
+
+// err tells why an operation may not start or go on, if so.
+func (h *half) err() error {
+	switch s := h.state.Load(); {
+	case s&closed != 0:
+		return net.ErrClosed
+	case s&expired != 0:
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// wait parks until the waker is asserted. mu is held.
+func (h *half) wait() { h.sleeper.Fetch(true) }
+
+// set sets bits of the state, wakes who waits, and returns the state before.
+func (h *half) set(bits uint32) (before uint32) {
+	before = h.state.Or(bits)
+	h.waker.Assert()
+	return before
+}
+
+// close makes all operations of this direction fail with net.ErrClosed and
+// tells whether it is the first call to do so.
+func (h *half) close() bool {
+	if h.set(closed)&closed != 0 {
+		return false
+	}
+	h.deadline.stop()
+	return true
+}
+
+// setDeadline makes operations fail from t on; the zero time means never.
+func (h *half) setDeadline(t time.Time) error {
+	if h.state.Load()&closed != 0 {
+		return net.ErrClosed
+	}
+	h.deadline.set(h, t)
+	return nil
+}
+
+// A deadline sets the expired bit of a half at a point in time.
+//
+// It is lazy: a deadline that moves further away, as those of idle timeouts do
+// with each request, leaves the timer alone. The timer finds out when it fires
+// and goes on for the rest. No operation reads the clock.
+type deadline struct {
+	mu    sync.Mutex
+	when  time.Time   // zero: none
+	armed time.Time   // when the timer fires, zero when it is not running
+	timer *time.Timer // made by the first deadline in the future
+	ended bool
+}
+
+func (d *deadline) set(h *half, t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		return
+	}
+	d.when = t
+	if t.IsZero() {
+		h.state.And(^uint32(expired))
+		return
+	}
+	if d.armed.IsZero() || t.Before(d.armed) {
+		left := time.Until(t)
+		if left <= 0 {
+			h.set(expired)
+			return
+		}
+		d.arm(h, t, left)
+	}
+	h.state.And(^uint32(expired))
+}
+
+// arm makes the timer fire at t, which is left from now.
+func (d *deadline) arm(h *half, t time.Time, left time.Duration) {
+	d.armed = t
+	if d.timer == nil {
+		d.timer = time.AfterFunc(left, func() { d.fire(h) })
+		return
+	}
+	d.timer.Reset(left)
+}
+
+// fire runs when the timer fires. An earlier firing may be late and meet a
+// timer that was armed anew; it then finds time left and arms it again.
+func (d *deadline) fire(h *half) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.armed = time.Time{}
+	if d.ended || d.when.IsZero() {
+		return
+	}
+	if left := time.Until(d.when); left > 0 {
+		d.arm(h, d.when, left)
+		return
+	}
+	h.set(expired)
+}
+
+func (d *deadline) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = true
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+}

@@ -1,0 +1,79 @@
+package tpanet
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// Info is what is known about a connection at one moment.
+type Info struct {
+	// Shard is the number of the shard, and of the device queue, that carries the
+	// connection.
+	Shard int
+	// BytesRead and BytesWritten are what the program read and wrote so far.
+	BytesRead, BytesWritten uint64
+	// RTT is the smoothed round-trip time, RTTVar its variation. Both are 0 until
+	// data was acknowledged.
+	RTT, RTTVar time.Duration
+	// RTO is the retransmission timeout.
+	RTO time.Duration
+	// CongestionWindow and SlowStartThreshold are in segments.
+	CongestionWindow, SlowStartThreshold uint32
+	// Retransmits counts segments sent again, for any reason; FastRetransmits
+	// those of them that duplicate acknowledgements asked for; Timeouts how often
+	// the RTO ran out.
+	Retransmits, FastRetransmits, Timeouts uint64
+}
+
+// Info tells about the connection. It may be called after Close.
+func (c *Conn) Info() Info {
+	var tcpInfo tcpip.TCPInfoOption
+	c.ep.GetSockOpt(&tcpInfo) // cannot fail for this option
+	info := Info{
+		Shard:              c.stack.Index(),
+		BytesRead:          c.bytesRead.Load(),
+		BytesWritten:       c.bytesWritten.Load(),
+		RTT:                tcpInfo.RTT,
+		RTTVar:             tcpInfo.RTTVar,
+		RTO:                tcpInfo.RTO,
+		CongestionWindow:   tcpInfo.SndCwnd,
+		SlowStartThreshold: tcpInfo.SndSsthresh,
+	}
+	if ep, ok := c.ep.(interface{ Stats() tcpip.EndpointStats }); ok {
+		if stats, ok := ep.Stats().(*tcp.Stats); ok {
+			info.Retransmits = stats.SendErrors.Retransmits.Value()
+			info.FastRetransmits = stats.SendErrors.FastRetransmit.Value()
+			info.Timeouts = stats.SendErrors.Timeouts.Value()
+		}
+	}
+	return info
+}
+
+func (c *Conn) tcpState() tcp.EndpointState {
+	var info tcpip.TCPInfoOption
+	c.ep.GetSockOpt(&info)
+	return tcp.EndpointState(info.State)
+}
+
+// connected tells whether Linux would call the socket connected.
+func (c *Conn) connected() bool {
+	switch c.tcpState() {
+	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing:
+		return true
+	}
+	return false
+}
+
+// unacknowledged tells whether the peer still has to acknowledge our FIN.
+func (c *Conn) unacknowledged() bool {
+	switch c.tcpState() {
+	case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return true
+	}
+	return false
+}
+
+// dead tells whether the connection ended, or never came to be.
+func (c *Conn) dead() bool { return c.tcpState() == tcp.StateClose }

@@ -1,0 +1,247 @@
+package tpanet
+
+import (
+	"net"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/sleep"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// DefaultBacklog is how many connections wait for Accept on each shard unless
+// ListenOptions says otherwise: the limit that Linux has by default.
+const DefaultBacklog = 4096
+
+// ListenOptions are what a listener needs besides its address.
+type ListenOptions struct {
+	// Backlog is how many established connections may wait for Accept on each
+	// shard, 1 to 65535. Default: DefaultBacklog.
+	Backlog int
+	// KeepAlive is the keep-alive of accepted connections. The zero value turns it
+	// off; package net's default is Enable alone.
+	KeepAlive net.KeepAliveConfig
+}
+
+// A Listener listens on one port of several shards and merges their accept
+// queues.
+type Listener struct {
+	network   string
+	family    family
+	addr      *net.TCPAddr
+	keepAlive net.KeepAliveConfig
+	queues    []*acceptQueue
+
+	// acc is the waiting side: its sleeper has the wakers of all queues besides
+	// its own.
+	acc  half
+	next int // the queue to look at first; guarded by acc.mu
+}
+
+// An acceptQueue is the listening endpoint of one shard.
+type acceptQueue struct {
+	stack Stack
+	ep    Endpoint
+	queue *waiter.Queue
+	entry waiter.Entry
+	waker sleep.Waker
+	// ready says that the waker was asserted since the queue was last found
+	// empty; guarded by Listener.acc.mu.
+	ready bool
+}
+
+var (
+	_ net.Listener         = (*Listener)(nil)
+	_ waiter.EventListener = (*acceptQueue)(nil)
+)
+
+// NotifyEvent says that a connection may wait. The stack calls it with its locks
+// held.
+func (q *acceptQueue) NotifyEvent(waiter.EventMask) { q.waker.Assert() }
+
+// Listen listens on laddr on every stack: at the same port on all of them, which
+// is chosen when laddr's is 0. laddr may be nil. network is "tcp", which on no or
+// an unspecified address serves IPv4 and IPv6, "tcp4" or "tcp6". Errors are those
+// of package net. For a listener per shard, call it once per stack with the port
+// that the first listener got.
+func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
+	if laddr == nil {
+		laddr = new(net.TCPAddr)
+	}
+	l, err := listen(stacks, laddr, network, opts)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: laddr, Err: err}
+	}
+	return l, nil
+}
+
+// portAttempts is how often an automatically chosen port may turn out to be in
+// use on another shard before listening gives up.
+const portAttempts = 16
+
+func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (l *Listener, err error) {
+	f := listenFamily(network, laddr)
+	addr, err := f.address(laddr)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Backlog <= 0 {
+		opts.Backlog = DefaultBacklog
+	}
+	for range portAttempts {
+		l = &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
+		if err = l.open(stacks, addr, opts.Backlog); err == nil {
+			return l, nil
+		}
+		l.closeQueues()
+		if addr.Port != 0 || len(l.queues) == 0 {
+			break // another port would not help
+		}
+	}
+	return nil, err
+}
+
+// open makes the queues. After an error, those made so far are in l.queues.
+func (l *Listener) open(stacks []Stack, addr tcpip.FullAddress, backlog int) error {
+	l.acc.init()
+	for _, stack := range stacks {
+		q := &acceptQueue{stack: stack}
+		if err := q.open(l.family, addr, backlog); err != nil {
+			return err
+		}
+		l.queues = append(l.queues, q)
+		local, terr := q.ep.GetLocalAddress()
+		if terr != nil {
+			return sysError("getsockname", terr)
+		}
+		if l.addr == nil {
+			l.addr = l.family.tcpAddr(local)
+			addr.Port = local.Port
+		}
+		l.acc.sleeper.AddWaker(&q.waker)
+	}
+	return nil
+}
+
+func (q *acceptQueue) open(f family, addr tcpip.FullAddress, backlog int) error {
+	ep, queue, terr := q.stack.Socket(f.ipv6)
+	if terr != nil {
+		return sysError("socket", terr)
+	}
+	q.ep, q.queue = ep, queue
+	if f.ipv6 {
+		ep.SocketOptions().SetV6Only(f.v6Only)
+	}
+	if terr := ep.Bind(addr); terr != nil {
+		ep.Close()
+		return sysError("bind", terr)
+	}
+	q.entry.Init(q, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
+	queue.EventRegister(&q.entry)
+	if terr := ep.Listen(backlog); terr != nil {
+		q.close()
+		return sysError("listen", terr)
+	}
+	return nil
+}
+
+func (q *acceptQueue) close() {
+	q.queue.EventUnregister(&q.entry)
+	q.ep.Close()
+}
+
+func (l *Listener) closeQueues() {
+	for _, q := range l.queues {
+		q.close()
+	}
+}
+
+// Accept waits for the next connection. Its concrete type is *Conn.
+func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.accept()
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: l.network, Addr: l.addr, Err: err}
+	}
+	return c, nil
+}
+
+func (l *Listener) accept() (*Conn, error) {
+	l.acc.mu.Lock()
+	defer l.acc.mu.Unlock()
+	block := false
+	for {
+		if err := l.acc.err(); err != nil {
+			return nil, err
+		}
+		// Note all queues that were announced, then serve them in turn.
+		for w := l.acc.sleeper.Fetch(block); w != nil; w = l.acc.sleeper.Fetch(false) {
+			l.markReady(w)
+		}
+		if err := l.acc.err(); err != nil {
+			return nil, err
+		}
+		c, err := l.take()
+		if c != nil || err != nil {
+			return c, err
+		}
+		block = true
+	}
+}
+
+func (l *Listener) markReady(w *sleep.Waker) {
+	for _, q := range l.queues {
+		if &q.waker == w {
+			q.ready = true
+		}
+	}
+}
+
+// take accepts from the next queue that has a connection, nil when none has.
+// acc.mu is held.
+func (l *Listener) take() (*Conn, error) {
+	for range l.queues {
+		q := l.queues[l.next]
+		l.next = (l.next + 1) % len(l.queues)
+		if !q.ready {
+			continue
+		}
+		var peer tcpip.FullAddress
+		ep, queue, terr := q.ep.Accept(&peer)
+		if terr == nil {
+			return l.newConn(q.stack, ep, queue, peer), nil
+		}
+		if _, ok := terr.(*tcpip.ErrWouldBlock); !ok {
+			if err := l.acc.err(); err != nil {
+				return nil, err
+			}
+			return nil, sysError("accept", terr)
+		}
+		q.ready = false
+	}
+	return nil, nil
+}
+
+func (l *Listener) newConn(stack Stack, ep Endpoint, queue *waiter.Queue, peer tcpip.FullAddress) *Conn {
+	c := newConn(stack, ep, queue, l.network)
+	local, _ := ep.GetLocalAddress()
+	c.start(l.family.endpoints(local, peer), l.keepAlive)
+	return c
+}
+
+// Close stops listening and resets the connections that wait for Accept. Blocked
+// and later calls of Accept return net.ErrClosed.
+func (l *Listener) Close() error {
+	if !l.acc.close() {
+		return &net.OpError{Op: "close", Net: l.network, Addr: l.addr, Err: net.ErrClosed}
+	}
+	l.closeQueues()
+	return nil
+}
+
+// Addr returns the address listened on, a *net.TCPAddr with the port in use. It
+// is the same one each time and must not be changed.
+func (l *Listener) Addr() net.Addr { return l.addr }
+
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on. The zero
+// time means never.
+func (l *Listener) SetDeadline(t time.Time) error { return l.acc.setDeadline(t) }

@@ -1,0 +1,154 @@
+package tpanet
+
+import (
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// Defaults of package net's keep-alive.
+const (
+	keepAliveIdle     = 15 * time.Second
+	keepAliveInterval = 15 * time.Second
+	keepAliveCount    = 9
+)
+
+// set runs change on an open connection and reports its error as package net
+// does.
+func (c *Conn) set(change func() error) error {
+	if c.rd.state.Load()&closed != 0 {
+		return c.opError("set", net.ErrClosed)
+	}
+	if err := change(); err != nil {
+		return c.opError("set", err)
+	}
+	return nil
+}
+
+// SetNoDelay controls Nagle's algorithm. The default is true: what is written
+// leaves as soon as the windows allow.
+func (c *Conn) SetNoDelay(noDelay bool) error {
+	return c.set(func() error {
+		c.ep.SocketOptions().SetDelayOption(!noDelay)
+		return nil
+	})
+}
+
+// SetLinger says what Close does with data that is not yet sent and
+// acknowledged: sec < 0, the default, sends it in the background; sec == 0
+// discards it and resets the connection; sec > 0 makes Close wait up to sec
+// seconds for it.
+func (c *Conn) SetLinger(sec int) error {
+	return c.set(func() error {
+		c.ep.SocketOptions().SetLinger(tcpip.LingerOption{
+			Enabled: sec >= 0,
+			Timeout: time.Duration(max(sec, 0)) * time.Second,
+		})
+		return nil
+	})
+}
+
+// SetReadBuffer sets the size of the receive buffer in bytes, within the limits
+// of the stack, and stops its automatic tuning.
+func (c *Conn) SetReadBuffer(bytes int) error {
+	return c.setBuffer(func(o *tcpip.SocketOptions) { o.SetReceiveBufferSize(int64(bytes), true) })
+}
+
+// SetWriteBuffer sets the size of the send buffer in bytes, within the limits of
+// the stack, and stops its automatic tuning.
+func (c *Conn) SetWriteBuffer(bytes int) error {
+	return c.setBuffer(func(o *tcpip.SocketOptions) { o.SetSendBufferSize(int64(bytes), true) })
+}
+
+// setBuffer differs from set as package net does: the error has the local
+// address only.
+func (c *Conn) setBuffer(change func(*tcpip.SocketOptions)) error {
+	if c.rd.state.Load()&closed != 0 {
+		return c.deadlineError(net.ErrClosed)
+	}
+	change(c.ep.SocketOptions())
+	return nil
+}
+
+// SetKeepAlive turns keep-alive probes on or off.
+func (c *Conn) SetKeepAlive(keepAlive bool) error {
+	return c.set(func() error {
+		c.ep.SocketOptions().SetKeepAlive(keepAlive)
+		return nil
+	})
+}
+
+// SetKeepAlivePeriod sets how long the connection is idle before the first
+// probe, rounded up to seconds. 0 means 15 s, less than 0 leaves it.
+func (c *Conn) SetKeepAlivePeriod(d time.Duration) error {
+	return c.set(func() error { return c.setKeepAliveIdle(d) })
+}
+
+// SetKeepAliveConfig sets all of keep-alive, with the defaults and rules of
+// net.KeepAliveConfig.
+func (c *Conn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
+	return c.set(func() error { return c.setKeepAliveConfig(config) })
+}
+
+func (c *Conn) setKeepAliveConfig(config net.KeepAliveConfig) error {
+	c.ep.SocketOptions().SetKeepAlive(config.Enable)
+	if err := c.setKeepAliveIdle(config.Idle); err != nil {
+		return err
+	}
+	if err := c.setKeepAliveInterval(config.Interval); err != nil {
+		return err
+	}
+	return c.setKeepAliveCount(config.Count)
+}
+
+func (c *Conn) setKeepAliveIdle(d time.Duration) error {
+	d, err := keepAliveDuration(d, keepAliveIdle)
+	if err != nil || d < 0 {
+		return err
+	}
+	opt := tcpip.KeepaliveIdleOption(d)
+	return sysError("setsockopt", c.ep.SetSockOpt(&opt))
+}
+
+func (c *Conn) setKeepAliveInterval(d time.Duration) error {
+	d, err := keepAliveDuration(d, keepAliveInterval)
+	if err != nil || d < 0 {
+		return err
+	}
+	opt := tcpip.KeepaliveIntervalOption(d)
+	return sysError("setsockopt", c.ep.SetSockOpt(&opt))
+}
+
+func (c *Conn) setKeepAliveCount(n int) error {
+	switch {
+	case n == 0:
+		n = keepAliveCount
+	case n < 0:
+		return nil
+	case n > 127: // Linux's MAX_TCP_KEEPCNT
+		return os.NewSyscallError("setsockopt", syscall.EINVAL)
+	}
+	return sysError("setsockopt", c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, n))
+}
+
+// keepAliveDuration is d in whole seconds, as Linux counts and limits them. Less
+// than 0 means to leave the option.
+func keepAliveDuration(d, byDefault time.Duration) (time.Duration, error) {
+	switch {
+	case d == 0:
+		return byDefault, nil
+	case d < 0:
+		return d, nil
+	}
+	d = (d + time.Second - 1).Truncate(time.Second)
+	if d > 32767*time.Second { // MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL
+		return 0, os.NewSyscallError("setsockopt", syscall.EINVAL)
+	}
+	return d, nil
+}
+
+// MultipathTCP reports false: the stack has no Multipath TCP.
+func (c *Conn) MultipathTCP() (bool, error) { return false, nil }

@@ -1,0 +1,105 @@
+package tpanet
+
+import (
+	"io"
+	"net"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// moderateEvery is after how many bytes read the endpoint is asked to tune its
+// receive buffer. Asking costs a lock and a clock; it matters to bulk transfers,
+// which pass 32 KB many times per round trip.
+const moderateEvery = 32 << 10
+
+// Read reads up to len(b) bytes. It waits until there is at least one, and
+// returns io.EOF after the peer's last.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.read(b)
+	if err != nil && err != io.EOF {
+		err = c.opError("read", err)
+	}
+	return n, err
+}
+
+func (c *Conn) read(b []byte) (int, error) {
+	c.rd.mu.Lock()
+	defer c.rd.mu.Unlock()
+	if len(b) == 0 {
+		// As in package net, an expired deadline does not matter here.
+		if c.rd.state.Load()&closed != 0 {
+			return 0, net.ErrClosed
+		}
+		return 0, nil
+	}
+	for {
+		if err := c.readable(); err != nil {
+			return 0, err
+		}
+		c.dst = b
+		res, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
+		c.dst = nil
+		if n := res.Count; n > 0 {
+			c.drained = n < len(b)
+			c.received(n)
+			return n, nil
+		}
+		if err := c.readError(terr); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// readable returns when reading from the endpoint may bring something, or tells
+// why it will not. rd.mu is held.
+//
+// No wake-up is lost: what is announced after the waker was cleared leaves it
+// asserted, and what was announced before is there for the read that follows.
+// The state is looked at between the two and again before every wait.
+func (c *Conn) readable() error {
+	if c.drained && c.rd.state.Load() == 0 {
+		c.rd.wait()
+		c.drained = false
+	}
+	c.rd.waker.Clear()
+	return c.rd.err()
+}
+
+// readError says what a read that brought nothing means. nil means to wait.
+// rd.mu is held.
+func (c *Conn) readError(terr tcpip.Error) error {
+	if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
+		if c.rd.state.Load()&shut != 0 {
+			return io.EOF
+		}
+		c.drained = true
+		return nil
+	}
+	// Close ends the endpoint; its error then says less than ours.
+	if err := c.rd.err(); err != nil {
+		return err
+	}
+	return sysError("read", terr)
+}
+
+// received accounts for n bytes read. rd.mu is held.
+func (c *Conn) received(n int) {
+	c.bytesRead.Add(uint64(n))
+	if c.copied += n; c.copied >= moderateEvery {
+		c.ep.ModerateRecvBuf(c.copied)
+		c.copied = 0
+	}
+}
+
+// CloseRead ends reading: what has arrived can still be read, then reads return
+// io.EOF. As with Linux nothing is said to the peer.
+func (c *Conn) CloseRead() error {
+	switch {
+	case c.rd.state.Load()&closed != 0:
+		return c.opError("close", net.ErrClosed)
+	case !c.connected():
+		return c.opError("close", sysError("shutdown", &tcpip.ErrNotConnected{}))
+	}
+	c.rd.set(shut)
+	return nil
+}

@@ -1,0 +1,326 @@
+package tpanet
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// copyBuffers hold what cannot pass directly. 32 KB is what io.Copy takes.
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// These hide a Conn's short cuts from io.Copy, which would come back to them.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
+// ReadFrom writes what r reads until io.EOF. Regular files, alone or in an
+// io.LimitedReader, are read straight into the stack's buffers; another Conn is
+// spliced, copied once from the segments of the one to those of the other;
+// *net.Buffers are gathered. Other sources pass through a pooled buffer.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	n, err := c.readFrom(r)
+	if err != nil {
+		err = c.opError("readfrom", err)
+	}
+	return n, err
+}
+
+func (c *Conn) readFrom(r io.Reader) (int64, error) {
+	switch src := r.(type) {
+	case *net.Buffers:
+		return c.WriteBuffers(src)
+	case *Conn:
+		return c.splice(src, nil)
+	case onlyReader: // io.Copy(c, src) comes through src.WriteTo
+		if src, ok := src.Reader.(*Conn); ok {
+			return c.splice(src, nil)
+		}
+	case *io.LimitedReader:
+		if conn, ok := src.R.(*Conn); ok {
+			return c.splice(conn, src)
+		}
+	}
+	var n int64
+	for left := known(r); left > 0; {
+		k, err := c.writeDirect(r, int(min(left, maxChunk)))
+		n += k
+		left -= k
+		if errors.Is(err, io.EOF) {
+			return n, nil // shorter than it looked
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	k, err := io.CopyBuffer(onlyWriter{c}, r, buf[:])
+	return n + k, err
+}
+
+// known is how many bytes are sure to come from r without waiting, as far as
+// that can be told: the rest of a regular file.
+func known(r io.Reader) int64 {
+	limit := int64(-1)
+	if l, ok := r.(*io.LimitedReader); ok {
+		r, limit = l.R, l.N
+	}
+	file, ok := r.(interface {
+		io.Seeker
+		Stat() (fs.FileInfo, error)
+	})
+	if !ok {
+		return 0
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0
+	}
+	at, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0
+	}
+	left := max(info.Size()-at, 0)
+	if limit >= 0 {
+		left = min(left, limit)
+	}
+	return left
+}
+
+// writeDirect writes up to size bytes that r reads straight into the stack's
+// buffer. It returns less than it could take, or the error of r, only when r did.
+func (c *Conn) writeDirect(r io.Reader, size int) (int64, error) {
+	c.wr.mu.Lock()
+	defer c.wr.mu.Unlock()
+	if err := c.wr.err(); err != nil {
+		return 0, c.opError("write", err)
+	}
+	src := source{r: r, size: size}
+	for {
+		// Not atomic: the endpoint gives its locks away while it reads.
+		n, terr := c.ep.Write(&src, tcpip.WriteOptions{})
+		switch {
+		case src.err != nil:
+			// The endpoint drops a chunk that is not filled.
+			k, err := c.write(src.kept)
+			if err != nil {
+				return int64(k), c.opError("write", err)
+			}
+			return int64(k), src.err
+		case terr == nil:
+			c.bytesWritten.Add(uint64(n))
+			if int(n) < src.n {
+				// SetWriteBuffer took away the room meanwhile.
+				return n, io.ErrShortWrite
+			}
+			return n, nil
+		}
+		err := c.writeError(terr)
+		if err == nil {
+			err = c.writable()
+		}
+		if err != nil {
+			return 0, c.opError("write", err)
+		}
+	}
+}
+
+// A source hands size bytes of r to the endpoint, which reads them into a chunk
+// of its own. The endpoint has no notion of a chunk that ends early: it fails,
+// and what was read so far is in kept.
+type source struct {
+	r    io.Reader
+	size int
+	n    int    // bytes read so far
+	buf  []byte // what was read so far, in the endpoint's chunk
+	err  error  // why it ended early
+	kept []byte
+}
+
+func (s *source) Len() int { return s.size }
+
+func (s *source) Read(b []byte) (int, error) {
+	if len(b) == 0 { // asked before each read, whether there is an end
+		return 0, nil
+	}
+	n, err := s.r.Read(b)
+	if s.n == 0 {
+		s.buf = b
+	}
+	s.n += n
+	if err == nil || s.n == s.size || n == len(b) {
+		return n, nil // the chunk is full, or more may come
+	}
+	s.err = err
+	s.kept = append([]byte(nil), s.buf[:s.n]...)
+	return n, err
+}
+
+// splice writes what src reads until io.EOF, or as much as limit.
+//
+// The endpoint of c reads from that of src while its own locks are free: two
+// goroutines that splice a pair of connections in both directions do not block
+// each other. Reading the other way around, writing to c from inside src's Read,
+// would.
+func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
+	src.rd.mu.Lock()
+	defer src.rd.mu.Unlock()
+	var written int64
+	for limit == nil || limit.N > 0 {
+		ready, err := src.awaitData()
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+		size := min(ready, maxChunk)
+		if limit != nil {
+			size = int(min(int64(size), limit.N))
+		}
+		n, err := c.writeDirect(unlockedReader{src}, size)
+		written += n
+		if limit != nil {
+			limit.N -= n
+		}
+		if err != nil {
+			return written, spliceError(err)
+		}
+	}
+	return written, nil
+}
+
+// awaitData waits until the connection has data, and tells how much. rd.mu is
+// held.
+func (c *Conn) awaitData() (int, error) {
+	for {
+		if err := c.readable(); err != nil {
+			return 0, err
+		}
+		if n, terr := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); terr == nil && n > 0 {
+			return n, nil
+		}
+		// Reading into nothing fails in this way when there is something after all.
+		c.dst = nil
+		_, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
+		if _, ok := terr.(*tcpip.ErrBadBuffer); ok {
+			continue
+		}
+		if err := c.readError(terr); err != nil {
+			return 0, spliceError(err)
+		}
+	}
+}
+
+// spliceError is err as package net reports it, which splices in one call.
+func spliceError(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
+		return os.NewSyscallError("splice", sys.Err)
+	}
+	return err
+}
+
+// An unlockedReader reads what awaitData found. rd.mu is held.
+type unlockedReader struct{ c *Conn }
+
+func (u unlockedReader) Read(b []byte) (int, error) {
+	c := u.c
+	c.dst = b
+	res, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
+	c.dst = nil
+	if res.Count > 0 {
+		c.received(res.Count)
+		return res.Count, nil
+	}
+	if err := c.readError(terr); err != nil {
+		return 0, err
+	}
+	return 0, io.ErrNoProgress // not reached: nobody else reads
+}
+
+// WriteTo writes to w what the connection reads until io.EOF. Another Conn is
+// spliced. A writer that has ReadFrom reads into its own buffer. All others get
+// the data in a pooled buffer: the stack's own segments are locked while they are
+// looked at, and w may take its time.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	n, err := io.CopyBuffer(w, onlyReader{c}, buf[:])
+	if err != nil {
+		err = c.opError("writeto", err)
+	}
+	return n, err
+}
+
+// WriteBuffers writes the buffers as one stream, filling segments across their
+// borders, and consumes them. Use it where package net would use writev: the
+// method WriteTo of net.Buffers knows only package net's own connections and
+// calls Write for each buffer of others.
+func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
+	c.wr.mu.Lock()
+	defer c.wr.mu.Unlock()
+	n, err := c.writeBuffers(bufs)
+	c.bytesWritten.Add(uint64(n))
+	if err != nil {
+		err = c.opError("writev", err)
+	}
+	return n, err
+}
+
+func (c *Conn) writeBuffers(bufs *net.Buffers) (int64, error) {
+	if err := c.wr.err(); err != nil {
+		return 0, err
+	}
+	g := &gather{bufs: bufs}
+	for _, b := range *bufs {
+		g.left += len(b)
+	}
+	var n int64
+	for {
+		k, terr := c.ep.Write(g, tcpip.WriteOptions{Atomic: true})
+		n += k
+		if terr == nil {
+			if g.left == 0 {
+				return n, nil
+			}
+			continue
+		}
+		err := c.writeError(terr)
+		if err == nil && g.left == 0 {
+			return n, nil
+		}
+		if err == nil {
+			err = c.writable()
+		}
+		if err != nil {
+			if sys, ok := errors.AsType[*os.SyscallError](err); ok {
+				err = os.NewSyscallError("writev", sys.Err)
+			}
+			return n, err
+		}
+	}
+}
+
+// A gather hands several buffers to the endpoint as one.
+type gather struct {
+	bufs *net.Buffers
+	left int
+}
+
+func (g *gather) Len() int { return min(g.left, maxChunk) }
+
+func (g *gather) Read(b []byte) (int, error) {
+	n, _ := g.bufs.Read(b)
+	g.left -= n
+	return n, nil
+}
