@@ -160,8 +160,11 @@ func (s *source) Read(b []byte) (int, error) {
 	}
 	s.err = err
 	s.kept = append([]byte(nil), s.buf[:s.n]...)
-	return n, err
+	return n, errShort
 }
+
+// errShort makes the endpoint give up a chunk. It would ask again after io.EOF.
+var errShort = errors.New("short source")
 
 // splice writes what src reads until io.EOF, or as much as limit.
 //
