@@ -1,0 +1,35 @@
+// Package dpdk runs network devices by DPDK, the poll-mode drivers that talk to
+// a device from user space. It implements the queue contract of package link.
+//
+// # The way of a packet
+//
+// A received frame lies in an mbuf, a packet buffer of DPDK's. Receive makes one
+// call into C, which frees the mbufs of the previous burst, fetches up to
+// link.MaxBurst new ones, checks them, and leaves address, length and checksum
+// verdict of each in an array that Go reads in place. A frame to be sent is
+// written into an mbuf from a small stock (Reserve, Commit: no call into C) and
+// leaves with Flush, one call into C for up to link.MaxBurst frames.
+//
+// # Building
+//
+// This is the project's only package that uses cgo. It needs the build tag dpdk
+// and DPDK 22.11 or newer, found by pkg-config (Debian: libdpdk-dev):
+//
+//	go build -tags dpdk ./...
+//
+// Without the tag everything compiles and Open answers ErrNotSupported.
+//
+// # The process
+//
+// DPDK has one environment (EAL) per process. The first Open starts it; it stays
+// until the process ends. It runs without shared files, so that nothing
+// readable is left behind when the process is killed: huge pages are anonymous,
+// and the mbufs' contents die with the last mapping. What a device itself puts
+// into the file system (the socket of a memif server) stays after a SIGKILL and
+// is replaced by the next start.
+//
+// # Threads
+//
+// Open, and the methods of Port, may be called by anyone. For queues see
+// link.Queue. DPDK's own threads block all signals.
+package dpdk

@@ -1,0 +1,167 @@
+package dpdk
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrNotSupported is wrapped by errors that say that this program, this machine
+// or this driver cannot do what was asked.
+var ErrNotSupported = errors.New("not supported")
+
+// EAL is DPDK's environment, one per process. The zero value works.
+type EAL struct {
+	// HugePages says where packet buffers live. Default: Auto.
+	HugePages Policy
+	// MemoryMB is the memory for packet buffers in MB, 16 to 65536. Without huge
+	// pages it is all there will ever be, with huge pages it is what is taken at
+	// the start. Default: what the first port needs, at least 64.
+	MemoryMB int
+	// FilePrefix is the name of this process among DPDK processes: 1 to 32
+	// letters, digits, '-' and '_'. Default: "tpa" and the process number.
+	FilePrefix string
+	// CPUs are those that DPDK's own threads (interrupts, alarms) may run on.
+	// Pollers are not bound by it. Default: those of the calling thread.
+	CPUs []int
+	// ExtraArgs are further EAL arguments, one element each: "--name" or
+	// "--name=value". Those that load code, that choose devices, or that the
+	// fields above stand for are refused. Default: none.
+	ExtraArgs []string
+	// Logger receives what DPDK logs. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Policy says whether to use huge pages.
+type Policy int
+
+const (
+	// Auto uses huge pages when enough of them are free.
+	Auto Policy = iota
+	// Always fails when too few are free.
+	Always
+	// Never keeps to ordinary pages.
+	Never
+)
+
+const (
+	minMemoryMB = 16
+	maxMemoryMB = 65536
+)
+
+// extraArgs are the EAL arguments that EAL.ExtraArgs may hold, and whether they
+// have a value. It is a list of what is allowed, so that an argument of a newer
+// DPDK that loads code is refused as well.
+var extraArgs = map[string]bool{
+	"base-virtaddr":           true,
+	"create-uio-dev":          false,
+	"force-max-simd-bitwidth": true,
+	"iova-mode":               true,
+	"legacy-mem":              false,
+	"log-level":               true,
+	"match-allocations":       false,
+	"mbuf-pool-ops-name":      true,
+	"no-hpet":                 false,
+	"single-file-segments":    false,
+	"socket-limit":            true,
+	"telemetry":               false,
+	"vfio-intr":               true,
+	"vfio-vf-token":           true,
+	"vmware-tsc-map":          false,
+}
+
+var filePrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+
+// check refuses values out of range.
+func (e EAL) check() error {
+	var errs []error
+	if e.HugePages < Auto || e.HugePages > Never {
+		errs = append(errs, fmt.Errorf("EAL.HugePages is %d: want Auto, Always or Never", e.HugePages))
+	}
+	if e.MemoryMB != 0 && (e.MemoryMB < minMemoryMB || e.MemoryMB > maxMemoryMB) {
+		errs = append(errs, fmt.Errorf("EAL.MemoryMB is %d: want %d to %d", e.MemoryMB, minMemoryMB, maxMemoryMB))
+	}
+	if e.FilePrefix != "" && !filePrefix.MatchString(e.FilePrefix) {
+		errs = append(errs, fmt.Errorf("EAL.FilePrefix is %q: want 1 to 32 letters, digits, '-' and '_'", e.FilePrefix))
+	}
+	for _, cpu := range e.CPUs {
+		if cpu < 0 || cpu > 1023 {
+			errs = append(errs, fmt.Errorf("EAL.CPUs holds %d: want 0 to 1023", cpu))
+		}
+	}
+	for _, arg := range e.ExtraArgs {
+		name, value, hasValue := strings.Cut(arg, "=")
+		needsValue, ok := extraArgs[strings.TrimPrefix(name, "--")]
+		switch {
+		case !ok || !strings.HasPrefix(name, "--"):
+			errs = append(errs, fmt.Errorf("EAL.ExtraArgs holds %q, which is refused: only --name or --name=value with a name among %s", arg, strings.Join(extraArgNames(), ", ")))
+		case needsValue && value == "":
+			errs = append(errs, fmt.Errorf("EAL.ExtraArgs holds %q, which needs a value: %s=VALUE in one element", arg, name))
+		case !needsValue && hasValue:
+			errs = append(errs, fmt.Errorf("EAL.ExtraArgs holds %q, which takes no value", arg))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func extraArgNames() []string {
+	names := make([]string, 0, len(extraArgs))
+	for name := range extraArgs {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// args returns the command line of the EAL, the program's name first.
+func (e EAL) args(hugePages bool) []string {
+	args := []string{
+		"tpa",
+		"--file-prefix=" + e.FilePrefix,
+		// One lcore, which no data path uses: pollers are goroutines.
+		"--lcores=0@(" + join(e.CPUs) + ")",
+		// An allow list that matches no network device, or the EAL would take over
+		// every PCI device that is bound to a user-space driver. Devices are plugged
+		// in by name later.
+		"--allow=0000:00:00.0",
+		"-m", strconv.Itoa(e.MemoryMB),
+	}
+	if hugePages {
+		// Anonymous huge pages: no mounted hugetlbfs needed, no files left.
+		args = append(args, "--in-memory")
+	} else {
+		// Only with IOVA as VA may a buffer cross an ordinary page.
+		args = append(args, "--no-huge", "--no-shconf", "--iova-mode=va")
+	}
+	if !slices.Contains(e.ExtraArgs, "--telemetry") {
+		args = append(args, "--no-telemetry")
+	}
+	return append(args, e.ExtraArgs...)
+}
+
+// checkVersion refuses a DPDK that is too old; s is what rte_version returns.
+func checkVersion(s string) error {
+	var year, month int
+	if _, err := fmt.Sscanf(s, "DPDK %d.%d", &year, &month); err != nil || year < 22 || year == 22 && month < 11 {
+		return fmt.Errorf("%s is installed, 22.11 or newer is needed: %w", s, ErrNotSupported)
+	}
+	return nil
+}
+
+// same tells whether two environments differ in nothing but their loggers.
+func (e EAL) same(o EAL) bool {
+	return e.HugePages == o.HugePages && e.MemoryMB == o.MemoryMB && e.FilePrefix == o.FilePrefix &&
+		slices.Equal(e.CPUs, o.CPUs) && slices.Equal(e.ExtraArgs, o.ExtraArgs)
+}
+
+func join(numbers []int) string {
+	s := make([]string, len(numbers))
+	for i, n := range numbers {
+		s[i] = strconv.Itoa(n)
+	}
+	return strings.Join(s, ",")
+}

@@ -1,0 +1,107 @@
+package dpdk
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/gotpa/tpa/link"
+)
+
+// Config describes a port.
+type Config struct {
+	// Device names the device: a virtual one with its driver's arguments, such as
+	// "net_memif0,role=server,socket=/run/m.sock,socket-abstract=no", or a PCI
+	// address, such as "0000:3b:00.0".
+	Device string
+	// Queues is the number of receive and of transmit queues, 1 to 256 and at
+	// most what the device has. Default: 1.
+	Queues int
+	// RxRing and TxRing are the descriptors of each ring, in the limits of the
+	// device. Default: the driver's wish, or 1024 as far as the device allows.
+	RxRing, TxRing int
+	// MTU is the greatest IP packet in bytes, 68 to 65389 and in the limits of the
+	// device. Default: the device's present one.
+	MTU int
+	// Staging is how many frames of a queue can wait between Commit and Flush, 64
+	// to 65536. Default: 512.
+	Staging int
+	// Promiscuous makes the device accept frames for other addresses. Default: it
+	// does not.
+	Promiscuous bool
+}
+
+const (
+	minMTU     = 68    // RFC 791
+	maxMTU     = 65389 // 65535 bytes of an mbuf less headroom, Ethernet header and a VLAN tag
+	maxQueues  = 256
+	minStaging = link.MaxBurst
+	maxStaging = 65536
+)
+
+// check refuses values out of range and fills in those that do not depend on
+// the device.
+func (c *Config) check() error {
+	if c.Queues == 0 {
+		c.Queues = 1
+	}
+	if c.Staging == 0 {
+		c.Staging = 512
+	}
+	var errs []error
+	if c.Device == "" {
+		errs = append(errs, errors.New("Config.Device is empty: want a virtual device such as net_memif0, or a PCI address such as 0000:3b:00.0"))
+	}
+	if strings.ContainsAny(c.Device, "\x00\n") {
+		errs = append(errs, fmt.Errorf("Config.Device is %q: want one line", c.Device))
+	}
+	for _, v := range []struct {
+		name            string
+		value, min, max int
+	}{
+		{"Queues", c.Queues, 1, maxQueues},
+		{"RxRing", c.RxRing, 0, 65535},
+		{"TxRing", c.TxRing, 0, 65535},
+		{"Staging", c.Staging, minStaging, maxStaging},
+	} {
+		if v.value < v.min || v.value > v.max {
+			errs = append(errs, fmt.Errorf("Config.%s is %d: want %d to %d", v.name, v.value, v.min, v.max))
+		}
+	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		errs = append(errs, fmt.Errorf("Config.MTU is %d: want %d to %d", c.MTU, minMTU, maxMTU))
+	}
+	return errors.Join(errs...)
+}
+
+// name is the device's name without the driver's arguments.
+func (c *Config) name() string {
+	name, _, _ := strings.Cut(c.Device, ",")
+	return name
+}
+
+// Open starts the EAL if this is the first port of the process, and opens and
+// starts a device. Every further Open must bring the same EAL, or the zero EAL,
+// which stands for the one that runs.
+//
+// A device is open once per process. Errors wrap ErrNotSupported where this
+// program or this machine lacks something, and os.ErrPermission, os.ErrExist or
+// os.ErrNotExist where that is the cause.
+func Open(e EAL, c Config) (*Port, error) {
+	if err := errors.Join(e.check(), c.check()); err != nil {
+		return nil, fmt.Errorf("dpdk: %w", err)
+	}
+	p, err := open(e, c)
+	if err != nil {
+		return nil, fmt.Errorf("dpdk: %w", err)
+	}
+	return p, nil
+}
+
+// Port is a device driven by DPDK. It implements link.Device and link.Spreader.
+type Port struct{ device }
+
+var (
+	_ link.Device   = (*Port)(nil)
+	_ link.Spreader = (*Port)(nil)
+)

@@ -1,0 +1,410 @@
+//go:build dpdk && cgo && linux
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_branch_prediction.h>
+#include <rte_ethdev.h>
+#include <rte_ip.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+#include <rte_prefetch.h>
+
+#include "shim.h"
+
+/* link.Verdict and link.TxFlags */
+enum { UNCHECKED, GOOD, BAD };
+enum { TX_IPV4_CHECKSUM = 1, TX_TCP_CHECKSUM = 2, TX_IPV6 = 4 };
+
+/* Counters have one writer; anyone may read them at any time. */
+static inline void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* Puts an lcore number on for the time of a call, see tpa_lcore_take. */
+static inline unsigned enter(int lcore)
+{
+	unsigned outer = RTE_PER_LCORE(_lcore_id);
+
+	if (lcore >= 0)
+		RTE_PER_LCORE(_lcore_id) = lcore;
+	return outer;
+}
+
+static inline void leave(unsigned outer)
+{
+	RTE_PER_LCORE(_lcore_id) = outer;
+}
+
+/* Receiving */
+
+struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads)
+{
+	struct tpa_rx *rx = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*rx), RTE_CACHE_LINE_SIZE));
+
+	if (rx == NULL)
+		return NULL;
+	memset(rx, 0, sizeof(*rx));
+	/* Not touched, and so not resident, before the first chain arrives. */
+	rx->scratch = malloc((size_t)TPA_BURST * max_frame);
+	if (rx->scratch == NULL) {
+		free(rx);
+		return NULL;
+	}
+	rx->port = port;
+	rx->queue = queue;
+	rx->lcore = lcore;
+	rx->max_frame = max_frame;
+	rx->offloads = offloads;
+	return rx;
+}
+
+/* Frees a chain of which nothing is known to be true. A chain that runs into
+ * itself is cut where it closes, or freeing it would never end. */
+static void drop(struct rte_mbuf *m)
+{
+	struct rte_mbuf *slow = m, *fast = m, *last;
+
+	while (fast != NULL && fast->next != NULL) {
+		slow = slow->next;
+		fast = fast->next->next;
+		if (slow == fast)
+			break;
+	}
+	if (fast != NULL && fast->next != NULL) {
+		/* Where two walks, from the start and from the meeting point, meet is
+		 * where the circle begins. */
+		slow = m;
+		while (slow != fast) {
+			slow = slow->next;
+			fast = fast->next;
+		}
+		for (last = fast; last->next != fast; last = last->next)
+			;
+		last->next = NULL;
+	}
+	while (m != NULL) {
+		struct rte_mbuf *next = m->next;
+
+		rte_pktmbuf_free_seg(m);
+		m = next;
+	}
+}
+
+static inline bool segment_fits(const struct rte_mbuf *m)
+{
+	return (uint32_t)m->data_off + m->data_len <= m->buf_len;
+}
+
+/* Copies a chain into one piece. Returns false when its lengths do not add up. */
+static bool join(const struct rte_mbuf *m, uint8_t *to, uint32_t max)
+{
+	uint32_t left = m->pkt_len, segments = m->nb_segs;
+
+	if (left > max)
+		return false;
+	for (; m != NULL; m = m->next) {
+		if (segments == 0 || m->data_len > left || !segment_fits(m))
+			return false;
+		memcpy(to, rte_pktmbuf_mtod(m, void *), m->data_len);
+		to += m->data_len;
+		left -= m->data_len;
+		segments--;
+	}
+	return left == 0 && segments == 0;
+}
+
+static bool is_ipv4(const uint8_t *frame)
+{
+	return frame[12] == 0x08 && frame[13] == 0x00;
+}
+
+/* Checks an IPv4 header's checksum for devices that check TCP's only. */
+static bool ipv4_header_good(const uint8_t *frame, uint32_t len)
+{
+	uint32_t header, sum = 0, i;
+
+	if (len < RTE_ETHER_HDR_LEN + 20)
+		return false;
+	frame += RTE_ETHER_HDR_LEN;
+	header = (frame[0] & 0x0f) * 4;
+	if (header < 20 || len < RTE_ETHER_HDR_LEN + header)
+		return false;
+	for (i = 0; i < header; i += 2)
+		sum += frame[i] << 8 | frame[i + 1];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
+/* The verdict on a frame of at least 14 bytes. */
+static uint32_t verdict(uint64_t flags, uint32_t offloads, const uint8_t *frame, uint32_t len)
+{
+	uint64_t ip = flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+	uint64_t l4 = flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+
+	if ((offloads & TPA_RX_TCP_CHECKSUM) == 0)
+		return UNCHECKED;
+	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_BAD)
+		return BAD;
+	if ((offloads & TPA_RX_IPV4_CHECKSUM) == 0)
+		ip = RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN;
+	else if (ip == RTE_MBUF_F_RX_IP_CKSUM_BAD)
+		return BAD;
+	/* NONE: the field is not filled in, but the sender vouches for the data, as a
+	 * virtual machine's host does. */
+	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN)
+		return UNCHECKED;
+	if (ip == RTE_MBUF_F_RX_IP_CKSUM_GOOD)
+		return GOOD;
+	if (is_ipv4(frame))
+		return ipv4_header_good(frame, len) ? GOOD : BAD;
+	if (frame[12] == 0x86 && frame[13] == 0xdd)
+		return GOOD;
+	return UNCHECKED;
+}
+
+void tpa_rx_release(struct tpa_rx *rx)
+{
+	unsigned outer = enter(rx->lcore);
+
+	if (rx->nheld > 0)
+		rte_pktmbuf_free_bulk((struct rte_mbuf **)rx->held, rx->nheld);
+	rx->nheld = rx->count = rx->next = 0;
+	leave(outer);
+}
+
+/* Frees the previous burst and fetches the next. */
+void tpa_rx_burst(struct tpa_rx *rx)
+{
+	unsigned outer = enter(rx->lcore);
+	struct rte_mbuf *burst[TPA_BURST];
+	uint32_t kept = 0, held = 0;
+	uint64_t bytes = 0;
+	uint16_t n, i;
+
+	if (rx->nheld > 0)
+		rte_pktmbuf_free_bulk((struct rte_mbuf **)rx->held, rx->nheld);
+
+	n = rte_eth_rx_burst(rx->port, rx->queue, burst, TPA_BURST);
+	for (i = 0; i < n; i++)
+		rte_prefetch0(rte_pktmbuf_mtod(burst[i], void *));
+	for (i = 0; i < n; i++) {
+		struct rte_mbuf *m = burst[i];
+		struct tpa_frame *f = &rx->frames[kept];
+		uint64_t flags = m->ol_flags;
+		uint32_t len = m->pkt_len;
+
+		if (unlikely(len < RTE_ETHER_HDR_LEN || len > rx->max_frame)) {
+			drop(m);
+			count(&rx->n_malformed, 1);
+			continue;
+		}
+		if (likely(m->nb_segs == 1 && m->next == NULL && m->data_len == len &&
+			   segment_fits(m) && rte_mbuf_refcnt_read(m) == 1)) {
+			f->data = rte_pktmbuf_mtod(m, void *);
+			rx->held[held++] = (uintptr_t)m;
+		} else {
+			/* A chain, a shared buffer (the receiver may write to its frame), or a
+			 * driver's mistake. */
+			bool whole = join(m, f->data = rx->scratch + (size_t)kept * rx->max_frame, rx->max_frame);
+
+			drop(m);
+			if (!whole) {
+				count(&rx->n_malformed, 1);
+				continue;
+			}
+		}
+		f->len = len;
+		f->verdict = verdict(flags, rx->offloads, f->data, len);
+		bytes += len;
+		kept++;
+	}
+	rx->nheld = held;
+	rx->count = kept;
+	rx->next = 0;
+	if (kept > 0) {
+		count(&rx->n_frames, kept);
+		count(&rx->n_bytes, bytes);
+	}
+	leave(outer);
+}
+
+void tpa_rx_free(struct tpa_rx *rx)
+{
+	free(rx->scratch);
+	free(rx);
+}
+
+/* Sending */
+
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, void *big_pool, uint32_t depth, bool pads)
+{
+	struct tpa_tx *tx = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*tx), RTE_CACHE_LINE_SIZE));
+
+	if (tx == NULL)
+		return NULL;
+	memset(tx, 0, sizeof(*tx));
+	tx->slots = calloc(depth, sizeof(*tx->slots));
+	if (tx->slots == NULL) {
+		free(tx);
+		return NULL;
+	}
+	tx->port = port;
+	tx->queue = queue;
+	tx->lcore = lcore;
+	tx->pool = pool;
+	tx->big_pool = big_pool;
+	tx->depth = depth;
+	tx->pads = pads;
+	return tx;
+}
+
+/* Fills the stock. It stays small, so that the buffers that the device gave
+ * back last, which are still in the cache, are the next to be written. */
+static void stock(struct tpa_tx *tx)
+{
+	struct rte_mbuf *mbufs[TPA_BURST];
+	unsigned n = TPA_BURST - tx->nstock, i;
+
+	/* All or nothing, so ask for less when the pool runs low. */
+	while (n > 0 && rte_pktmbuf_alloc_bulk(tx->pool, mbufs, n) != 0)
+		n /= 2;
+	for (i = 0; i < n; i++) {
+		struct tpa_buffer *b = &tx->stock[tx->nstock++];
+
+		b->mbuf = (uintptr_t)mbufs[i];
+		b->room = rte_pktmbuf_mtod(mbufs[i], void *);
+	}
+}
+
+void tpa_tx_stock(struct tpa_tx *tx)
+{
+	unsigned outer = enter(tx->lcore);
+
+	stock(tx);
+	leave(outer);
+}
+
+void tpa_tx_stock_big(struct tpa_tx *tx)
+{
+	unsigned outer = enter(tx->lcore);
+	struct rte_mbuf *m = rte_pktmbuf_alloc(tx->big_pool);
+
+	if (m != NULL) {
+		tx->big.mbuf = (uintptr_t)m;
+		tx->big.room = rte_pktmbuf_mtod(m, void *);
+	}
+	leave(outer);
+}
+
+/* Writes what a slot says into its mbuf. Tells whether the driver must prepare
+ * the burst. */
+static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_slot *s)
+{
+	uint64_t flags = 0;
+	uint32_t len = s->len;
+
+	if (tx->pads && unlikely(len < RTE_ETHER_MIN_LEN - RTE_ETHER_CRC_LEN)) {
+		uint32_t min = RTE_ETHER_MIN_LEN - RTE_ETHER_CRC_LEN;
+
+		memset(rte_pktmbuf_mtod_offset(m, uint8_t *, len), 0, min - len);
+		len = min;
+	}
+	m->data_len = len;
+	m->pkt_len = len;
+	if (s->flags == 0 && s->mss == 0) {
+		m->ol_flags = 0;
+		return false;
+	}
+	flags = s->flags & TX_IPV6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4;
+	if (s->flags & TX_IPV4_CHECKSUM)
+		flags |= RTE_MBUF_F_TX_IP_CKSUM;
+	if (s->flags & TX_TCP_CHECKSUM)
+		flags |= RTE_MBUF_F_TX_TCP_CKSUM;
+	if (s->mss != 0) {
+		flags |= RTE_MBUF_F_TX_TCP_SEG;
+		if ((s->flags & TX_IPV6) == 0)
+			flags |= RTE_MBUF_F_TX_IP_CKSUM;
+	}
+	m->ol_flags = flags;
+	m->tx_offload = rte_mbuf_tx_offload(s->l2_len, s->l3_len, s->l4_len, s->mss, 0, 0, 0);
+	return true;
+}
+
+/* Hands up to TPA_BURST staged frames to the device and fills the stock.
+ * Returns how many left the staging area. */
+unsigned tpa_tx_burst(struct tpa_tx *tx)
+{
+	unsigned outer = enter(tx->lcore);
+	struct rte_mbuf *burst[TPA_BURST];
+	uint32_t n = RTE_MIN(tx->tail - tx->head, (uint32_t)TPA_BURST), i;
+	uint16_t ready, sent = 0;
+	bool prepare = false;
+	uint64_t bytes = 0;
+	unsigned gone = 0;
+
+	if (n == 0)
+		goto restock;
+	for (i = 0; i < n; i++) {
+		burst[i] = (struct rte_mbuf *)tx->slots[tx->head + i].mbuf;
+		prepare |= fill(tx, burst[i], &tx->slots[tx->head + i]);
+	}
+	ready = n;
+	if (prepare)
+		ready = rte_eth_tx_prepare(tx->port, tx->queue, burst, n);
+	if (ready > 0)
+		sent = rte_eth_tx_burst(tx->port, tx->queue, burst, ready);
+	for (i = 0; i < sent; i++)
+		bytes += tx->slots[tx->head + i].len;
+	gone = sent;
+	if (unlikely(sent < ready)) {
+		count(&tx->n_full, 1);
+	} else if (unlikely(ready < n)) {
+		/* The driver refuses this frame for good. */
+		rte_pktmbuf_free(burst[ready]);
+		count(&tx->n_dropped, 1);
+		gone++;
+	}
+	if (sent > 0) {
+		count(&tx->n_frames, sent);
+		count(&tx->n_bytes, bytes);
+	}
+	tx->head += gone;
+	if (tx->head == tx->tail) {
+		tx->head = tx->tail = 0;
+	} else if (tx->head > tx->depth / 2 || (tx->head > 0 && tx->tail == tx->depth)) {
+		memmove(tx->slots, tx->slots + tx->head, (tx->tail - tx->head) * sizeof(*tx->slots));
+		tx->tail -= tx->head;
+		tx->head = 0;
+	}
+restock:
+	if (tx->nstock < TPA_BURST / 2)
+		stock(tx);
+	leave(outer);
+	return gone;
+}
+
+/* Frees all that is staged or in stock. */
+void tpa_tx_release(struct tpa_tx *tx)
+{
+	unsigned outer = enter(tx->lcore);
+
+	count(&tx->n_dropped, tx->tail - tx->head);
+	for (; tx->head < tx->tail; tx->head++)
+		rte_pktmbuf_free((struct rte_mbuf *)tx->slots[tx->head].mbuf);
+	tx->head = tx->tail = 0;
+	while (tx->nstock > 0)
+		rte_pktmbuf_free((struct rte_mbuf *)tx->stock[--tx->nstock].mbuf);
+	if (tx->big.mbuf != 0)
+		rte_pktmbuf_free((struct rte_mbuf *)tx->big.mbuf);
+	tx->big.mbuf = 0;
+	leave(outer);
+}
+
+void tpa_tx_free(struct tpa_tx *tx)
+{
+	free(tx->slots);
+	free(tx);
+}

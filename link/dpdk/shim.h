@@ -1,0 +1,145 @@
+/* What Go sees of DPDK. Nothing here includes a DPDK header, so that Go needs to
+ * know none of its types. All functions return 0 or a count, or a negative
+ * errno. */
+#ifndef TPA_SHIM_H
+#define TPA_SHIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TPA_BURST 64 /* link.MaxBurst */
+
+/* eal.c */
+
+const char *tpa_version(void); /* such as "DPDK 22.11.11" */
+int tpa_log_to(int fd);
+void tpa_log_mark(const char *mark);
+int tpa_eal_start(int argc, char **argv, const int *cpus, int ncpus);
+const char *tpa_runtime_dir(void);
+int tpa_lcore_take(void);
+const char *tpa_strerror(int err);
+
+/* port.c */
+
+enum tpa_offload {
+	TPA_RX_IPV4_CHECKSUM = 1 << 0,
+	TPA_RX_TCP_CHECKSUM = 1 << 1,
+	TPA_RX_SCATTER = 1 << 2,
+	TPA_TX_IPV4_CHECKSUM = 1 << 3,
+	TPA_TX_TCP_CHECKSUM = 1 << 4,
+	TPA_TX_TSO = 1 << 5,
+	TPA_TX_MULTI_SEGS = 1 << 6,
+	TPA_TX_FAST_FREE = 1 << 7,
+};
+
+struct tpa_ring_limits {
+	uint16_t min, max, align, wish; /* descriptors; wish 0: none */
+};
+
+struct tpa_info {
+	char driver[64];
+	uint8_t mac[6];
+	int numa; /* -1: unknown */
+	uint16_t max_queues;
+	struct tpa_ring_limits rx, tx;
+	uint16_t mtu, min_mtu, max_mtu;
+	bool sets_mtu; /* the driver has a say in the MTU */
+	bool pads;     /* short frames are padded by the shim */
+	uint32_t offloads;
+	uint16_t reta_size;
+	uint8_t key_size;
+	bool rss;
+};
+
+struct tpa_setup {
+	uint16_t queues, rx_ring, tx_ring, mtu;
+	bool sets_mtu, promiscuous;
+	uint32_t offloads;
+};
+
+struct tpa_link_stats {
+	uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
+	uint64_t rx_missed, rx_no_buffer, rx_errors, tx_errors;
+};
+
+int tpa_probe(const char *devargs, const char *name, uint16_t *port);
+int tpa_remove(uint16_t port);
+int tpa_get_info(uint16_t port, struct tpa_info *info);
+int tpa_configure(uint16_t port, const struct tpa_setup *setup);
+int tpa_setup_queue(uint16_t port, uint16_t queue, const struct tpa_setup *setup, void *pool);
+int tpa_start(uint16_t port, const struct tpa_setup *setup);
+int tpa_stop(uint16_t port);
+bool tpa_link_up(uint16_t port);
+int tpa_get_stats(uint16_t port, struct tpa_link_stats *stats);
+
+void *tpa_pool_new(const char *name, unsigned n, unsigned cache, unsigned room, int numa, int *err);
+unsigned tpa_pool_in_use(void *pool);
+unsigned tpa_pool_size(void *pool);
+void tpa_pool_free(void *pool);
+
+/* queue.c */
+
+struct tpa_frame {
+	void *data;
+	uint32_t len;
+	uint32_t verdict; /* link.Verdict */
+};
+
+/* The receive side of a queue. Only the poller touches it, except for the
+ * counters, which anyone may read. */
+struct tpa_rx {
+	uint16_t port, queue;
+	int lcore;
+	uint32_t max_frame;
+	uint32_t offloads;
+	uint32_t count, next; /* frames fetched; the first that Go has not taken */
+	struct tpa_frame frames[TPA_BURST];
+	uint32_t nheld;
+	uintptr_t held[TPA_BURST]; /* mbufs behind frames */
+	uint8_t *scratch;          /* TPA_BURST buffers of max_frame for joined chains */
+	uint64_t n_frames, n_bytes, n_malformed;
+};
+
+/* A frame between Commit and Flush. */
+struct tpa_slot {
+	uintptr_t mbuf;
+	uint32_t len;
+	uint16_t mss;
+	uint8_t flags; /* link.TxFlags */
+	uint8_t l2_len, l3_len, l4_len;
+};
+
+struct tpa_buffer {
+	uintptr_t mbuf;
+	void *room;
+};
+
+/* The transmit side of a queue. Only the holder of the transmit lock touches
+ * it, except for the counters. */
+struct tpa_tx {
+	uint16_t port, queue;
+	int lcore;
+	void *pool, *big_pool; /* big_pool NULL: no TSO */
+	bool pads;
+	uint32_t depth, head, tail; /* slots; staged are head up to tail */
+	struct tpa_slot *slots;
+	uint32_t nstock;
+	struct tpa_buffer stock[TPA_BURST]; /* used from the end */
+	struct tpa_buffer big;              /* mbuf 0: none */
+	uint64_t n_frames, n_bytes, n_full, n_dropped;
+};
+
+struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads);
+void tpa_rx_burst(struct tpa_rx *rx);
+void tpa_rx_release(struct tpa_rx *rx);
+void tpa_rx_free(struct tpa_rx *rx);
+
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, void *big_pool, uint32_t depth, bool pads);
+void tpa_tx_stock(struct tpa_tx *tx);
+void tpa_tx_stock_big(struct tpa_tx *tx);
+unsigned tpa_tx_burst(struct tpa_tx *tx);
+void tpa_tx_release(struct tpa_tx *tx);
+void tpa_tx_free(struct tpa_tx *tx);
+
+#endif
