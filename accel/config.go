@@ -14,6 +14,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/dpdk"
 )
 
 // Config describes a runtime: which device, under which addresses, how it is
@@ -80,30 +81,7 @@ type TCP = shard.TCP
 
 // DPDK is the environment of DPDK devices. It applies once per process: the
 // first runtime with a DPDK device sets it.
-type DPDK struct {
-	// HugePages: HugeAuto uses them when enough are free, HugeAlways fails
-	// without, HugeNever keeps to ordinary memory. Default: HugeAuto.
-	HugePages HugePages
-	// MemoryMB is the memory for packet buffers in MB, 16 to 65536. Default: what
-	// the queues need, at least 64.
-	MemoryMB int
-	// FilePrefix keeps DPDK processes apart, as --file-prefix does. Letters,
-	// digits, '-' and '_'. Default: "tpa" and the process number.
-	FilePrefix string
-	// ExtraArgs are further EAL arguments. Those that load code (-d) or that the
-	// fields above stand for are refused. Default: none.
-	ExtraArgs []string
-}
-
-// HugePages is a policy for huge pages.
-type HugePages int
-
-// Policies for huge pages.
-const (
-	HugeAuto HugePages = iota
-	HugeAlways
-	HugeNever
-)
+type DPDK = dpdk.EAL
 
 // Fallback is a policy for when acceleration cannot start.
 type Fallback int
@@ -144,7 +122,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //
 // An unset or empty variable leaves the default. The error names the variable
-// and what it may hold.
+// and what it may hold; the configuration that comes with it has the others.
 func ConfigFromEnv() (Config, error) { return configFrom(os.Getenv) }
 
 func configFrom(getenv func(string) string) (Config, error) {
@@ -177,7 +155,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
 	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
 	if err := errors.Join(errs...); err != nil {
-		return Config{}, err
+		return c, err
 	}
 	return c, c.check()
 }
@@ -244,9 +222,6 @@ func (c *Config) check() error {
 		if cpu < 0 {
 			bad("Config.CPUs has %d: want CPU numbers from 0", cpu)
 		}
-	}
-	if c.DPDK.MemoryMB != 0 && (c.DPDK.MemoryMB < 16 || c.DPDK.MemoryMB > 65536) {
-		bad("Config.DPDK.MemoryMB is %d: want 16 to 65536 MB, or 0 for the default", c.DPDK.MemoryMB)
 	}
 	if c.Fallback != Auto && c.Fallback != Never {
 		bad("Config.Fallback is %v: want Auto or Never", c.Fallback)

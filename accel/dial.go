@@ -1,0 +1,260 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// defaultFallbackDelay is how long the first IP version may take before the
+// other one is tried as well: RFC 6555 recommends 300 ms, as package net.
+const defaultFallbackDelay = 300 * time.Millisecond
+
+// A Dialer holds options for connecting, as net.Dialer does. The zero value
+// dials on the default runtime.
+type Dialer struct {
+	// Runtime to dial on. Default: that of Default.
+	Runtime *Runtime
+	// Timeout, Deadline, LocalAddr, FallbackDelay, KeepAlive and KeepAliveConfig
+	// are as in net.Dialer. LocalAddr must be a *net.TCPAddr.
+	Timeout         time.Duration
+	Deadline        time.Time
+	LocalAddr       net.Addr
+	FallbackDelay   time.Duration
+	KeepAlive       time.Duration
+	KeepAliveConfig net.KeepAliveConfig
+}
+
+// Dial connects to an address, like net.Dial. The network must be "tcp", "tcp4"
+// or "tcp6".
+func Dial(network, address string) (net.Conn, error) {
+	var d Dialer
+	return d.Dial(network, address)
+}
+
+// DialTimeout is Dial with a limit on the time it takes, like net.DialTimeout.
+func DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	d := Dialer{Timeout: timeout}
+	return d.Dial(network, address)
+}
+
+// Dial connects to an address, like net.Dialer.Dial.
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to an address, like net.Dialer.DialContext: a name's
+// addresses are tried one after the other, the two IP versions side by side. The
+// context ends the dial, not the connection. All errors are *net.OpError values.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	fail := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Source: d.LocalAddr, Err: err}
+	}
+	if err := checkNetwork(network); err != nil {
+		return fail(err)
+	}
+	rt, err := orDefault(d.Runtime)
+	if err != nil {
+		return fail(err)
+	}
+	if rt.reason != nil {
+		kernel := net.Dialer{
+			Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr, FallbackDelay: d.FallbackDelay,
+			KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
+		}
+		rt.fallbackDials.Add(1)
+		return kernel.DialContext(ctx, network, address)
+	}
+	laddr, ok := d.LocalAddr.(*net.TCPAddr)
+	if d.LocalAddr != nil && !ok {
+		return fail(&net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()})
+	}
+	if deadline := d.deadline(time.Now()); !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	addrs, err := resolve(ctx, network, address)
+	if err != nil {
+		return fail(err)
+	}
+	a := attempt{rt: rt, network: network, laddr: laddr, options: tpanet.DialOptions{
+		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig),
+	}}
+	first, second := a.partition(addrs)
+	start := time.Now()
+	var c net.Conn
+	if len(second) == 0 || d.FallbackDelay < 0 {
+		c, err = a.serial(ctx, append(first, second...))
+	} else {
+		delay := d.FallbackDelay
+		if delay == 0 {
+			delay = defaultFallbackDelay
+		}
+		c, err = a.race(ctx, first, second, delay)
+	}
+	rt.dials.count(err, time.Since(start))
+	return c, err
+}
+
+// deadline is the earlier of Timeout and Deadline, zero for none.
+func (d *Dialer) deadline(now time.Time) time.Time {
+	earliest := d.Deadline
+	if d.Timeout != 0 {
+		if t := now.Add(d.Timeout); earliest.IsZero() || t.Before(earliest) {
+			earliest = t
+		}
+	}
+	return earliest
+}
+
+// attempt is one dial with its options.
+type attempt struct {
+	rt      *Runtime
+	network string
+	laddr   *net.TCPAddr
+	options tpanet.DialOptions
+}
+
+// partition splits addresses into those of the IP version of the first and the
+// others. A local address rules one version out.
+func (a *attempt) partition(addrs []*net.TCPAddr) (first, second []*net.TCPAddr) {
+	v4 := addrs[0].IP.To4() != nil
+	for _, addr := range addrs {
+		switch is4 := addr.IP.To4() != nil; {
+		case a.laddr != nil && len(a.laddr.IP) > 0 && !a.laddr.IP.IsUnspecified() && is4 != (a.laddr.IP.To4() != nil) && len(addrs) > 1:
+		case is4 == v4:
+			first = append(first, addr)
+		default:
+			second = append(second, addr)
+		}
+	}
+	if len(first) == 0 {
+		return second, nil
+	}
+	return first, second
+}
+
+// serial tries the addresses in order and returns the first error. Each gets a
+// fair part of the time left, at least 2 s, as in package net.
+func (a *attempt) serial(ctx context.Context, addrs []*net.TCPAddr) (net.Conn, error) {
+	var firstErr error
+	for i, raddr := range addrs {
+		one, cancel := ctx, context.CancelFunc(func() {})
+		if deadline, ok := ctx.Deadline(); ok && i < len(addrs)-1 {
+			share := max(time.Until(deadline)/time.Duration(len(addrs)-i), 2*time.Second)
+			one, cancel = context.WithTimeout(ctx, share)
+		}
+		c, err := a.dial(one, raddr)
+		cancel()
+		if err == nil {
+			return c, nil
+		}
+		if firstErr == nil {
+			firstErr = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, firstErr
+}
+
+// race tries the second list after the delay, or as soon as the first has
+// failed, and returns the first connection.
+func (a *attempt) race(ctx context.Context, first, second []*net.TCPAddr, delay time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		c       net.Conn
+		err     error
+		primary bool
+	}
+	results := make(chan result)
+	returned := make(chan struct{})
+	defer close(returned)
+	run := func(addrs []*net.TCPAddr, primary bool) {
+		c, err := a.serial(ctx, addrs)
+		select {
+		case results <- result{c, err, primary}:
+		case <-returned:
+			if c != nil {
+				c.Close()
+			}
+		}
+	}
+	go run(first, true)
+	wait := time.NewTimer(delay)
+	defer wait.Stop()
+	running, started := 1, false
+	var primaryErr error
+	for {
+		select {
+		case <-wait.C:
+			if !started {
+				started = true
+				running++
+				go run(second, false)
+			}
+		case r := <-results:
+			if r.err == nil {
+				return r.c, nil
+			}
+			running--
+			if r.primary {
+				primaryErr = r.err
+				if !started {
+					wait.Reset(0)
+					continue
+				}
+			}
+			if running == 0 && started {
+				return nil, primaryErr
+			}
+		}
+	}
+}
+
+// dial connects to one address on the shard whose turn it is.
+func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error) {
+	a.rt.mu.Lock()
+	closed := a.rt.closed
+	a.rt.mu.Unlock()
+	if closed {
+		return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: errClosed}
+	}
+	stack := a.rt.stacks[int(a.rt.next.Add(1)-1)%len(a.rt.stacks)]
+	c, err := tpanet.Dial(ctx, stack, a.laddr, raddr, a.network, a.options)
+	if err != nil {
+		return nil, err // not c, which would be a net.Conn that is not nil
+	}
+	return c, nil
+}
+
+// dialCounters count how dials ended.
+type dialCounters struct {
+	ok, refused, timeout, canceled, failed atomic.Uint64
+	time                                   atomic.Int64
+}
+
+func (d *dialCounters) count(err error, took time.Duration) {
+	d.time.Add(int64(took))
+	var t interface{ Timeout() bool }
+	switch {
+	case err == nil:
+		d.ok.Add(1)
+	case errors.Is(err, context.Canceled):
+		d.canceled.Add(1)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		d.refused.Add(1)
+	case errors.As(err, &t) && t.Timeout():
+		d.timeout.Add(1)
+	default:
+		d.failed.Add(1)
+	}
+}

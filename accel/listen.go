@@ -1,0 +1,142 @@
+package accel
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// defaultKeepAlive is what package net does with a zero KeepAlive: probes every
+// 15 s.
+const defaultKeepAlive = 15 * time.Second
+
+// A ListenConfig holds options for listening, as net.ListenConfig does. The zero
+// value listens on the default runtime.
+type ListenConfig struct {
+	// Runtime to listen on. Default: that of Default.
+	Runtime *Runtime
+	// KeepAlive is as in net.ListenConfig: the time between keep-alive probes of
+	// accepted connections, negative for none. Default: 15 s.
+	KeepAlive time.Duration
+	// KeepAliveConfig is as in net.ListenConfig. Default: unused.
+	KeepAliveConfig net.KeepAliveConfig
+	// Backlog is the number of connections that may wait for Accept, per shard, 1
+	// to 65535. Default: 4096.
+	Backlog int
+}
+
+// Listen announces on a local address, like net.Listen. The network must be
+// "tcp", "tcp4" or "tcp6".
+func Listen(network, address string) (net.Listener, error) {
+	var lc ListenConfig
+	return lc.Listen(context.Background(), network, address)
+}
+
+// Listen announces on a local address, like net.ListenConfig.Listen. All errors
+// are *net.OpError values.
+func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	fail := func(addr net.Addr, err error) (net.Listener, error) {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: err}
+	}
+	if err := checkNetwork(network); err != nil {
+		return fail(nil, err)
+	}
+	rt, err := orDefault(lc.Runtime)
+	if err != nil {
+		return fail(nil, err)
+	}
+	if rt.reason != nil {
+		kernel := net.ListenConfig{KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
+		l, err := kernel.Listen(ctx, network, address)
+		if err == nil {
+			rt.fallbackListens.Add(1)
+		}
+		return l, err
+	}
+	addrs, err := resolve(ctx, network, address)
+	if err != nil {
+		return fail(nil, err)
+	}
+	laddr := addrs[0]
+	l, err := tpanet.Listen(rt.stacks, laddr, network, tpanet.ListenOptions{
+		Backlog: lc.Backlog, KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
+	})
+	if err != nil {
+		return nil, err
+	}
+	tracked := &listener{Listener: l, rt: rt}
+	if !rt.keep(tracked) {
+		l.Close()
+		return fail(laddr, errClosed)
+	}
+	return tracked, nil
+}
+
+// listener is a listener that its runtime knows of.
+type listener struct {
+	*tpanet.Listener
+	rt   *Runtime
+	once sync.Once
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() { l.rt.forget(l) })
+	return l.Listener.Close()
+}
+
+func orDefault(rt *Runtime) (*Runtime, error) {
+	if rt != nil {
+		return rt, nil
+	}
+	return Default()
+}
+
+// keepAlive merges the two ways to ask for keep-alive, as package net does.
+func keepAlive(period time.Duration, c net.KeepAliveConfig) net.KeepAliveConfig {
+	if c.Enable || period < 0 {
+		return c
+	}
+	if period == 0 {
+		period = defaultKeepAlive
+	}
+	return net.KeepAliveConfig{Enable: true, Idle: period, Interval: period}
+}
+
+// resolve returns the addresses that a network and an address stand for, at
+// least one, in the order to try them. A missing host is the unspecified address.
+func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, network, service)
+	if err != nil {
+		return nil, err
+	}
+	if host == "" {
+		return []*net.TCPAddr{{Port: port}}, nil
+	}
+	var ips []netip.Addr
+	if ip, err := netip.ParseAddr(host); err == nil {
+		ips = []netip.Addr{ip}
+	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+		return nil, err
+	}
+	var addrs []*net.TCPAddr
+	for _, ip := range ips {
+		ip = ip.Unmap()
+		if network == "tcp4" && !ip.Is4() || network == "tcp6" && !ip.Is6() {
+			continue
+		}
+		addrs = append(addrs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port))))
+	}
+	if len(addrs) == 0 {
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: strings.Trim(host, "[]")}
+	}
+	return addrs, nil
+}

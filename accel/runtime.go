@@ -1,0 +1,251 @@
+package accel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/shard"
+	"github.com/gotpa/tpa/link"
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// A Runtime is a device and the shards that drive its queues. One that could not
+// start and fell back has no device and serves through the kernel.
+type Runtime struct {
+	config Config
+	log    *slog.Logger
+	// reason is why the runtime fell back, nil for an accelerated one.
+	reason error
+
+	device     link.Device
+	neighbours *link.Neighbours
+	shards     []*shard.Shard
+	stacks     []tpanet.Stack
+	next       atomic.Uint32 // the shard of the next dial
+
+	dials dialCounters
+
+	// mu guards the following fields.
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	closed    bool
+
+	fallbackListens, fallbackDials atomic.Uint64
+}
+
+// New starts a runtime. When that fails and the fallback policy is Auto, it logs
+// why and returns a runtime that serves through the kernel; see Fallback.
+func New(c Config) (*Runtime, error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	rt := &Runtime{config: c, log: c.Logger, listeners: make(map[net.Listener]struct{})}
+	if err := rt.start(); err != nil {
+		if c.Fallback != Auto {
+			return nil, fmt.Errorf("accel: %w", err)
+		}
+		rt.fallBack(err)
+	}
+	return rt, nil
+}
+
+func (rt *Runtime) fallBack(reason error) {
+	rt.reason = reason
+	rt.log.Warn("serving through the kernel: acceleration could not start", "reason", reason)
+}
+
+// start opens the device and starts its shards, or leaves nothing behind.
+func (rt *Runtime) start() (err error) {
+	c := &rt.config
+	if err := c.check(); err != nil {
+		return err
+	}
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			rt.stop()
+		}
+	}()
+	rt.device = dev
+	info := dev.Info()
+	if len(c.Addrs) == 0 {
+		return errors.New("no address for the device: set TPA_ADDR or Config.Addrs, such as 10.0.0.2/24")
+	}
+	mtu := info.MTU
+	if c.MTU != 0 {
+		if c.MTU > info.MTU {
+			return fmt.Errorf("Config.MTU is %d: %s takes at most %d", c.MTU, info.Name, info.MTU)
+		}
+		mtu = c.MTU
+	}
+	queues := info.Queues
+	if c.Queues != 0 {
+		if c.Queues > queues {
+			return fmt.Errorf("Config.Queues is %d: %s has %d", c.Queues, info.Name, queues)
+		}
+		queues = c.Queues
+	}
+	if n := len(c.CPUs); n != 0 && n < queues {
+		return fmt.Errorf("Config.CPUs names %d CPUs for %d queues: want one for each", n, queues)
+	}
+	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
+	for i := range queues {
+		cpu := -1
+		if len(c.CPUs) > 0 {
+			cpu = c.CPUs[i]
+		}
+		s, err := shard.New(shard.Options{
+			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Logger: rt.log,
+		})
+		if err != nil {
+			return err
+		}
+		rt.shards = append(rt.shards, s)
+		rt.stacks = append(rt.stacks, s)
+		s.Start()
+	}
+	for _, a := range c.Addrs {
+		if err := rt.addAddress(a); err != nil {
+			return err
+		}
+	}
+	rt.setRoutes()
+	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", c.Addrs, "mtu", mtu)
+	return nil
+}
+
+func (rt *Runtime) addAddress(p netip.Prefix) error {
+	a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
+	for _, s := range rt.shards {
+		if err := s.AddAddress(a); err != nil {
+			return err
+		}
+	}
+	rt.neighbours.AddLocal(a.Address)
+	return nil
+}
+
+// setRoutes installs the prefixes of the addresses and the gateways.
+func (rt *Runtime) setRoutes() {
+	var routes []shard.Route
+	for _, p := range rt.config.Addrs {
+		a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
+		routes = append(routes, shard.Route{Destination: a.Subnet()})
+	}
+	for _, g := range rt.config.Gateways {
+		everything := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(make([]byte, g.BitLen()/8))}
+		routes = append(routes, shard.Route{
+			Destination: everything.Subnet(), Gateway: tcpip.AddrFromSlice(g.AsSlice()),
+		})
+	}
+	for _, s := range rt.shards {
+		s.SetRoutes(routes)
+	}
+}
+
+// stop ends the shards and gives the device back.
+func (rt *Runtime) stop() error {
+	for _, s := range rt.shards {
+		s.Close()
+	}
+	if rt.neighbours != nil {
+		rt.neighbours.Close()
+	}
+	return rt.device.Close()
+}
+
+// Close closes the listeners, resets the connections that are still open, stops
+// the pollers and gives the device back. Closing twice is harmless.
+func (rt *Runtime) Close() error {
+	rt.mu.Lock()
+	if rt.closed {
+		rt.mu.Unlock()
+		return nil
+	}
+	rt.closed = true
+	listeners := rt.listeners
+	rt.listeners = nil
+	rt.mu.Unlock()
+	for l := range listeners {
+		l.Close()
+	}
+	if rt.reason != nil {
+		return nil
+	}
+	return rt.stop()
+}
+
+// Accelerated reports whether connections run on the device, and if not, why.
+func (rt *Runtime) Accelerated() (bool, error) { return rt.reason == nil, rt.reason }
+
+// errClosed is what a closed runtime answers.
+var errClosed = fmt.Errorf("the runtime is closed: %w", net.ErrClosed)
+
+// keep remembers a listener, so that Close closes it.
+func (rt *Runtime) keep(l net.Listener) bool {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.closed {
+		return false
+	}
+	rt.listeners[l] = struct{}{}
+	return true
+}
+
+func (rt *Runtime) forget(l net.Listener) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	delete(rt.listeners, l)
+}
+
+var standard struct {
+	sync.Mutex
+	rt *Runtime
+}
+
+// Default returns the default runtime. The first call starts it from the
+// environment; see ConfigFromEnv.
+func Default() (*Runtime, error) {
+	standard.Lock()
+	defer standard.Unlock()
+	if standard.rt != nil {
+		return standard.rt, nil
+	}
+	c, err := ConfigFromEnv()
+	if err != nil {
+		if c.Fallback != Auto {
+			return nil, fmt.Errorf("accel: %w", err)
+		}
+		rt := &Runtime{log: slog.Default(), listeners: make(map[net.Listener]struct{})}
+		rt.fallBack(err)
+		standard.rt = rt
+		return rt, nil
+	}
+	rt, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	standard.rt = rt
+	return rt, nil
+}
+
+// SetDefault makes rt the default runtime and returns the one before, which may
+// be nil. The caller closes it.
+func SetDefault(rt *Runtime) (old *Runtime) {
+	standard.Lock()
+	defer standard.Unlock()
+	old, standard.rt = standard.rt, rt
+	return old
+}
