@@ -15,6 +15,7 @@
 #include <rte_log.h>
 #include <rte_version.h>
 
+#include "internal.h"
 #include "shim.h"
 
 const char *tpa_version(void)

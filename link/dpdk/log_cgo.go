@@ -3,7 +3,6 @@
 package dpdk
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -25,11 +24,8 @@ type logReader struct {
 	marked int
 }
 
-// DPDK's log levels (rte_log.h).
-const (
-	logError   = 4
-	logWarning = 5
-)
+// logError and below are errors (rte_log.h).
+const logError = 4
 
 // markPrefix starts a message that DPDK cannot have written.
 const markPrefix = "\x01mark "
@@ -82,20 +78,15 @@ func (r *logReader) add(level int, line string) {
 	if line == "" {
 		return
 	}
-	switch {
-	case level <= logError:
+	// DPDK calls many a thing an error or a warning that is part of trying, and
+	// what makes an operation fail is in the operation's error.
+	r.logger.Debug("dpdk", "level", level, "message", line)
+	if level <= logError {
 		r.mu.Lock()
 		if len(r.errors) < 16 {
 			r.errors = append(r.errors, line)
 		}
 		r.mu.Unlock()
-		// The operation that failed returns an error; whether it matters is for the
-		// caller to say.
-		r.logger.Warn("dpdk", "message", line)
-	case level == logWarning:
-		r.logger.Info("dpdk", "message", line)
-	default:
-		r.logger.LogAttrs(context.Background(), slog.LevelDebug, "dpdk", slog.String("message", line))
 	}
 }
 

@@ -11,9 +11,8 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 
+#include "internal.h"
 #include "shim.h"
-
-void tpa_quiet(bool on);
 
 static const struct {
 	enum tpa_offload ours;
@@ -72,6 +71,7 @@ int tpa_remove(uint16_t port)
 	if (ret != 0)
 		return ret;
 	tpa_quiet(true);
+	(void)rte_eth_dev_stop(port); /* or closing is refused */
 	ret = rte_eth_dev_close(port);
 	if (ret == 0)
 		ret = rte_dev_remove(info.device);
@@ -181,16 +181,6 @@ int tpa_start(uint16_t port, const struct tpa_setup *setup)
 					  : rte_eth_promiscuous_disable(port));
 	(void)rte_eth_stats_reset(port);
 	(void)rte_eth_xstats_reset(port);
-	tpa_quiet(false);
-	return ret;
-}
-
-int tpa_stop(uint16_t port)
-{
-	int ret;
-
-	tpa_quiet(true);
-	ret = rte_eth_dev_stop(port);
 	tpa_quiet(false);
 	return ret;
 }

@@ -290,16 +290,23 @@ func (d *device) Close() error {
 	}
 	d.closed = true
 	d.last = d.stats()
-	C.tpa_stop(d.id)
 	return d.release()
 }
 
 // release undoes open as far as it came. The caller holds environment.mu.
 func (d *device) release() error {
 	for _, q := range d.queues {
+		q.Close()
+	}
+	var err error
+	if d.info.Driver == "net_memif" {
+		err = errno(C.tpa_memif_remove(d.id))
+	} else {
+		err = errno(C.tpa_remove(d.id))
+	}
+	for _, q := range d.queues {
 		q.free()
 	}
-	err := errno(C.tpa_remove(d.id))
 	if err != nil {
 		err = fmt.Errorf("dpdk: %s: cannot be given back: %w", d.info.Name, err)
 	}

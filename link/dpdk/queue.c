@@ -1,7 +1,12 @@
 //go:build dpdk && cgo && linux
 
+#define _GNU_SOURCE
+#include <linux/membarrier.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <rte_branch_prediction.h>
 #include <rte_ethdev.h>
@@ -10,6 +15,7 @@
 #include <rte_mbuf.h>
 #include <rte_prefetch.h>
 
+#include "internal.h"
 #include "shim.h"
 
 /* link.Verdict and link.TxFlags */
@@ -22,19 +28,73 @@ static inline void count(uint64_t *counter, uint64_t n)
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
 }
 
-/* Puts an lcore number on for the time of a call, see tpa_lcore_take. */
-static inline unsigned enter(int lcore)
+/* Every call into a driver is between enter and leave. They put the lcore number
+ * on, and let tpa_quiesce see who is inside. */
+static inline unsigned enter(struct tpa_side *side)
 {
 	unsigned outer = RTE_PER_LCORE(_lcore_id);
 
-	if (lcore >= 0)
-		RTE_PER_LCORE(_lcore_id) = lcore;
+	__atomic_store_n(&side->steps, side->steps + 1, __ATOMIC_RELAXED);
+	rte_compiler_barrier(); /* the processor's part is tpa_quiesce's membarrier */
+	if (side->lcore >= 0)
+		RTE_PER_LCORE(_lcore_id) = side->lcore;
 	return outer;
 }
 
-static inline void leave(unsigned outer)
+static inline void leave(struct tpa_side *side, unsigned outer)
 {
 	RTE_PER_LCORE(_lcore_id) = outer;
+	__atomic_store_n(&side->steps, side->steps + 1, __ATOMIC_RELEASE);
+}
+
+static pthread_mutex_t sides_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct tpa_side *sides;
+
+static void side_add(struct tpa_side *side, uint16_t port, uint16_t queue, int lcore)
+{
+	static bool registered;
+
+	side->port = port;
+	side->queue = queue;
+	side->lcore = lcore;
+	pthread_mutex_lock(&sides_lock);
+	if (!registered) {
+		(void)syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0);
+		registered = true;
+	}
+	side->next = sides;
+	sides = side;
+	pthread_mutex_unlock(&sides_lock);
+}
+
+static void side_remove(struct tpa_side *side)
+{
+	struct tpa_side **p;
+
+	pthread_mutex_lock(&sides_lock);
+	for (p = &sides; *p != side; p = &(*p)->next)
+		;
+	*p = side->next;
+	pthread_mutex_unlock(&sides_lock);
+}
+
+/* Returns when every call into a driver that was under way has ended. Gives up
+ * after a second: a stuck poller must not take this thread with it. */
+void tpa_quiesce(void)
+{
+	struct tpa_side *side;
+	int tries = 0;
+
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0) != 0)
+		usleep(10000); /* a kernel older than 4.14: store buffers have long drained */
+	pthread_mutex_lock(&sides_lock);
+	for (side = sides; side != NULL; side = side->next) {
+		uint32_t steps = __atomic_load_n(&side->steps, __ATOMIC_ACQUIRE);
+
+		while (steps % 2 == 1 && __atomic_load_n(&side->steps, __ATOMIC_ACQUIRE) == steps && tries++ < 20000)
+			usleep(50);
+	}
+	pthread_mutex_unlock(&sides_lock);
 }
 
 /* Receiving */
@@ -52,9 +112,7 @@ struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max
 		free(rx);
 		return NULL;
 	}
-	rx->port = port;
-	rx->queue = queue;
-	rx->lcore = lcore;
+	side_add(&rx->side, port, queue, lcore);
 	rx->max_frame = max_frame;
 	rx->offloads = offloads;
 	return rx;
@@ -167,18 +225,18 @@ static uint32_t verdict(uint64_t flags, uint32_t offloads, const uint8_t *frame,
 
 void tpa_rx_release(struct tpa_rx *rx)
 {
-	unsigned outer = enter(rx->lcore);
+	unsigned outer = enter(&rx->side);
 
 	if (rx->nheld > 0)
 		rte_pktmbuf_free_bulk((struct rte_mbuf **)rx->held, rx->nheld);
 	rx->nheld = rx->count = rx->next = 0;
-	leave(outer);
+	leave(&rx->side, outer);
 }
 
 /* Frees the previous burst and fetches the next. */
 void tpa_rx_burst(struct tpa_rx *rx)
 {
-	unsigned outer = enter(rx->lcore);
+	unsigned outer = enter(&rx->side);
 	struct rte_mbuf *burst[TPA_BURST];
 	uint32_t kept = 0, held = 0;
 	uint64_t bytes = 0;
@@ -187,7 +245,7 @@ void tpa_rx_burst(struct tpa_rx *rx)
 	if (rx->nheld > 0)
 		rte_pktmbuf_free_bulk((struct rte_mbuf **)rx->held, rx->nheld);
 
-	n = rte_eth_rx_burst(rx->port, rx->queue, burst, TPA_BURST);
+	n = rte_eth_rx_burst(rx->side.port, rx->side.queue, burst, TPA_BURST);
 	for (i = 0; i < n; i++)
 		rte_prefetch0(rte_pktmbuf_mtod(burst[i], void *));
 	for (i = 0; i < n; i++) {
@@ -228,11 +286,12 @@ void tpa_rx_burst(struct tpa_rx *rx)
 		count(&rx->n_frames, kept);
 		count(&rx->n_bytes, bytes);
 	}
-	leave(outer);
+	leave(&rx->side, outer);
 }
 
 void tpa_rx_free(struct tpa_rx *rx)
 {
+	side_remove(&rx->side);
 	free(rx->scratch);
 	free(rx);
 }
@@ -251,9 +310,7 @@ struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, 
 		free(tx);
 		return NULL;
 	}
-	tx->port = port;
-	tx->queue = queue;
-	tx->lcore = lcore;
+	side_add(&tx->side, port, queue, lcore);
 	tx->pool = pool;
 	tx->big_pool = big_pool;
 	tx->depth = depth;
@@ -281,22 +338,22 @@ static void stock(struct tpa_tx *tx)
 
 void tpa_tx_stock(struct tpa_tx *tx)
 {
-	unsigned outer = enter(tx->lcore);
+	unsigned outer = enter(&tx->side);
 
 	stock(tx);
-	leave(outer);
+	leave(&tx->side, outer);
 }
 
 void tpa_tx_stock_big(struct tpa_tx *tx)
 {
-	unsigned outer = enter(tx->lcore);
+	unsigned outer = enter(&tx->side);
 	struct rte_mbuf *m = rte_pktmbuf_alloc(tx->big_pool);
 
 	if (m != NULL) {
 		tx->big.mbuf = (uintptr_t)m;
 		tx->big.room = rte_pktmbuf_mtod(m, void *);
 	}
-	leave(outer);
+	leave(&tx->side, outer);
 }
 
 /* Writes what a slot says into its mbuf. Tells whether the driver must prepare
@@ -337,7 +394,7 @@ static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_
  * Returns how many left the staging area. */
 unsigned tpa_tx_burst(struct tpa_tx *tx)
 {
-	unsigned outer = enter(tx->lcore);
+	unsigned outer = enter(&tx->side);
 	struct rte_mbuf *burst[TPA_BURST];
 	uint32_t n = RTE_MIN(tx->tail - tx->head, (uint32_t)TPA_BURST), i;
 	uint16_t ready, sent = 0;
@@ -353,9 +410,9 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 	}
 	ready = n;
 	if (prepare)
-		ready = rte_eth_tx_prepare(tx->port, tx->queue, burst, n);
+		ready = rte_eth_tx_prepare(tx->side.port, tx->side.queue, burst, n);
 	if (ready > 0)
-		sent = rte_eth_tx_burst(tx->port, tx->queue, burst, ready);
+		sent = rte_eth_tx_burst(tx->side.port, tx->side.queue, burst, ready);
 	for (i = 0; i < sent; i++)
 		bytes += tx->slots[tx->head + i].len;
 	gone = sent;
@@ -382,14 +439,14 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 restock:
 	if (tx->nstock < TPA_BURST / 2)
 		stock(tx);
-	leave(outer);
+	leave(&tx->side, outer);
 	return gone;
 }
 
 /* Frees all that is staged or in stock. */
 void tpa_tx_release(struct tpa_tx *tx)
 {
-	unsigned outer = enter(tx->lcore);
+	unsigned outer = enter(&tx->side);
 
 	count(&tx->n_dropped, tx->tail - tx->head);
 	for (; tx->head < tx->tail; tx->head++)
@@ -400,11 +457,12 @@ void tpa_tx_release(struct tpa_tx *tx)
 	if (tx->big.mbuf != 0)
 		rte_pktmbuf_free((struct rte_mbuf *)tx->big.mbuf);
 	tx->big.mbuf = 0;
-	leave(outer);
+	leave(&tx->side, outer);
 }
 
 void tpa_tx_free(struct tpa_tx *tx)
 {
+	side_remove(&tx->side);
 	free(tx->slots);
 	free(tx);
 }

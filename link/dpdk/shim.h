@@ -64,12 +64,11 @@ struct tpa_link_stats {
 };
 
 int tpa_probe(const char *devargs, const char *name, uint16_t *port);
-int tpa_remove(uint16_t port);
+int tpa_remove(uint16_t port); /* stops, closes and detaches */
 int tpa_get_info(uint16_t port, struct tpa_info *info);
 int tpa_configure(uint16_t port, const struct tpa_setup *setup);
 int tpa_setup_queue(uint16_t port, uint16_t queue, const struct tpa_setup *setup, void *pool);
 int tpa_start(uint16_t port, const struct tpa_setup *setup);
-int tpa_stop(uint16_t port);
 bool tpa_link_up(uint16_t port);
 int tpa_get_stats(uint16_t port, struct tpa_link_stats *stats);
 
@@ -77,6 +76,10 @@ void *tpa_pool_new(const char *name, unsigned n, unsigned cache, unsigned room, 
 unsigned tpa_pool_in_use(void *pool);
 unsigned tpa_pool_size(void *pool);
 void tpa_pool_free(void *pool);
+
+/* memif.c */
+
+int tpa_memif_remove(uint16_t port);
 
 /* queue.c */
 
@@ -86,11 +89,18 @@ struct tpa_frame {
 	uint32_t verdict; /* link.Verdict */
 };
 
+/* What the two sides of a queue have in common. */
+struct tpa_side {
+	uint16_t port, queue;
+	int lcore;              /* see tpa_lcore_take; -1: none */
+	uint32_t steps;         /* odd while inside the driver */
+	struct tpa_side *next;  /* of all sides in the process */
+};
+
 /* The receive side of a queue. Only the poller touches it, except for the
  * counters, which anyone may read. */
 struct tpa_rx {
-	uint16_t port, queue;
-	int lcore;
+	struct tpa_side side;
 	uint32_t max_frame;
 	uint32_t offloads;
 	uint32_t count, next; /* frames fetched; the first that Go has not taken */
@@ -118,8 +128,7 @@ struct tpa_buffer {
 /* The transmit side of a queue. Only the holder of the transmit lock touches
  * it, except for the counters. */
 struct tpa_tx {
-	uint16_t port, queue;
-	int lcore;
+	struct tpa_side side;
 	void *pool, *big_pool; /* big_pool NULL: no TSO */
 	bool pads;
 	uint32_t depth, head, tail; /* slots; staged are head up to tail */

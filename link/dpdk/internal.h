@@ -1,0 +1,10 @@
+/* What the shim's own files share. */
+#ifndef TPA_INTERNAL_H
+#define TPA_INTERNAL_H
+
+#include <stdbool.h>
+
+void tpa_quiet(bool on);
+void tpa_quiesce(void);
+
+#endif
