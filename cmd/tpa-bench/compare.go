@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
+)
+
+func newCompare() *cobra.Command {
+	var l loadFlags
+	var rounds int
+	var names []string
+	var serverCPUs, clientCPUs []int
+	cmd := &cobra.Command{
+		Use:   "compare --workload NAME --rounds R",
+		Short: "Compare the kernel's TCP with the accelerated one",
+		Long: `compare starts a server and a client as two processes on processors of their own,
+runs the same load over each transport in turn (kernel, accel, kernel, accel, …),
+and prints medians over the rounds, the ratios accel / kernel and how far the
+rounds lie apart. Every round has new processes. Go uses as many processors in
+each as it is pinned to.
+
+  kernel   runs over the loopback interface
+  accel    runs over a DPDK memif pair, shared memory between the two processes;
+           device, addresses and gateway are compare's own
+
+CPU per request is the processor time of each process over the measured window,
+in user and system mode, by answered requests. The accelerated processes poll:
+while there is traffic they use all of their processors, however much there is.
+
+Ctrl-C ends the run and prints the rounds that there are.
+
+` + workloadHelp(),
+		Example: `  tpa-bench compare --workload get --conns 50
+  tpa-bench compare --workload rr --conns 1 --rounds 9 -o json --out rr.json
+  tpa-bench compare --workload get --transports kernel -o html --out kernel.html`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := l.output.check(); err != nil {
+				return err
+			}
+			cfg, err := l.config(nil)
+			if err != nil {
+				return err
+			}
+			if rounds < 1 || rounds > 1000 {
+				return usageError{fmt.Errorf("--rounds %d: want 1 to 1000", rounds)}
+			}
+			if len(names) == 0 {
+				return usageError{errors.New("--transports names none: want kernel, accel or both")}
+			}
+			for i, n := range names {
+				if err := checkTransport(n); err != nil {
+					return err
+				}
+				if slices.Contains(names[:i], n) {
+					return usageError{fmt.Errorf("--transports names %s twice", n)}
+				}
+			}
+			for _, own := range []string{"dev", "ip", "gateway"} {
+				if cmd.Flags().Changed(own) {
+					return usageError{fmt.Errorf("--%s: compare makes its own pair of devices; for others start serve and run yourself", own)}
+				}
+			}
+			if err := setDevice(cmd); err != nil {
+				return err
+			}
+			pins, err := choosePins(serverCPUs, clientCPUs)
+			if err != nil {
+				return err
+			}
+			live := newProgress(cmd.ErrOrStderr(), time.Duration(rounds*len(names))*(cfg.Warmup+cfg.Duration), l.quiet)
+			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live}
+			runs, err := m.play(cmd.Context(), names, rounds)
+			live.done()
+			if len(runs) == 0 {
+				return err
+			}
+			c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
+			return errors.Join(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
+		},
+	}
+	f := cmd.Flags()
+	l.add(cmd)
+	f.IntVar(&rounds, "rounds", 5, "`R` measurements of each transport")
+	f.StringSliceVar(&names, "transports", transport.Names, "which to run")
+	f.IntSliceVar(&serverCPUs, "server-cpus", nil, "CPUs of the server (default: half of the processors, at most one per queue)")
+	f.IntSliceVar(&clientCPUs, "client-cpus", nil, "CPUs of the client (default: likewise, others)")
+	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatBenchstat)
+	addDeviceFlags(cmd)
+	return cmd
+}
+
+// pins are the processors of the two processes.
+type pins struct{ server, client []int }
+
+// choosePins fills in what was not asked for: one processor per queue and side,
+// as far as they go, from opposite ends of the list so that two hyper-threads of
+// one core are the last to meet.
+func choosePins(server, client []int) (pins, error) {
+	all := machine.CPUs(0)
+	for _, cpu := range append(slices.Clone(server), client...) {
+		if !slices.Contains(all, cpu) {
+			return pins{}, usageError{fmt.Errorf("CPU %d is none that this process may use: %v", cpu, all)}
+		}
+	}
+	if len(server) > 0 && len(client) > 0 {
+		return pins{server, client}, nil
+	}
+	free := slices.DeleteFunc(slices.Clone(all), func(cpu int) bool {
+		return slices.Contains(server, cpu) || slices.Contains(client, cpu)
+	})
+	sides := 2
+	if len(server)+len(client) > 0 {
+		sides = 1
+	}
+	n := min(queues(), len(free)/sides)
+	if n == 0 {
+		return pins{}, fmt.Errorf("compare needs two processors, one for the server and one for the client: this process may use %v", all)
+	}
+	if len(server) == 0 {
+		server = free[:n]
+	}
+	if len(client) == 0 {
+		client = free[len(free)-n:]
+	}
+	return pins{server, client}, nil
+}
+
+// queues is the number of device queues that the environment asks for.
+func queues() int {
+	var n int
+	fmt.Sscan(os.Getenv("TPA_QUEUES"), &n)
+	return max(n, 1)
+}
+
+// play runs all rounds. It returns those that were measured, with the error that
+// ended the rest; a done ctx is none if there is a round.
+func (m *match) play(ctx context.Context, names []string, rounds int) (runs []report.Run, err error) {
+	dir, err := os.MkdirTemp("", "tpa-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	m.dir = dir
+	if slices.Contains(names, transport.Accel) && names[0] != transport.Accel {
+		// Say now, not after the kernel's first round, that it cannot be.
+		if err := m.rehearse(ctx, transport.Accel); err != nil {
+			return nil, err
+		}
+	}
+	for round := range rounds {
+		for i, name := range names {
+			m.live.next(fmt.Sprintf("round %d of %d, %s", round+1, rounds, name), time.Duration(round*len(names)+i)*m.seconds)
+			r, err := m.measure(ctx, name)
+			if r != nil {
+				r.Round = round + 1
+				runs = append(runs, *r)
+			}
+			if ctx.Err() != nil && len(runs) > 0 {
+				return runs, nil
+			}
+			if err != nil {
+				return runs, err
+			}
+		}
+	}
+	return runs, nil
+}
+
+// without returns the environment less some variables.
+func without(env []string, names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains(names, name)
+	})
+}

@@ -1,0 +1,103 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Config describes a run. Workload, Conns, Duration and Dial must be set.
+type Config struct {
+	Workload Workload
+	// Dial makes a connection to the server.
+	Dial func(context.Context) (net.Conn, error)
+	// Conns is the number of connections, 1 to 100,000.
+	Conns int
+	// Payload is the size of a value or message in bytes, 1 to 16 MB. Default: the
+	// workload's.
+	Payload int
+	// Pipeline is how many requests a connection has under way, 1 to 10,000.
+	// Default: the workload's.
+	Pipeline int
+	// Rate is how many requests are due per second over all connections. 0: the
+	// loop is closed.
+	Rate float64
+	// Warmup is left out of the measurement. Default: none.
+	Warmup time.Duration
+	// Duration is how long to measure.
+	Duration time.Duration
+	// Verify compares every byte that comes back with what it must be.
+	Verify bool
+	// GoTimers paces an open loop with Go's timers, which are exact only in a
+	// process that never idles. The default is kernel timers, which are always.
+	GoTimers bool
+	// ServerPID, if not 0, is the server's process on this machine, whose
+	// processor time is measured too.
+	ServerPID int
+	// Progress, if not nil, is called about once a second during a run.
+	Progress func(Progress)
+}
+
+// Progress is the state of a run.
+type Progress struct {
+	Warmup  bool          // not yet measuring
+	Elapsed time.Duration // of Total
+	Total   time.Duration // warm-up and measurement
+	Rate    float64       // requests per second since the last call
+	Errors  uint64        // so far
+}
+
+const (
+	maxConns    = 100_000
+	maxPayload  = 16 << 20 // bytes
+	maxPipeline = 10_000
+)
+
+// Check refuses what cannot be run.
+func (c Config) Check() error { return c.normalise() }
+
+// normalise sets defaults and refuses what cannot be run.
+func (c *Config) normalise() error {
+	if c.Payload == 0 {
+		c.Payload = c.Workload.payload
+	}
+	if c.Pipeline == 0 {
+		c.Pipeline = c.Workload.pipeline
+	}
+	name := c.Workload.Name
+	switch {
+	case name == "":
+		return errors.New("a run needs a workload")
+	case c.Conns < 1 || c.Conns > maxConns:
+		return fmt.Errorf("%d connections: want 1 to %d", c.Conns, maxConns)
+	case c.Payload < 1 || c.Payload > maxPayload:
+		return fmt.Errorf("a payload of %d bytes: want 1 to %d", c.Payload, maxPayload)
+	case c.Pipeline < 1 || c.Pipeline > maxPipeline:
+		return fmt.Errorf("a pipeline of %d: want 1 to %d", c.Pipeline, maxPipeline)
+	case c.Rate < 0:
+		return fmt.Errorf("a rate of %v requests per second: want more than 0, or 0 for a closed loop", c.Rate)
+	case c.Duration <= 0:
+		return fmt.Errorf("a duration of %v: want more than 0", c.Duration)
+	case c.Warmup < 0:
+		return fmt.Errorf("a warm-up of %v: want 0 or more", c.Warmup)
+	case c.Workload.fresh && c.Pipeline > 1:
+		return fmt.Errorf("workload %s makes one request per connection: want a pipeline of 1", name)
+	case c.Workload.oneWay && c.Pipeline > 1:
+		return fmt.Errorf("workload %s has no replies to wait for: want a pipeline of 1", name)
+	case c.Workload.oneWay && c.Verify:
+		return fmt.Errorf("workload %s has no replies to verify", name)
+	}
+	return nil
+}
+
+// duplex says whether reading and writing must overlap. Beside the workloads
+// that want it, these are batches whose requests and replies are both large: a
+// client that writes all of them first, and a server that answers as it reads,
+// would wait for each other once the socket buffers are full.
+func (c *Config) duplex() bool {
+	const safe = 32 << 10 // bytes, less than the socket buffers of any transport
+	bothWays := c.Workload.Protocol == "echo" || c.Workload.Name == "mixed"
+	return c.Workload.duplex || bothWays && c.Pipeline*c.Payload > safe
+}

@@ -1,0 +1,17 @@
+// Package load generates requests and measures how they are answered.
+//
+// Each connection has one goroutine with blocking reads and writes (two, where
+// reading and writing must overlap), its own histogram and its own counters;
+// they meet only when the run is over. In the steady state a request allocates
+// nothing.
+//
+// A closed loop sends the next requests when the last are answered. An open loop
+// (Config.Rate) sends by a timetable, whatever the server does, and counts
+// latency from the time a request was due: a server that stalls shows every
+// request that its stall delayed, sent or not.
+//
+// A run connects, warms up, measures for a while, and then waits shortly for
+// what is still under way. Requests per second are the replies that came while
+// it measured; latencies are those of the requests that were due while it
+// measured, with the age of those never answered.
+package load

@@ -1,0 +1,306 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
+)
+
+const (
+	// grace is how long requests under way may take after the end.
+	grace = 2 * time.Second
+	// dialsAtOnce is how many connections are opened at the same time.
+	dialsAtOnce = 64
+	// maxProblems is how many different errors are kept.
+	maxProblems = 5
+)
+
+// Result is what a run measured.
+type Result struct {
+	Config      Config        // with all defaults set
+	Started     time.Time     // of the measurement
+	Elapsed     time.Duration // of the measurement
+	Interrupted bool          // ctx ended it early
+
+	Requests   uint64   // answered while measuring
+	Errors     uint64   // in the whole run
+	Problems   []string // the first few different errors
+	Unanswered uint64   // under way at the end, and not answered within 2 s
+	Unsent     uint64   // open loop: due while measuring, never sent
+
+	Latency *hdrhistogram.Histogram // ns
+	Late    *hdrhistogram.Histogram // open loop: how late the pacer woke, ns
+
+	ClientCPU time.Duration // processor time while measuring
+	ServerCPU time.Duration // -1: not known
+	// ClientCores and ServerCores are how many processors each side may use.
+	ClientCores, ServerCores int
+	// Watched are the processors of both.
+	Watched []int
+	// Stolen is the part of their time that the hypervisor took, 0 to 1; Others
+	// the part that other processes used.
+	Stolen, Others float64
+	Load           float64 // load average before the run
+}
+
+// run is a run under way.
+type run struct {
+	Config
+	ctx   context.Context // of dials: ends with the grace
+	start time.Time
+
+	// from and to bound the measurement, in ns since start. They are the greatest
+	// number until they are known. Written by Run only.
+	from, to atomic.Int64
+
+	workers []*worker
+
+	mu sync.Mutex
+	// mu guards the following fields
+	problems []string
+
+	failures atomic.Uint64
+}
+
+func (r *run) now() int64 { return int64(time.Since(r.start)) }
+func (r *run) over() bool { return r.to.Load() != math.MaxInt64 }
+
+// failed notes an error for the report.
+func (r *run) failed(n uint64, err error) {
+	r.failures.Add(n)
+	text := problem(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.problems) < maxProblems && !slices.Contains(r.problems, text) {
+		r.problems = append(r.problems, text)
+	}
+}
+
+// problem words an error without the addresses of its connection, so that equal
+// errors of different connections are equal.
+func problem(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
+}
+
+// Run connects, warms up and measures. When ctx is done it stops early and
+// returns what there is. The error says why nothing could be measured.
+func Run(ctx context.Context, cfg Config) (*Result, error) {
+	if err := cfg.normalise(); err != nil {
+		return nil, err
+	}
+	load := machine.LoadAverage()
+	dialCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	r := &run{Config: cfg, ctx: dialCtx, start: time.Now()}
+	r.from.Store(math.MaxInt64)
+	r.to.Store(math.MaxInt64)
+	defer func() {
+		for _, w := range r.workers {
+			w.hangUp()
+			w.pacer.close()
+		}
+	}()
+	if err := r.connect(ctx); err != nil {
+		return nil, err
+	}
+
+	r.start = time.Now()
+	var working sync.WaitGroup
+	for _, w := range r.workers {
+		w.schedule()
+		working.Go(w.work)
+	}
+	live := newTicker(r)
+	defer live.stop()
+	interrupted := !live.wait(ctx, cfg.Warmup, true)
+	res := &Result{Config: cfg, Load: load, Started: time.Now()}
+	if !interrupted {
+		before := r.sample()
+		r.from.Store(r.now())
+		interrupted = !live.wait(ctx, cfg.Duration, false)
+		r.to.Store(r.now())
+		res.Elapsed = time.Duration(r.to.Load() - r.from.Load())
+		r.since(before, r.sample(), res)
+	} else {
+		r.to.Store(r.now())
+	}
+	res.Interrupted = interrupted
+
+	deadline := time.Now().Add(grace)
+	for _, w := range r.workers {
+		w.expire(deadline)
+	}
+	stopDials := time.AfterFunc(grace, cancel)
+	working.Wait()
+	stopDials.Stop()
+	if res.Elapsed == 0 {
+		return nil, errors.New("interrupted before the first measurement")
+	}
+	r.collect(res)
+	return res, nil
+}
+
+// connect makes the workers and their connections.
+func (r *run) connect(ctx context.Context) error {
+	for i := range r.Conns {
+		w, err := newWorker(r, i)
+		if err != nil {
+			return err
+		}
+		r.workers = append(r.workers, w)
+	}
+	first := make(chan error, r.Conns)
+	tokens := make(chan struct{}, dialsAtOnce)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var dialling sync.WaitGroup
+	for _, w := range r.workers {
+		tokens <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		dialling.Go(func() {
+			defer func() { <-tokens }()
+			err := w.dial(ctx)
+			if err == nil {
+				w.expire(time.Now().Add(10 * time.Second))
+				err = w.prepare()
+				w.expire(time.Time{})
+			}
+			if err != nil {
+				cancel()
+				first <- err
+			}
+			if r.Workload.fresh {
+				w.hangUp()
+			}
+		})
+	}
+	dialling.Wait()
+	select {
+	case err := <-first:
+		return fmt.Errorf("connect: %w", err)
+	default:
+	}
+	return ctx.Err()
+}
+
+func newWorker(r *run, i int) (*worker, error) {
+	w := &worker{
+		run:   r,
+		index: i,
+		depth: r.Pipeline,
+		pacer: goPacer{},
+		in:    make([]byte, firstBuffer),
+		tally: tally{latency: newHistogram()},
+	}
+	if r.duplex() {
+		w.depth = 1
+	}
+	w.batch = make([]request, 0, w.depth)
+	if r.Workload.Protocol == "resp" {
+		w.codec = newRedisCodec(&r.Config, i)
+	} else {
+		w.codec = newStreamCodec(&r.Config, i)
+	}
+	if r.Rate > 0 {
+		w.interval = max(int64(float64(r.Conns)/r.Rate*float64(time.Second)), 1)
+		w.late = newHistogram()
+		if !r.GoTimers {
+			p, err := newKernelPacer()
+			if err != nil {
+				return nil, err
+			}
+			w.pacer = p
+		}
+	}
+	return w, nil
+}
+
+// schedule spreads the timetables of the connections evenly.
+func (w *worker) schedule() {
+	w.next = w.interval / int64(w.run.Conns) * int64(w.index)
+}
+
+// sample is a reading of clocks.
+type sample struct {
+	client, server time.Duration
+	watched        []int
+	cpus           machine.Times
+}
+
+func (r *run) sample() (s sample) {
+	s.client, _ = machine.ProcessTime(0)
+	s.server = -1
+	s.watched = machine.CPUs(0)
+	if r.ServerPID != 0 {
+		if d, err := machine.ProcessTime(r.ServerPID); err == nil {
+			s.server = d
+		}
+		s.watched = append(s.watched, machine.CPUs(r.ServerPID)...)
+		slices.Sort(s.watched)
+		s.watched = slices.Compact(s.watched)
+	}
+	s.cpus, _ = machine.CPUTimes(s.watched)
+	return s
+}
+
+// since writes the differences between two samples into res.
+func (r *run) since(before, s sample, res *Result) {
+	res.ClientCPU = s.client - before.client
+	res.ServerCPU = -1
+	ours := res.ClientCPU
+	if s.server >= 0 && before.server >= 0 {
+		res.ServerCPU = s.server - before.server
+		ours += res.ServerCPU
+	}
+	res.ClientCores = len(machine.CPUs(0))
+	res.ServerCores = len(machine.CPUs(r.ServerPID))
+	res.Watched = s.watched
+	times := s.cpus.Sub(before.cpus)
+	if times.Total <= 0 {
+		return
+	}
+	res.Stolen = float64(times.Stolen) / float64(times.Total)
+	// Interrupts count as ours: most are, and some kernels charge them to the
+	// process that they interrupt.
+	others := times.Busy - times.Interrupts - ours
+	if res.ServerCPU >= 0 && others > 0 {
+		res.Others = float64(others) / float64(times.Total)
+	}
+}
+
+// collect merges what the workers counted.
+func (r *run) collect(res *Result) {
+	res.Latency = newHistogram()
+	if r.Rate > 0 {
+		res.Late = newHistogram()
+	}
+	for _, w := range r.workers {
+		res.Requests += w.requests
+		res.Errors += w.errors
+		res.Unanswered += w.unanswered
+		res.Unsent += w.unsent
+		res.Latency.Merge(w.latency)
+		if w.late != nil {
+			res.Late.Merge(w.late)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res.Problems = r.problems
+}

@@ -1,0 +1,171 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// colours of transports, which tell apart for colour-blind readers too.
+var colours = map[string]color.Color{
+	"kernel": color.RGBA{R: 0xd9, G: 0x6b, B: 0x0b, A: 0xff},
+	"accel":  color.RGBA{R: 0x0b, G: 0x6f, B: 0xb8, A: 0xff},
+}
+
+func colour(transport string) color.Color {
+	if c, ok := colours[transport]; ok {
+		return c
+	}
+	return color.Black
+}
+
+const chartWidth, chartHeight = 18 * vg.Centimeter, 9 * vg.Centimeter
+
+// latencyChart draws latency against percentile, with nines at equal distances:
+// 90 %, 99 %, 99.9 %. One curve per transport, over all its rounds.
+func (c *Comparison) latencyChart() (string, error) {
+	p := newChart("percentile of requests", "latency")
+	p.X.Tick.Marker = plot.ConstantTicks(nines())
+	p.Y.Scale = plot.LogScale{}
+	p.Y.Tick.Marker = plot.TickerFunc(latencyTicks)
+	low, high := math.MaxFloat64, 0.0
+	for _, name := range c.Names() {
+		h, err := c.histogram(name)
+		if err != nil {
+			return "", err
+		}
+		points := curve(h)
+		if len(points) == 0 {
+			continue
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return "", err
+		}
+		line.Color, line.Width = colour(name), vg.Points(2)
+		p.Add(line)
+		p.Legend.Add(name, line)
+		low, high = min(low, points[0].Y), max(high, points[len(points)-1].Y)
+	}
+	if high == 0 {
+		return "", nil
+	}
+	p.Y.Min = math.Pow(10, math.Floor(math.Log10(low)))
+	p.Y.Max = math.Pow(10, math.Ceil(math.Log10(high)))
+	return svg(p)
+}
+
+// roundsChart draws requests per second of every round.
+func (c *Comparison) roundsChart() (string, error) {
+	p := newChart("round", "requests/s")
+	p.Y.Min = 0
+	p.X.Min, p.X.Max = 0.5, float64(c.Rounds)+0.5
+	p.X.Tick.Marker = plot.TickerFunc(func(_, _ float64) (ticks []plot.Tick) {
+		for i := range c.Rounds {
+			ticks = append(ticks, plot.Tick{Value: float64(i + 1), Label: strconv.Itoa(i + 1)})
+		}
+		return ticks
+	})
+	p.Y.Tick.Marker = plot.TickerFunc(func(low, high float64) []plot.Tick {
+		ticks := plot.DefaultTicks{}.Ticks(low, high)
+		for i := range ticks {
+			if ticks[i].Label != "" {
+				ticks[i].Label = grouped(ticks[i].Value)
+			}
+		}
+		return ticks
+	})
+	for _, name := range c.Names() {
+		var points plotter.XYs
+		for _, r := range c.of(name) {
+			points = append(points, plotter.XY{X: float64(r.Round), Y: r.RPS})
+			p.Y.Max = max(p.Y.Max, 1.1*r.RPS)
+		}
+		line, dots, err := plotter.NewLinePoints(points)
+		if err != nil {
+			return "", err
+		}
+		line.Color, line.Width = colour(name), vg.Points(1.5)
+		dots.Color, dots.Shape, dots.Radius = colour(name), draw.CircleGlyph{}, vg.Points(3)
+		p.Add(line, dots)
+		p.Legend.Add(name, line, dots)
+	}
+	p.Legend.Top = false
+	return svg(p)
+}
+
+func newChart(x, y string) *plot.Plot {
+	p := plot.New()
+	p.BackgroundColor = color.Transparent
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.Padding = vg.Points(4)
+	grid := plotter.NewGrid()
+	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xdd}, color.Gray{0xdd}
+	p.Add(grid)
+	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
+	for _, style := range []*font.Font{
+		&p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font, &p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font,
+	} {
+		style.Typeface, style.Variant = sans.Typeface, sans.Variant
+	}
+	return p
+}
+
+// svg draws the chart as an element for a page.
+func svg(p *plot.Plot) (string, error) {
+	canvas := vgsvg.New(chartWidth, chartHeight)
+	p.Draw(draw.New(canvas))
+	var b bytes.Buffer
+	if _, err := canvas.WriteTo(&b); err != nil {
+		return "", fmt.Errorf("draw a chart: %w", err)
+	}
+	s := b.String()
+	return s[max(strings.Index(s, "<svg"), 0):], nil
+}
+
+// curve returns latency in µs against the number of nines of the percentile:
+// 1 is 90 %, 2 is 99 %. It ends where one request is left.
+func curve(h *hdrhistogram.Histogram) (points plotter.XYs) {
+	if h == nil || h.TotalCount() == 0 {
+		return nil
+	}
+	end := min(math.Log10(float64(h.TotalCount())), maxNines)
+	for x := 0.0; x <= end; x += 0.02 {
+		us := float64(h.ValueAtPercentile(100*(1-math.Pow(10, -x)))) / 1e3
+		points = append(points, plotter.XY{X: x, Y: max(us, 0.01)})
+	}
+	return points
+}
+
+const maxNines = 6
+
+func nines() (ticks []plot.Tick) {
+	for i, label := range []string{"0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"} {
+		ticks = append(ticks, plot.Tick{Value: float64(i), Label: label})
+	}
+	return append(ticks, plot.Tick{Value: math.Log10(2), Label: "50 %"})
+}
+
+// latencyTicks puts a label at 1, 2 and 5 of each power of ten.
+func latencyTicks(low, high float64) (ticks []plot.Tick) {
+	for power := math.Pow(10, math.Floor(math.Log10(low))); power <= high; power *= 10 {
+		for _, digit := range []float64{1, 2, 5} {
+			if v := digit * power; v >= low && v <= high {
+				ticks = append(ticks, plot.Tick{Value: v, Label: micro(v)})
+			}
+		}
+	}
+	return ticks
+}

@@ -1,0 +1,193 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
+)
+
+// Comparison is what compare measured.
+type Comparison struct {
+	Setting
+	Rounds  int     `json:"rounds"`
+	Seconds float64 `json:"seconds"` // of a measurement
+	Queues  int     `json:"queues"`
+
+	// Transports has the medians over the rounds; errors are summed.
+	Transports map[string]Figures `json:"transports"`
+	// Ratio is accel to kernel, if both were run.
+	Ratio    *Ratio        `json:"ratio,omitempty"`
+	Runs     []Run         `json:"runs"`
+	Machine  machine.Facts `json:"machine"`
+	Stolen   float64       `json:"stolen"` // greatest of any run
+	Warnings []string      `json:"warnings,omitempty"`
+}
+
+// Ratio compares accel with kernel: the ratios of the medians, and the least and
+// greatest ratio of any round.
+type Ratio struct {
+	RPS    float64 `json:"rps"`
+	RPSMin float64 `json:"rps_min"`
+	RPSMax float64 `json:"rps_max"`
+	P99    float64 `json:"p99"`
+	P99Min float64 `json:"p99_min"`
+	P99Max float64 `json:"p99_max"`
+}
+
+// maxSpread is how far the rounds of a transport may lie apart, as a part of
+// their median, before the comparison is called noisy.
+const maxSpread = 0.15
+
+// NewComparison makes a Comparison from runs of one setting, which must not be
+// empty.
+func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
+	c := &Comparison{
+		Setting:    runs[0].Setting,
+		Seconds:    runs[0].Seconds,
+		Queues:     queues,
+		Transports: make(map[string]Figures),
+		Runs:       runs,
+		Machine:    facts,
+	}
+	for _, r := range runs {
+		c.Rounds = max(c.Rounds, r.Round)
+		c.Seconds = max(c.Seconds, r.Seconds)
+		c.Stolen = max(c.Stolen, r.Stolen)
+	}
+	for _, name := range c.Names() {
+		of := c.of(name)
+		c.Transports[name] = medians(of)
+		if least, most := extent(of, func(r Run) float64 { return r.RPS }); len(of) > 1 && most-least > maxSpread*c.Transports[name].RPS {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("noisy: the rounds of %s lie between %.0f and %.0f requests/s", name, least, most))
+		}
+		for _, r := range of {
+			for _, w := range r.Warnings {
+				c.Warnings = append(c.Warnings, fmt.Sprintf("%s, round %d: %s", name, r.Round, w))
+			}
+		}
+	}
+	c.Ratio = c.ratio()
+	if c.Ratio != nil && c.Ratio.RPSMin < 1 && c.Ratio.RPSMax > 1 {
+		c.Warnings = append(c.Warnings, "no clear difference in requests/s: some rounds went one way and some the other")
+	}
+	return c
+}
+
+// Names lists the transports in the order in which they first ran.
+func (c *Comparison) Names() (names []string) {
+	for _, r := range c.Runs {
+		if !slices.Contains(names, r.Transport) {
+			names = append(names, r.Transport)
+		}
+	}
+	return names
+}
+
+// Failed returns why the first run that went wrong did.
+func (c *Comparison) Failed() error {
+	for i := range c.Runs {
+		if err := c.Runs[i].Failed(); err != nil {
+			return fmt.Errorf("%s, round %d: %w", c.Runs[i].Transport, c.Runs[i].Round, err)
+		}
+	}
+	return nil
+}
+
+func (c *Comparison) of(transport string) (runs []Run) {
+	for _, r := range c.Runs {
+		if r.Transport == transport {
+			runs = append(runs, r)
+		}
+	}
+	return runs
+}
+
+// histogram merges the latencies of all rounds of a transport.
+func (c *Comparison) histogram(transport string) (*hdrhistogram.Histogram, error) {
+	var sum *hdrhistogram.Histogram
+	for _, r := range c.of(transport) {
+		h, err := hdrhistogram.Decode([]byte(r.Histogram))
+		if err != nil {
+			return nil, fmt.Errorf("the histogram of %s, round %d: %w", transport, r.Round, err)
+		}
+		if sum == nil {
+			sum = h
+		} else {
+			sum.Merge(h)
+		}
+	}
+	return sum, nil
+}
+
+func (c *Comparison) ratio() *Ratio {
+	kernel, accel := c.of("kernel"), c.of("accel")
+	if len(kernel) == 0 || len(accel) == 0 {
+		return nil
+	}
+	k, a := c.Transports["kernel"], c.Transports["accel"]
+	r := &Ratio{RPS: quotient(a.RPS, k.RPS), P99: quotient(a.P99, k.P99)}
+	r.RPSMin, r.P99Min = math.MaxFloat64, math.MaxFloat64
+	for _, a := range accel {
+		for _, k := range kernel {
+			if a.Round == k.Round {
+				rps, p99 := quotient(a.RPS, k.RPS), quotient(a.P99, k.P99)
+				r.RPSMin, r.RPSMax = min(r.RPSMin, rps), max(r.RPSMax, rps)
+				r.P99Min, r.P99Max = min(r.P99Min, p99), max(r.P99Max, p99)
+			}
+		}
+	}
+	if r.RPSMax == 0 { // no round has both
+		r.RPSMin, r.RPSMax, r.P99Min, r.P99Max = r.RPS, r.RPS, r.P99, r.P99
+	}
+	return r
+}
+
+// medians takes each figure by itself; errors are summed, for an error must not
+// vanish in a median.
+func medians(runs []Run) Figures {
+	of := func(figure func(Figures) float64) float64 {
+		values := make([]float64, len(runs))
+		for i, r := range runs {
+			values[i] = figure(r.Figures)
+		}
+		return median(values)
+	}
+	f := Figures{
+		RPS:       of(func(f Figures) float64 { return f.RPS }),
+		P50:       of(func(f Figures) float64 { return f.P50 }),
+		P99:       of(func(f Figures) float64 { return f.P99 }),
+		P999:      of(func(f Figures) float64 { return f.P999 }),
+		Max:       of(func(f Figures) float64 { return f.Max }),
+		ServerCPU: of(func(f Figures) float64 { return f.ServerCPU }),
+		ClientCPU: of(func(f Figures) float64 { return f.ClientCPU }),
+	}
+	for _, r := range runs {
+		f.Errors += r.Errors
+	}
+	return f
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+func extent(runs []Run, figure func(Run) float64) (least, most float64) {
+	least, most = math.MaxFloat64, 0
+	for _, r := range runs {
+		least, most = min(least, figure(r)), max(most, figure(r))
+	}
+	return least, most
+}
+
+func quotient(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}

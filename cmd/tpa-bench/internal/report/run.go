@@ -1,0 +1,184 @@
+package report
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
+)
+
+// Run is one measurement of one transport.
+type Run struct {
+	Transport string    `json:"transport"`
+	Round     int       `json:"round,omitempty"` // of a comparison, from 1
+	Started   time.Time `json:"started"`
+	Setting
+
+	Seconds    float64 `json:"seconds"` // measured
+	Requests   uint64  `json:"requests"`
+	Unanswered uint64  `json:"unanswered,omitempty"`
+	Unsent     uint64  `json:"unsent,omitempty"`
+	Figures
+	P90        float64 `json:"p90_us"`
+	P9999      float64 `json:"p9999_us"`
+	Mean       float64 `json:"mean_us"`
+	Bytes      float64 `json:"payload_bytes_per_s"` // one way
+	ClientBusy float64 `json:"client_busy"`         // processors in use, 1: one processor all the time
+	ServerBusy float64 `json:"server_busy"`         // -1: not known
+
+	Stolen      float64  `json:"stolen"`      // part of the processors' time, 0 to 1
+	Others      float64  `json:"others"`      // part that other processes used, 0 to 1
+	Load        float64  `json:"load_before"` // load average
+	LateP50     float64  `json:"pacer_late_p50_us,omitempty"`
+	Interrupted bool     `json:"interrupted,omitempty"`
+	Problems    []string `json:"problems,omitempty"` // different errors
+	Warnings    []string `json:"warnings,omitempty"`
+
+	// Histogram holds all latencies, in ns: HdrHistogram V2, compressed, base64.
+	Histogram string `json:"histogram"`
+}
+
+// Setting is what was run.
+type Setting struct {
+	Workload string  `json:"workload"`
+	Conns    int     `json:"conns"`
+	Payload  int     `json:"payload"` // bytes
+	Pipeline int     `json:"pipeline"`
+	Rate     float64 `json:"rate,omitempty"` // requests per second; 0: closed loop
+}
+
+// Figures are the ones that comparisons are made of. Latencies are in µs.
+type Figures struct {
+	RPS       float64 `json:"rps"`
+	P50       float64 `json:"p50_us"`
+	P99       float64 `json:"p99_us"`
+	P999      float64 `json:"p999_us"`
+	Max       float64 `json:"max_us"`
+	ServerCPU float64 `json:"server_cpu_ns_per_req"` // -1: not known
+	ClientCPU float64 `json:"client_cpu_ns_per_req"`
+	Errors    float64 `json:"errors"`
+}
+
+// NewRun makes a Run from what a generator measured.
+func NewRun(transport string, res *load.Result) Run {
+	cfg, h := res.Config, res.Latency
+	seconds := res.Elapsed.Seconds()
+	r := Run{
+		Transport: transport,
+		Started:   res.Started.UTC().Round(time.Second),
+		Setting: Setting{
+			Workload: cfg.Workload.Name,
+			Conns:    cfg.Conns,
+			Payload:  cfg.Payload,
+			Pipeline: cfg.Pipeline,
+			Rate:     cfg.Rate,
+		},
+		Seconds:    seconds,
+		Requests:   res.Requests,
+		Unanswered: res.Unanswered,
+		Unsent:     res.Unsent,
+		Figures: Figures{
+			RPS:       float64(res.Requests) / seconds,
+			P50:       micros(h, 50),
+			P99:       micros(h, 99),
+			P999:      micros(h, 99.9),
+			Max:       float64(h.Max()) / 1e3,
+			ServerCPU: -1,
+			ClientCPU: perRequest(res.ClientCPU, res.Requests),
+			Errors:    float64(res.Errors),
+		},
+		P90:         micros(h, 90),
+		P9999:       micros(h, 99.99),
+		Mean:        h.Mean() / 1e3,
+		Bytes:       float64(res.Requests) * float64(cfg.Payload) / seconds,
+		ClientBusy:  res.ClientCPU.Seconds() / seconds,
+		ServerBusy:  -1,
+		Stolen:      res.Stolen,
+		Others:      res.Others,
+		Load:        res.Load,
+		Interrupted: res.Interrupted,
+		Problems:    res.Problems,
+	}
+	if res.ServerCPU >= 0 {
+		r.ServerCPU = perRequest(res.ServerCPU, res.Requests)
+		r.ServerBusy = res.ServerCPU.Seconds() / seconds
+	}
+	if res.Late != nil {
+		r.LateP50 = micros(res.Late, 50)
+	}
+	if b, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase); err == nil {
+		r.Histogram = string(b)
+	}
+	r.Warnings = r.warnings(res)
+	return r
+}
+
+func micros(h *hdrhistogram.Histogram, percentile float64) float64 {
+	return float64(h.ValueAtPercentile(percentile)) / 1e3
+}
+
+func perRequest(d time.Duration, requests uint64) float64 {
+	if requests == 0 {
+		return 0
+	}
+	return float64(d) / float64(requests)
+}
+
+// Limits beyond which a run is called what it is.
+const (
+	maxStolen  = 0.01 // part of processor time
+	maxOthers  = 0.05 // part of processor time
+	minOffered = 0.99 // part of an open loop's rate
+	fullyBusy  = 0.97 // part of a side's processors
+	hasSlack   = 0.90 // part of a side's processors
+)
+
+// warnings says what a reader must know before believing the figures.
+func (r *Run) warnings(res *load.Result) (list []string) {
+	warn := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	cores := float64(res.ClientCores)
+	polls := res.Config.GoTimers
+	if r.Rate > 0 && r.RPS < minOffered*r.Rate && !r.Interrupted {
+		if r.ClientBusy >= fullyBusy*cores && !polls {
+			warn("the generator is saturated: it used %.0f%% of its %.0f processors and reached %.0f of %.0f requests/s", 100*r.ClientBusy/cores, cores, r.RPS, r.Rate)
+		} else {
+			warn("only %.0f of %.0f requests/s were answered: the latencies are those of a queue that grows", r.RPS, r.Rate)
+		}
+	}
+	if r.Rate == 0 && !polls && r.ClientBusy >= fullyBusy*cores && r.ServerBusy >= 0 && r.ServerBusy < hasSlack*float64(res.ServerCores) {
+		warn("the generator is the limit: it used %.0f%% of its %.0f processors, the server only %.0f%% of its %d", 100*r.ClientBusy/cores, cores, 100*r.ServerBusy/float64(res.ServerCores), res.ServerCores)
+	}
+	if r.LateP50 > 0.2*r.P50 && r.LateP50 > 1 {
+		warn("the generator woke %.0f µs late at the median: that much of the latency is its own", r.LateP50)
+	}
+	if r.Unanswered > 0 {
+		warn("%d requests were not answered within 2 s of the end", r.Unanswered)
+	}
+	if r.Stolen > maxStolen {
+		warn("noisy: the hypervisor took %.1f%% of the processors' time", 100*r.Stolen)
+	}
+	if r.Others > maxOthers {
+		warn("noisy: other processes used %.1f%% of the processors' time", 100*r.Others)
+	}
+	if r.Requests > 0 && r.Requests < 1000 {
+		warn("only %d requests: too few for a p99.9", r.Requests)
+	}
+	return list
+}
+
+// Failed says whether requests went wrong.
+func (r *Run) Failed() error {
+	switch {
+	case r.Errors > 0 && len(r.Problems) > 0:
+		return fmt.Errorf("%.0f errors, such as: %s", r.Errors, r.Problems[0])
+	case r.Errors > 0:
+		return fmt.Errorf("%.0f errors", r.Errors)
+	case r.Unanswered > 0:
+		return fmt.Errorf("%d requests were not answered", r.Unanswered)
+	case r.Requests == 0:
+		return fmt.Errorf("no request was answered")
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+// Package transport is the one place of the benchmark that knows two ways to
+// carry TCP: the kernel's and this module's. Everything else uses a Transport.
+package transport
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// Names of transports.
+const (
+	Kernel = "kernel"
+	Accel  = "accel"
+)
+
+// Names lists what Open takes.
+var Names = []string{Kernel, Accel}
+
+// dialTimeout bounds one attempt to connect.
+const dialTimeout = 5 * time.Second
+
+// Transport listens and dials. Any goroutine may use it.
+type Transport interface {
+	// Name is Kernel or Accel.
+	Name() string
+	// String is the name, and the device if there is one, for people.
+	String() string
+	// Polls says whether the transport polls from within this process while there
+	// is traffic. Then Go's timers are exact and processor time is no measure of
+	// work.
+	Polls() bool
+	Listen(ctx context.Context, addr string) (net.Listener, error)
+	Dial(ctx context.Context, addr string) (net.Conn, error)
+	// Close ends what Open started. Listeners and connections end with it.
+	Close() error
+}
+
+// Open starts a transport. Kernel takes nothing to start; Accel starts a runtime
+// from the TPA_* variables and fails rather than fall back to the kernel, for a
+// measurement must not be the kernel's unasked.
+func Open(name string) (Transport, error) {
+	switch name {
+	case Kernel:
+		return kernel{}, nil
+	case Accel:
+		return openAccel()
+	}
+	return nil, fmt.Errorf("unknown transport %q: want %s", name, strings.Join(Names, " or "))
+}
+
+// kernel is TCP by package net.
+type kernel struct{}
+
+func (kernel) Name() string   { return Kernel }
+func (kernel) String() string { return Kernel }
+func (kernel) Polls() bool    { return false }
+func (kernel) Close() error   { return nil }
+
+func (kernel) Listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", addr)
+}
+
+func (kernel) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	return d.DialContext(ctx, "tcp", addr)
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/process"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
+)
+
+const (
+	// readyTimeout is how long a server may take to start: DPDK may have to clear
+	// gigabytes of memory first.
+	readyTimeout = 30 * time.Second
+	// slack is how much longer than its measurement a client may take.
+	slack = 40 * time.Second
+)
+
+// Addresses of the accelerated pair, from the block for benchmarks (RFC 2544).
+const (
+	serverIP = "198.18.0.1"
+	clientIP = "198.18.0.2"
+)
+
+// match runs a client against a server.
+type match struct {
+	load     loadFlags
+	protocol string
+	seconds  time.Duration // of one measurement, with its warm-up
+	pins     pins
+	live     *progress
+	dir      string // for sockets
+}
+
+// env returns the environment of one side.
+func (m *match) env(role, ip string) []string {
+	env := without(os.Environ(), "TPA_DEV", "TPA_ADDR", "TPA_GATEWAY")
+	return append(env,
+		fmt.Sprintf("TPA_DEV=net_memif0,role=%s,socket=%s,socket-abstract=no", role, filepath.Join(m.dir, "memif.sock")),
+		"TPA_ADDR="+ip+"/24",
+	)
+}
+
+// rehearse starts and stops a server.
+func (m *match) rehearse(ctx context.Context, name string) error {
+	server, _, err := m.serve(ctx, name)
+	if err != nil {
+		return err
+	}
+	return server.Stop()
+}
+
+// serve starts a server and waits until it is ready.
+func (m *match) serve(ctx context.Context, name string) (server *process.Child, addr string, err error) {
+	listen := "127.0.0.1:0"
+	if name == transport.Accel {
+		listen = serverIP + ":6379"
+	}
+	server, err = process.Start("the "+name+" server",
+		[]string{"serve", "--transport", name, "--listen", listen, "--protocol", m.protocol}, m.env("server", serverIP), m.pins.server)
+	if err != nil {
+		return nil, "", err
+	}
+	ready := make(chan string, 1)
+	go func() {
+		defer close(ready)
+		if lines := bufio.NewScanner(server.Stdout()); lines.Scan() {
+			ready <- lines.Text()
+		}
+	}()
+	select {
+	case line := <-ready:
+		var protocol, on string
+		if _, err := fmt.Sscanf(line, "ready: %s on %s", &protocol, &on); err == nil {
+			return server, on, nil
+		}
+		err = server.Stop()
+		if err == nil {
+			err = fmt.Errorf("the %s server ended before it was ready", name)
+		}
+	case <-time.After(readyTimeout):
+		err = fmt.Errorf("the %s server was not ready after %v", name, readyTimeout)
+		server.Stop()
+	case <-ctx.Done():
+		err = errInterrupted
+		server.Stop()
+	}
+	return nil, "", err
+}
+
+var errInterrupted = errors.New("interrupted before the first measurement")
+
+// measure runs one round of one transport. After a done ctx it returns what the
+// client measured until then.
+func (m *match) measure(ctx context.Context, name string) (*report.Run, error) {
+	server, addr, err := m.serve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer server.Stop()
+	args := append([]string{"run", "--transport", name, "--addr", addr, "--server-pid", fmt.Sprint(server.Pid()), "-o", formatStream}, m.load.args()...)
+	client, err := process.Start("the "+name+" client", args, m.env("client", clientIP), m.pins.client)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Stop()
+
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.seconds+slack)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { client.Signal(os.Interrupt) })()
+	lost := make(chan struct{})
+	go func() {
+		defer close(lost)
+		select {
+		case <-server.Ended():
+			cancel() // ends the wait for the client
+		case <-client.Ended():
+		}
+	}()
+	result := make(chan *report.Run, 1)
+	go func() { result <- m.follow(client) }()
+	err = client.Wait(limit)
+	run := <-result
+	<-lost
+	switch {
+	case errors.Is(context.Cause(limit), context.Canceled) && run == nil:
+		return nil, server.Err()
+	case run != nil:
+		return run, nil // its errors are in it
+	case err == nil:
+		err = fmt.Errorf("the %s client ended without a result", name)
+	}
+	return nil, err
+}
+
+// follow reads what the client reports until it ends.
+func (m *match) follow(client *process.Child) (run *report.Run) {
+	dec := json.NewDecoder(client.Stdout())
+	for {
+		var s streamed
+		if dec.Decode(&s) != nil {
+			return run
+		}
+		if s.Progress != nil {
+			m.live.update(*s.Progress)
+		}
+		if s.Run != nil {
+			run = s.Run
+		}
+	}
+}
+
+// oneLine joins the lines of an error.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

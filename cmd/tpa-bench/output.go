@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
+)
+
+// Output formats.
+const (
+	formatTable     = "table"
+	formatJSON      = "json"
+	formatHTML      = "html"
+	formatBenchstat = "benchstat"
+	formatStream    = "stream" // of run, for compare
+)
+
+// output is where results go, and how.
+type output struct {
+	format  string
+	file    string // empty: standard output
+	formats []string
+}
+
+// add adds the flags; the first format is the default.
+func (o *output) add(cmd *cobra.Command, formats ...string) {
+	o.formats = formats
+	cmd.Flags().StringVarP(&o.format, "output", "o", formats[0], "how to write results: "+strings.Join(formats, ", "))
+	cmd.Flags().StringVar(&o.file, "out", "", "write results to `FILE`, and a table to standard output")
+}
+
+func (o *output) check() error {
+	if !slices.Contains(o.formats, o.format) {
+		return usageError{fmt.Errorf("unknown output format %q: want one of %s", o.format, strings.Join(o.formats, ", "))}
+	}
+	return nil
+}
+
+// results is what can be written: a *report.Run or a *report.Comparison.
+type results interface {
+	Table(io.Writer) error
+	Benchstat(io.Writer) error
+}
+
+func (o *output) write(stdout io.Writer, r results) error {
+	var b bytes.Buffer
+	if err := o.encode(&b, r); err != nil {
+		return err
+	}
+	if o.file == "" {
+		_, err := stdout.Write(b.Bytes())
+		return err
+	}
+	if err := os.WriteFile(o.file, b.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return r.Table(stdout)
+}
+
+func (o *output) encode(w io.Writer, r results) error {
+	switch o.format {
+	case formatJSON:
+		return report.JSON(w, r)
+	case formatBenchstat:
+		return r.Benchstat(w)
+	case formatHTML:
+		return report.HTML(w, r.(*report.Comparison))
+	case formatStream:
+		return writeStream(w, r.(*report.Run))
+	}
+	return r.Table(w)
+}
