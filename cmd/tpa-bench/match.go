@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/process"
@@ -131,14 +130,25 @@ func (m *match) measure(ctx context.Context, name string) (*report.Run, error) {
 	run := <-result
 	<-lost
 	switch {
-	case errors.Is(context.Cause(limit), context.Canceled) && run == nil:
-		return nil, server.Err()
 	case run != nil:
 		return run, nil // its errors are in it
+	case ended(server) && server.Err() != nil:
+		return nil, server.Err()
+	case ended(server):
+		return nil, fmt.Errorf("the %s server ended before its client", name)
 	case err == nil:
 		err = fmt.Errorf("the %s client ended without a result", name)
 	}
 	return nil, err
+}
+
+func ended(c *process.Child) bool {
+	select {
+	case <-c.Ended():
+		return true
+	default:
+		return false
+	}
 }
 
 // follow reads what the client reports until it ends.
@@ -157,6 +167,3 @@ func (m *match) follow(client *process.Child) (run *report.Run) {
 		}
 	}
 }
-
-// oneLine joins the lines of an error.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

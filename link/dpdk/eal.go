@@ -143,6 +143,10 @@ func (e EAL) args(hugePages bool) []string {
 	return append(args, e.ExtraArgs...)
 }
 
+// Version is that of the DPDK in this program, such as "DPDK 22.11.11", or ""
+// for a program built without.
+func Version() string { return version() }
+
 // checkVersion refuses a DPDK that is too old; s is what rte_version returns.
 func checkVersion(s string) error {
 	var year, month int

@@ -31,6 +31,8 @@ var environment struct {
 	lcores  []C.int // reserved and free
 }
 
+func version() string { return C.GoString(C.tpa_version()) }
+
 // startEAL starts the EAL or checks that the running one is as wanted. needMB is
 // what the port needs. The caller holds environment.mu.
 func startEAL(e EAL, needMB int) error {
@@ -45,7 +47,7 @@ func startEAL(e EAL, needMB int) error {
 		return nil
 	}
 	wanted := e
-	if err := checkVersion(C.GoString(C.tpa_version())); err != nil {
+	if err := checkVersion(version()); err != nil {
 		return err
 	}
 	if e.FilePrefix == "" {

@@ -17,3 +17,5 @@ type device struct {
 func open(EAL, Config) (*Port, error) {
 	return nil, fmt.Errorf("%w: this program was built without DPDK; on Linux, install DPDK 22.11 or newer (Debian: libdpdk-dev) and build with CGO_ENABLED=1 and -tags dpdk", ErrNotSupported)
 }
+
+func version() string { return "" }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -21,6 +23,8 @@ const (
 	grace = 2 * time.Second
 	// dialsAtOnce is how many connections are opened at the same time.
 	dialsAtOnce = 64
+	// patience is how long the first connections may take to become usable.
+	patience = 10 * time.Second
 	// maxProblems is how many different errors are kept.
 	maxProblems = 5
 )
@@ -175,9 +179,9 @@ func (r *run) connect(ctx context.Context) error {
 		}
 		dialling.Go(func() {
 			defer func() { <-tokens }()
-			err := w.dial(ctx)
+			err := w.dialFirst(ctx)
 			if err == nil {
-				w.expire(time.Now().Add(10 * time.Second))
+				w.expire(time.Now().Add(patience))
 				err = w.prepare()
 				w.expire(time.Time{})
 			}
@@ -197,6 +201,25 @@ func (r *run) connect(ctx context.Context) error {
 	default:
 	}
 	return ctx.Err()
+}
+
+// dialFirst dials, and dials again while the way to the server is not there yet,
+// as when a link has just come up.
+func (w *worker) dialFirst(ctx context.Context) error {
+	start, pause := time.Now(), firstPause
+	for {
+		err := w.dial(ctx)
+		noWay := errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, os.ErrDeadlineExceeded)
+		if !noWay || time.Since(start) > patience {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		pause = min(2*pause, lastPause)
+	}
 }
 
 func newWorker(r *run, i int) (*worker, error) {

@@ -1,10 +1,50 @@
 package transport
 
-import "errors"
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link/dpdk"
+)
+
+// accelerated is TCP by package accel.
+type accelerated struct {
+	runtime *accel.Runtime
+	device  string
+}
 
 func openAccel() (Transport, error) {
-	return nil, errors.New("the accel transport is not part of this build")
+	c, err := accel.ConfigFromEnv()
+	if err != nil {
+		return nil, err
+	}
+	c.Fallback = accel.Never
+	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	rt, err := accel.New(c)
+	if err != nil {
+		return nil, err
+	}
+	device, _, _ := strings.Cut(c.Device, ",") // the rest are the driver's arguments
+	return &accelerated{rt, device}, nil
+}
+
+func (a *accelerated) Name() string   { return Accel }
+func (a *accelerated) String() string { return Accel + ", " + a.device }
+func (a *accelerated) Polls() bool    { return true }
+func (a *accelerated) Close() error   { return a.runtime.Close() }
+
+func (a *accelerated) Listen(ctx context.Context, addr string) (net.Listener, error) {
+	return (&accel.ListenConfig{Runtime: a.runtime}).Listen(ctx, "tcp", addr)
+}
+
+func (a *accelerated) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	return (&accel.Dialer{Runtime: a.runtime, Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
 }
 
 // DPDKVersion is the version of DPDK in this program, or "none".
-func DPDKVersion() string { return "none" }
+func DPDKVersion() string { return cmp.Or(strings.TrimPrefix(dpdk.Version(), "DPDK "), "none") }
