@@ -1,0 +1,90 @@
+//go:build linux
+
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"time"
+)
+
+// Config describes a device. Only Interface has to be set.
+type Config struct {
+	// Interface is the name of an Ethernet interface in the network namespace of
+	// the calling thread.
+	Interface string
+
+	// Queues is the number of link queues, 1 to the number of receive queues that
+	// the interface has. Where it is smaller, each link queue serves several
+	// receive queues, so that no flow is missed. Default: one for each.
+	Queues int
+
+	// Attach is how the filter is attached. Default: AttachAuto.
+	Attach Attach
+
+	// Copy forces copy mode where the driver could do without. Default: zero-copy
+	// where the driver has it.
+	Copy bool
+
+	// RingSize is the number of frames in each ring, a power of two from 64 to
+	// 32768. A link queue has as many chunks for sending, and as many for
+	// receiving for each of its receive queues. Default: 2048.
+	RingSize int
+
+	// BusyPoll makes an empty Receive run the driver's own receive routine, for up
+	// to that long, in place of interrupts (SO_BUSY_POLL). It pays when a core
+	// does nothing but poll. 1 µs to 1 s. Default: off.
+	BusyPoll time.Duration
+}
+
+// Attach is how the filter is attached to an interface.
+type Attach int
+
+const (
+	// AttachAuto tries native mode, then generic mode.
+	AttachAuto Attach = iota
+	// AttachNative runs the filter in the driver, before the kernel has made a
+	// packet of the frame.
+	AttachNative
+	// AttachGeneric runs the filter in the kernel's receive path, on any driver,
+	// at a higher price per frame.
+	AttachGeneric
+)
+
+func (a Attach) String() string {
+	switch a {
+	case AttachAuto:
+		return "auto"
+	case AttachNative:
+		return "native"
+	case AttachGeneric:
+		return "generic"
+	}
+	return fmt.Sprintf("Attach(%d)", int(a))
+}
+
+// withDefaults returns the configuration with its zero fields filled in, except
+// Queues, which depends on the interface.
+func (c Config) withDefaults() (Config, error) {
+	if c.RingSize == 0 {
+		c.RingSize = 2048
+	}
+	var errs []error
+	if c.Interface == "" {
+		errs = append(errs, errors.New("xdp: Config.Interface is empty: want the name of an interface"))
+	}
+	if c.Queues < 0 {
+		errs = append(errs, fmt.Errorf("xdp: Config.Queues is %d: want 1 or more, or 0 for all", c.Queues))
+	}
+	if c.Attach < AttachAuto || c.Attach > AttachGeneric {
+		errs = append(errs, fmt.Errorf("xdp: Config.Attach is %v: want AttachAuto, AttachNative or AttachGeneric", c.Attach))
+	}
+	if c.RingSize < 64 || c.RingSize > 32768 || bits.OnesCount(uint(c.RingSize)) != 1 {
+		errs = append(errs, fmt.Errorf("xdp: Config.RingSize is %d: want a power of two from 64 to 32768", c.RingSize))
+	}
+	if c.BusyPoll != 0 && (c.BusyPoll < time.Microsecond || c.BusyPoll > time.Second) {
+		errs = append(errs, fmt.Errorf("xdp: Config.BusyPoll is %v: want 1µs to 1s, or 0 for off", c.BusyPoll))
+	}
+	return c, errors.Join(errs...)
+}

@@ -1,0 +1,192 @@
+//go:build linux
+
+package xdp_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link/xdp"
+	"go.uber.org/goleak"
+)
+
+// TestMain turns the test binary into the process that a test wants to watch from
+// outside.
+func TestMain(m *testing.M) {
+	if name := os.Getenv("XDP_TEST_INTERFACE"); name != "" {
+		dev, err := xdp.Open(xdp.Config{Interface: name})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("open:", dev)
+		select {}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// opener returns a command that opens the interface in another process, and then
+// stays. Its first line of output is "open:" and the device, or the error.
+func opener(i *testnet.Interface) *exec.Cmd {
+	cmd := i.Host.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "XDP_TEST_INTERFACE="+i.Name)
+	return cmd
+}
+
+func firstLine(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("no line from the other process: %v", err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// programs returns whether an XDP program is attached.
+func attached(t *testing.T, i *testnet.Interface) bool {
+	t.Helper()
+	l, err := i.Host.Netlink.LinkByName(i.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := l.Attrs().Xdp
+	return x != nil && x.Attached
+}
+
+func wire(t *testing.T, w testnet.Wire) (far, near *testnet.Interface) {
+	n := testnet.New(t)
+	return n.Connect(n.Host("far"), n.Host("near"), w)
+}
+
+// A process that is killed leaves nothing behind, and the next one can start.
+func TestKill(t *testing.T) {
+	_, near := wire(t, testnet.Wire{})
+	for range 3 {
+		cmd := opener(near)
+		if line := firstLine(t, cmd); !strings.HasPrefix(line, "open: ") {
+			t.Fatal(line)
+		}
+		if !attached(t, near) {
+			t.Fatal("no program is attached")
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		killed := time.Now()
+		until(t, "program detached", func() bool { return !attached(t, near) })
+		if d := time.Since(killed); d > time.Second {
+			t.Errorf("the program stayed %v after the kill", d)
+		}
+		cmd.Wait()
+	}
+	open(t, near, xdp.Config{Interface: near.Name})
+}
+
+// wantError opens a device that cannot be opened, and looks for words in the
+// message and an errno below it.
+func wantError(t *testing.T, i *testnet.Interface, cfg xdp.Config, errno error, words ...string) {
+	t.Helper()
+	var dev *xdp.Device
+	var err error
+	i.Host.Do(func() { dev, err = xdp.Open(cfg) })
+	if err == nil {
+		dev.Close()
+		t.Fatalf("opened %v, want an error", dev)
+	}
+	t.Log(err)
+	var e *xdp.Error
+	if !errors.As(err, &e) || e.Problem == "" || e.Remedy == "" {
+		t.Errorf("%v is not an *xdp.Error with a problem and a remedy", err)
+	}
+	if !errors.Is(err, errno) {
+		t.Errorf("%v is not %v", err, errno)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%v does not say %q", err, w)
+		}
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	far, near := wire(t, testnet.Wire{Queues: 2})
+	wantError(t, near, xdp.Config{Interface: "nowhere"}, syscall.ENODEV, "nowhere", "ip link")
+	wantError(t, near, xdp.Config{Interface: near.Name, Queues: 3}, syscall.EINVAL, "3 queues", "has 2", "ethtool -L")
+
+	dev := open(t, near, xdp.Config{Interface: near.Name})
+	wantError(t, near, xdp.Config{Interface: near.Name}, syscall.EBUSY, "another XDP program", "another process that uses this library")
+	wantError(t, near, xdp.Config{Interface: near.Name, Attach: xdp.AttachGeneric}, syscall.EEXIST, "another XDP program")
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, near, xdp.Config{Interface: near.Name})
+
+	for _, cfg := range []xdp.Config{
+		{},
+		{Interface: "eth0", Queues: -1},
+		{Interface: "eth0", RingSize: 100},
+		{Interface: "eth0", RingSize: 65536},
+		{Interface: "eth0", Attach: 7},
+		{Interface: "eth0", BusyPoll: time.Nanosecond},
+	} {
+		if _, err := xdp.Open(cfg); err == nil || !strings.Contains(err.Error(), "Config.") {
+			t.Errorf("Open(%+v): %v, want an error that names the field", cfg, err)
+		}
+	}
+	_ = far
+}
+
+func TestGreatMTU(t *testing.T) {
+	_, near := wire(t, testnet.Wire{MTU: 9000})
+	wantError(t, near, xdp.Config{Interface: near.Name, Attach: xdp.AttachNative}, syscall.ERANGE, "MTU of 9000", "mtu 1500")
+	if attached(t, near) {
+		t.Error("a program stayed attached")
+	}
+	dev := open(t, near, xdp.Config{Interface: near.Name})
+	if dev.Filter().Attach() != xdp.AttachGeneric || dev.NotNative() == nil {
+		t.Errorf("%v (%v), want generic mode and why", dev, dev.NotNative())
+	}
+	if mtu := dev.Info().MTU; mtu != 4096-256-14 {
+		t.Errorf("Info().MTU is %d, want what a chunk holds", mtu)
+	}
+}
+
+// Without privileges, the error says which.
+func TestNoPrivileges(t *testing.T) {
+	_, near := wire(t, testnet.Wire{})
+	tests := []struct{ name, capabilities, want string }{
+		{"none", "-all", "CAP_BPF and CAP_NET_ADMIN"},
+		{"no sockets", "-net_raw", "CAP_NET_RAW"},
+	}
+	testnet.Need(t, testnet.Tool("setpriv"))
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := near.Host.Command("setpriv", "--bounding-set", tt.capabilities, "--inh-caps", tt.capabilities, os.Args[0])
+			cmd.Env = append(os.Environ(), "XDP_TEST_INTERFACE="+near.Name)
+			line := firstLine(t, cmd)
+			cmd.Wait()
+			t.Log(line)
+			if !strings.Contains(line, tt.want) || !strings.Contains(line, "setcap") {
+				t.Errorf("%q does not name %s and setcap", line, tt.want)
+			}
+			if attached(t, near) {
+				t.Error("a program stayed attached")
+			}
+		})
+	}
+}

@@ -1,0 +1,82 @@
+//go:build linux
+
+package xdp_test
+
+import (
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/xdp"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// sound tells whether the checksums of a TCP segment add up.
+func sound(frame []byte) bool {
+	var network header.Network = header.IPv4(frame[14:])
+	if header.Ethernet(frame).Type() == header.IPv6ProtocolNumber {
+		network = header.IPv6(frame[14:])
+	} else if !header.IPv4(frame[14:]).IsChecksumValid() {
+		return false
+	}
+	payload := network.Payload()
+	tcp := header.TCP(payload)
+	offset := int(tcp.DataOffset())
+	return tcp.IsChecksumValid(network.SourceAddress(), network.DestinationAddress(),
+		checksum.Checksum(payload[offset:], 0), uint16(len(payload)-offset))
+}
+
+// A kernel at the other end of a veth pair leaves checksums out, or not. The
+// verdict is right in both cases.
+func TestKernelChecksums(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		offloads bool
+		sound    bool
+		want     link.Verdict
+	}{
+		{"left out", true, false, link.Good},
+		{"filled in", false, true, link.Unchecked},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, xdp.Config{}, testnet.Wire{Offloads: tt.offloads})
+			for _, local := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
+				// A SYN, from a connection that is never answered.
+				b.far.Host.Do(func() {
+					family := syscall.AF_INET
+					var to syscall.Sockaddr = &syscall.SockaddrInet4{Port: int(b.claimed), Addr: [4]byte(b.near.IPv4.Addr().AsSlice())}
+					if local.Is6() {
+						family = syscall.AF_INET6
+						to = &syscall.SockaddrInet6{Port: int(b.claimed), Addr: b.near.IPv6.Addr().As16()}
+					}
+					fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { syscall.Close(fd) })
+					if err := syscall.Connect(fd, to); err != syscall.EINPROGRESS {
+						t.Fatalf("connect: %v", err)
+					}
+				})
+				n := 0
+				until(t, "a SYN", func() bool {
+					var err error
+					if n, err = b.dev.Queue(0).Receive(b.frames); err != nil {
+						t.Fatal(err)
+					}
+					return n > 0
+				})
+				frame := b.frames[0]
+				if got := sound(frame.Data); got != tt.sound {
+					t.Errorf("%v: checksums add up: %v, want %v: %x", local, got, tt.sound, frame.Data)
+				}
+				if frame.Checksum != tt.want {
+					t.Errorf("%v: verdict %v, want %v", local, frame.Checksum, tt.want)
+				}
+			}
+		})
+	}
+}

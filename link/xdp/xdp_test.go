@@ -1,0 +1,248 @@
+//go:build linux
+
+package xdp_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/xdp"
+	"golang.org/x/sys/unix"
+)
+
+// A bench is a device at one end of a wire, and raw frames at the other.
+type bench struct {
+	*testing.T
+	net        *testnet.Net
+	dev        *xdp.Device
+	near, far  *testnet.Interface // near has the device
+	peer       int                // packet socket at far
+	claimed    uint16             // a port that is claimed for near's addresses
+	frames     []link.Frame
+	receivable int
+}
+
+func newBench(t *testing.T, cfg xdp.Config, wire testnet.Wire) *bench {
+	t.Helper()
+	n := testnet.New(t)
+	b := &bench{T: t, net: n, claimed: 6379, frames: make([]link.Frame, link.MaxBurst)}
+	b.far, b.near = n.Connect(n.Host("far"), n.Host("near"), wire)
+	cfg.Interface = b.near.Name
+	b.dev = open(t, b.near, cfg)
+	for _, a := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
+		if err := b.dev.Filter().Claim(a, b.claimed, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.peer = packetSocket(t, b.far)
+	return b
+}
+
+// open opens a device that is closed when the test ends.
+func open(t *testing.T, i *testnet.Interface, cfg xdp.Config) *xdp.Device {
+	t.Helper()
+	var dev *xdp.Device
+	var err error
+	i.Host.Do(func() { dev, err = xdp.Open(cfg) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dev
+}
+
+// packetSocket returns a socket for raw frames at an interface, whose reads give
+// up after 100 ms.
+func packetSocket(t *testing.T, i *testnet.Interface) (fd int) {
+	t.Helper()
+	i.Host.Do(func() {
+		var err error
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
+		t.Fatal(err)
+	}
+	all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index}); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// segment returns a frame from far to a port of near, size bytes long, with a
+// payload that depends on seed.
+func (b *bench) segment(local netip.Addr, port uint16, size int, seed byte) []byte {
+	f := append(append([]byte{}, b.near.MAC...), b.far.MAC...)
+	if local.Is4() {
+		f = binary.BigEndian.AppendUint16(f, 0x0800)
+		f = append(f, 0x45, 0)
+		f = binary.BigEndian.AppendUint16(f, uint16(size-14))
+		f = append(f, 0, 0, 0x40, 0, 64, 6, 0, 0)
+		f = append(append(f, b.far.IPv4.Addr().AsSlice()...), local.AsSlice()...)
+	} else {
+		f = binary.BigEndian.AppendUint16(f, 0x86dd)
+		f = append(f, 0x60, 0, 0, 0)
+		f = binary.BigEndian.AppendUint16(f, uint16(size-54))
+		f = append(f, 6, 64)
+		f = append(append(f, b.far.IPv6.Addr().AsSlice()...), local.AsSlice()...)
+	}
+	f = binary.BigEndian.AppendUint16(f, 40000)
+	f = binary.BigEndian.AppendUint16(f, port)
+	f = append(f, make([]byte, 8)...)
+	f = append(f, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0)
+	for i := len(f); i < size; i++ {
+		f = append(f, byte(i)+seed)
+	}
+	return f
+}
+
+// send puts a frame on the wire at far.
+func (b *bench) send(frame []byte) {
+	b.Helper()
+	if _, err := unix.Write(b.peer, frame); err != nil {
+		b.Fatalf("send %d bytes: %v", len(frame), err)
+	}
+}
+
+// sniff returns the next frame from near that arrives at far and starts with
+// prefix.
+func (b *bench) sniff(prefix []byte) []byte {
+	b.Helper()
+	buf := make([]byte, 65536)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		n, from, err := unix.Recvfrom(b.peer, buf, 0)
+		if err == unix.EAGAIN || err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		if from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING || !bytes.HasPrefix(buf[:n], prefix) {
+			continue
+		}
+		return buf[:n]
+	}
+	b.Fatal("no frame in 5 s")
+	return nil
+}
+
+// receive polls a queue until it has n frames, and returns copies.
+func (b *bench) receive(q link.Queue, n int) [][]byte {
+	b.Helper()
+	var got [][]byte
+	deadline := time.Now().Add(5 * time.Second)
+	for len(got) < n {
+		k, err := q.Receive(b.frames)
+		if err != nil {
+			b.Fatalf("receive: %v", err)
+		}
+		for _, f := range b.frames[:k] {
+			got = append(got, bytes.Clone(f.Data))
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%d frames in 5 s, want %d; verdicts %+v, stats %+v", len(got), n, b.dev.Filter().Verdicts(), q.Stats())
+		}
+	}
+	return got
+}
+
+// until polls a condition.
+func until(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in 5 s: %s", what)
+		}
+	}
+}
+
+// modes are the ways to run a device that veth has.
+var modes = []struct {
+	name string
+	cfg  xdp.Config
+}{
+	{"native", xdp.Config{Attach: xdp.AttachNative}},
+	{"generic", xdp.Config{Attach: xdp.AttachGeneric}},
+	{"busy polling", xdp.Config{BusyPoll: 20 * time.Microsecond}},
+}
+
+func TestReceive(t *testing.T) {
+	for _, m := range modes {
+		for _, mtu := range []int{1500, 3400} {
+			t.Run(fmt.Sprintf("%s/MTU %d", m.name, mtu), func(t *testing.T) {
+				b := newBench(t, m.cfg, testnet.Wire{MTU: mtu})
+				q := b.dev.Queue(0)
+				if got := b.dev.Info().MTU; got != mtu {
+					t.Errorf("Info().MTU is %d, want %d", got, mtu)
+				}
+				var frames, size uint64
+				for n := 74; n <= mtu+14; n += 37 {
+					for _, local := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
+						want := b.segment(local, b.claimed, n, byte(n))
+						b.send(want)
+						if got := b.receive(q, 1)[0]; !bytes.Equal(got, want) {
+							t.Fatalf("%d bytes to %v arrived as %d:\n got %x\nwant %x", n, local, len(got), got, want)
+						}
+						frames++
+						size += uint64(n)
+					}
+				}
+				if st := q.Stats(); st.RxFrames != frames || st.RxBytes != size || st.RxMalformed+st.RxNoBuffer != 0 {
+					t.Errorf("stats %+v, want %d frames of %d bytes", st, frames, size)
+				}
+				if v := b.dev.Filter().Verdicts(); v.Redirected != frames || v.NoSocket != 0 {
+					t.Errorf("verdicts %+v, want %d redirected", v, frames)
+				}
+			})
+		}
+	}
+}
+
+func TestSend(t *testing.T) {
+	for _, m := range modes {
+		for _, mtu := range []int{1500, 3400} {
+			t.Run(fmt.Sprintf("%s/MTU %d", m.name, mtu), func(t *testing.T) {
+				b := newBench(t, m.cfg, testnet.Wire{MTU: mtu})
+				q := b.dev.Queue(0)
+				header := append(append(bytes.Clone(b.far.MAC), b.near.MAC...), 0x88, 0xb5) // for experiments
+				var frames, size uint64
+				for n := 60; n <= mtu+14; n += 37 {
+					want := bytes.Clone(header)
+					for i := len(want); i < n; i++ {
+						want = append(want, byte(i+n))
+					}
+					copy(q.Reserve(n), want)
+					q.Commit(n, link.TxOffload{})
+					if pending, err := q.Flush(); pending != 0 || err != nil {
+						t.Fatalf("Flush() = %d, %v", pending, err)
+					}
+					if got := b.sniff(header); !bytes.Equal(got, want) {
+						t.Fatalf("%d bytes arrived as %d:\n got %x\nwant %x", n, len(got), got, want)
+					}
+					frames++
+					size += uint64(n)
+				}
+				if st := q.Stats(); st.TxFrames != frames || st.TxBytes != size || st.TxDropped+st.TxFull != 0 {
+					t.Errorf("stats %+v, want %d frames of %d bytes", st, frames, size)
+				}
+			})
+		}
+	}
+}
