@@ -141,7 +141,8 @@ counts as an error and not as a request.
 				return err
 			}
 			defer closing(tr.Close, &err)
-			cfg.GoTimers = tr.Polls()
+			cfg.Polls = tr.Polls()
+			cfg.Counters = func() load.Counters { return load.Counters(tr.Counters()) }
 			cfg.ServerPID = pid
 			live := newProgress(cmd.ErrOrStderr(), cfg.Warmup+cfg.Duration, l.quiet)
 			live.next(l.workload+" over "+name, 0)

@@ -30,14 +30,25 @@ type Config struct {
 	Duration time.Duration
 	// Verify compares every byte that comes back with what it must be.
 	Verify bool
-	// GoTimers paces an open loop with Go's timers, which are exact only in a
-	// process that never idles. The default is kernel timers, which are always.
-	GoTimers bool
+	// Polls says that the transport polls in this process. An open loop is then
+	// paced by Go's timers, which are exact only in a process that does not idle;
+	// else by the kernel's, which always are.
+	Polls bool
+	// Counters, if not nil, reads the counters of the transport on this side.
+	Counters func() Counters
 	// ServerPID, if not 0, is the server's process on this machine, whose
 	// processor time is measured too.
 	ServerPID int
 	// Progress, if not nil, is called about once a second during a run.
 	Progress func(Progress)
+}
+
+// Counters count from an arbitrary start.
+type Counters struct {
+	Retransmits uint64 // TCP segments sent again
+	Lost        uint64 // frames dropped on this side
+	Polls       uint64 // looks at the device's queues
+	Empty       uint64 // those that found nothing
 }
 
 // Progress is the state of a run.
@@ -53,6 +64,10 @@ const (
 	maxConns    = 100_000
 	maxPayload  = 16 << 20 // bytes
 	maxPipeline = 10_000
+	// maxOneWay is how many bytes a connection writes before it reads, less than
+	// the socket buffers of any transport. A client that first writes more, and a
+	// server that answers as it reads, would wait for each other.
+	maxOneWay = 32 << 10
 )
 
 // Check refuses what cannot be run.
@@ -84,6 +99,8 @@ func (c *Config) normalise() error {
 		return fmt.Errorf("a warm-up of %v: want 0 or more", c.Warmup)
 	case c.Workload.fresh && c.Pipeline > 1:
 		return fmt.Errorf("workload %s makes one request per connection: want a pipeline of 1", name)
+	case c.Workload.fresh && c.Payload > maxOneWay:
+		return fmt.Errorf("workload %s with a payload of %d bytes: want at most %d", name, c.Payload, maxOneWay)
 	case c.Workload.oneWay && c.Pipeline > 1:
 		return fmt.Errorf("workload %s has no replies to wait for: want a pipeline of 1", name)
 	case c.Workload.oneWay && c.Verify:
@@ -93,11 +110,8 @@ func (c *Config) normalise() error {
 }
 
 // duplex says whether reading and writing must overlap. Beside the workloads
-// that want it, these are batches whose requests and replies are both large: a
-// client that writes all of them first, and a server that answers as it reads,
-// would wait for each other once the socket buffers are full.
+// that want it, these are batches whose requests and replies are both large.
 func (c *Config) duplex() bool {
-	const safe = 32 << 10 // bytes, less than the socket buffers of any transport
 	bothWays := c.Workload.Protocol == "echo" || c.Workload.Name == "mixed"
-	return c.Workload.duplex || bothWays && c.Pipeline*c.Payload > safe
+	return c.Workload.duplex || bothWays && c.Pipeline*c.Payload > maxOneWay
 }

@@ -45,6 +45,8 @@ type Result struct {
 	Latency *hdrhistogram.Histogram // ns
 	Late    *hdrhistogram.Histogram // open loop: how late the pacer woke, ns
 
+	Counters Counters // of the client's side, while measuring
+
 	ClientCPU time.Duration // processor time while measuring
 	ServerCPU time.Duration // -1: not known
 	// ClientCores and ServerCores are how many processors each side may use.
@@ -243,7 +245,7 @@ func newWorker(r *run, i int) (*worker, error) {
 	if r.Rate > 0 {
 		w.interval = max(int64(float64(r.Conns)/r.Rate*float64(time.Second)), 1)
 		w.late = newHistogram()
-		if !r.GoTimers {
+		if !r.Polls {
 			p, err := newKernelPacer()
 			if err != nil {
 				return nil, err
@@ -264,6 +266,7 @@ type sample struct {
 	client, server time.Duration
 	watched        []int
 	cpus           machine.Times
+	counters       Counters
 }
 
 func (r *run) sample() (s sample) {
@@ -279,11 +282,20 @@ func (r *run) sample() (s sample) {
 		s.watched = slices.Compact(s.watched)
 	}
 	s.cpus, _ = machine.CPUTimes(s.watched)
+	if r.Counters != nil {
+		s.counters = r.Counters()
+	}
 	return s
 }
 
 // since writes the differences between two samples into res.
 func (r *run) since(before, s sample, res *Result) {
+	res.Counters = Counters{
+		Retransmits: s.counters.Retransmits - before.counters.Retransmits,
+		Lost:        s.counters.Lost - before.counters.Lost,
+		Polls:       s.counters.Polls - before.counters.Polls,
+		Empty:       s.counters.Empty - before.counters.Empty,
+	}
 	res.ClientCPU = s.client - before.client
 	res.ServerCPU = -1
 	ours := res.ClientCPU

@@ -28,6 +28,10 @@ type Run struct {
 	ClientBusy float64 `json:"client_busy"`         // processors in use, 1: one processor all the time
 	ServerBusy float64 `json:"server_busy"`         // -1: not known
 
+	Retransmits uint64  `json:"retransmits"`  // segments the client's side sent again
+	Lost        uint64  `json:"lost_frames"`  // dropped on the client's side
+	UsefulPolls float64 `json:"useful_polls"` // part of the client's polls that found frames; -1: it does not poll
+
 	Stolen      float64  `json:"stolen"`      // part of the processors' time, 0 to 1
 	Others      float64  `json:"others"`      // part that other processes used, 0 to 1
 	Load        float64  `json:"load_before"` // load average
@@ -95,6 +99,9 @@ func NewRun(transport string, res *load.Result) Run {
 		Bytes:       float64(res.Requests) * float64(cfg.Payload) / seconds,
 		ClientBusy:  res.ClientCPU.Seconds() / seconds,
 		ServerBusy:  -1,
+		Retransmits: res.Counters.Retransmits,
+		Lost:        res.Counters.Lost,
+		UsefulPolls: -1,
 		Stolen:      res.Stolen,
 		Others:      res.Others,
 		Load:        res.Load,
@@ -104,6 +111,9 @@ func NewRun(transport string, res *load.Result) Run {
 	if res.ServerCPU >= 0 {
 		r.ServerCPU = perRequest(res.ServerCPU, res.Requests)
 		r.ServerBusy = res.ServerCPU.Seconds() / seconds
+	}
+	if polls := res.Counters.Polls; polls > 0 {
+		r.UsefulPolls = 1 - float64(res.Counters.Empty)/float64(polls)
 	}
 	if res.Late != nil {
 		r.LateP50 = micros(res.Late, 50)
@@ -138,17 +148,21 @@ const (
 // warnings says what a reader must know before believing the figures.
 func (r *Run) warnings(res *load.Result) (list []string) {
 	warn := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
-	cores := float64(res.ClientCores)
-	polls := res.Config.GoTimers
 	if r.Rate > 0 && r.RPS < minOffered*r.Rate && !r.Interrupted {
-		if r.ClientBusy >= fullyBusy*cores && !polls {
-			warn("the generator is saturated: it used %.0f%% of its %.0f processors and reached %.0f of %.0f requests/s", 100*r.ClientBusy/cores, cores, r.RPS, r.Rate)
+		if r.saturated(res) {
+			warn("the generator is saturated: it reached %s of %s requests/s with nothing of its %s to spare", grouped(r.RPS), grouped(r.Rate), count(res.ClientCores, "processor"))
 		} else {
-			warn("only %.0f of %.0f requests/s were answered: the latencies are those of a queue that grows", r.RPS, r.Rate)
+			warn("only %s of %s requests/s were answered: the latencies are those of a queue that grows", grouped(r.RPS), grouped(r.Rate))
 		}
 	}
-	if r.Rate == 0 && !polls && r.ClientBusy >= fullyBusy*cores && r.ServerBusy >= 0 && r.ServerBusy < hasSlack*float64(res.ServerCores) {
-		warn("the generator is the limit: it used %.0f%% of its %.0f processors, the server only %.0f%% of its %d", 100*r.ClientBusy/cores, cores, 100*r.ServerBusy/float64(res.ServerCores), res.ServerCores)
+	if r.Rate == 0 && r.saturated(res) && !res.Config.Polls && r.ServerBusy >= 0 && r.ServerBusy < hasSlack*float64(res.ServerCores) {
+		warn("the generator is the limit: it had nothing of its %s to spare, the server used %.0f%% of its %d", count(res.ClientCores, "processor"), 100*r.ServerBusy/float64(res.ServerCores), res.ServerCores)
+	}
+	if r.Retransmits > r.Requests/1000 {
+		warn("the client's side sent %s again", count(int(r.Retransmits), "segment"))
+	}
+	if r.Lost > 0 {
+		warn("the client's side lost %s", count(int(r.Lost), "frame"))
 	}
 	if r.LateP50 > 0.2*r.P50 && r.LateP50 > 1 {
 		warn("the generator woke %.0f µs late at the median: that much of the latency is its own", r.LateP50)
@@ -166,6 +180,15 @@ func (r *Run) warnings(res *load.Result) (list []string) {
 		warn("only %d requests: too few for a p99.9", r.Requests)
 	}
 	return list
+}
+
+// saturated says whether the generator was as busy as it can be. A transport that
+// polls always uses its processors; there it is busy when most polls find frames.
+func (r *Run) saturated(res *load.Result) bool {
+	if r.UsefulPolls >= 0 {
+		return r.UsefulPolls >= hasSlack
+	}
+	return r.ClientBusy >= fullyBusy*float64(res.ClientCores)
 }
 
 // Failed says whether requests went wrong.

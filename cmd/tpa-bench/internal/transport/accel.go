@@ -38,6 +38,18 @@ func (a *accelerated) String() string { return Accel + ", " + a.device }
 func (a *accelerated) Polls() bool    { return true }
 func (a *accelerated) Close() error   { return a.runtime.Close() }
 
+func (a *accelerated) Counters() (c Counters) {
+	stats := a.runtime.Stats()
+	c.Lost = stats.Device.RxMissed + stats.Device.RxErrors + stats.Device.TxErrors
+	for _, s := range stats.Shards {
+		c.Retransmits += s.Stack.TCP.Retransmits.Value()
+		c.Lost += s.Queue.RxMalformed + s.Queue.RxNoBuffer + s.Queue.TxDropped + s.Link.RxBadChecksum + s.Link.TxNoBuffer
+		c.Polls += s.Poller.Polls
+		c.Empty += s.Poller.Empty
+	}
+	return c
+}
+
 func (a *accelerated) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return (&accel.ListenConfig{Runtime: a.runtime}).Listen(ctx, "tcp", addr)
 }

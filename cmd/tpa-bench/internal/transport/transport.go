@@ -6,6 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -32,10 +35,22 @@ type Transport interface {
 	// is traffic. Then Go's timers are exact and processor time is no measure of
 	// work.
 	Polls() bool
+	// Counters reads what the transport has counted so far.
+	Counters() Counters
 	Listen(ctx context.Context, addr string) (net.Listener, error)
 	Dial(ctx context.Context, addr string) (net.Conn, error)
 	// Close ends what Open started. Listeners and connections end with it.
 	Close() error
+}
+
+// Counters count from an arbitrary start and never go back.
+type Counters struct {
+	// Retransmits are TCP segments sent again, by any program for Kernel.
+	Retransmits uint64
+	// Lost are frames dropped on this side.
+	Lost uint64
+	// Polls counts looks at the device's queues, Empty those that found nothing.
+	Polls, Empty uint64
 }
 
 // Open starts a transport. Kernel takes nothing to start; Accel starts a runtime
@@ -58,6 +73,26 @@ func (kernel) Name() string   { return Kernel }
 func (kernel) String() string { return Kernel }
 func (kernel) Polls() bool    { return false }
 func (kernel) Close() error   { return nil }
+
+// Counters reads the statistics of the network namespace.
+func (kernel) Counters() (c Counters) {
+	b, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		return Counters{}
+	}
+	var names []string // of the numbers on the next line
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Tcp:" {
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i >= 0 && i < len(fields) {
+			c.Retransmits, _ = strconv.ParseUint(fields[i], 10, 64)
+		}
+		names = fields
+	}
+	return c
+}
 
 func (kernel) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
