@@ -27,6 +27,12 @@ type logReader struct {
 // logError and below are errors (rte_log.h).
 const logError = 4
 
+// What the EAL adds to every error of a driver's.
+const (
+	attachFailed = "Failed to attach device on primary process"
+	driverFailed = "EAL: Driver cannot attach the device"
+)
+
 // markPrefix starts a message that DPDK cannot have written.
 const markPrefix = "\x01mark "
 
@@ -81,7 +87,7 @@ func (r *logReader) add(level int, line string) {
 	// DPDK calls many a thing an error or a warning that is part of trying, and
 	// what makes an operation fail is in the operation's error.
 	r.logger.Debug("dpdk", "level", level, "message", line)
-	if level <= logError {
+	if level <= logError && !strings.HasSuffix(line, attachFailed) && !strings.HasPrefix(line, driverFailed) {
 		r.mu.Lock()
 		if len(r.errors) < 16 {
 			r.errors = append(r.errors, line)

@@ -6,7 +6,6 @@ package dpdk
 import "C"
 
 import (
-	"errors"
 	"fmt"
 	"syscall"
 	"unsafe"
@@ -23,13 +22,14 @@ func newPool(name string, n, room int, numa C.int) (pool, error) {
 	// A cache must be smaller than two thirds of its pool.
 	cache := min(cacheSize, n/4)
 	p := pool{C.tpa_pool_new(s, C.unsigned(n), C.unsigned(cache), C.unsigned(room), numa, &ret)}
-	if err := errno(ret); err != nil {
-		if errors.Is(err, syscall.ENOMEM) {
-			return p, fmt.Errorf("no memory for %d buffers of %d bytes: raise EAL.MemoryMB, or reserve more huge pages: %w", n, room, err)
-		}
+	switch err := errno(ret); err {
+	case nil:
+		return p, nil
+	case syscall.ENOMEM, syscall.ENOBUFS, syscall.ENOSPC:
+		return p, fmt.Errorf("no memory for %d buffers of %d bytes: raise EAL.MemoryMB, reserve more huge pages, or ask for smaller rings: %w", n, room, syscall.ENOMEM)
+	default:
 		return p, fmt.Errorf("%d buffers of %d bytes: %w", n, room, err)
 	}
-	return p, nil
 }
 
 func (p pool) inUse() int { return int(C.tpa_pool_in_use(p.c)) }

@@ -1,6 +1,7 @@
 //go:build dpdk && cgo && linux
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_bus.h>
@@ -10,6 +11,7 @@
 #include <rte_ether.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_string_fns.h>
 
 #include "internal.h"
 #include "shim.h"
@@ -30,6 +32,23 @@ static const struct {
 
 #define RSS_TYPES (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_IPV6 | \
 		   RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV6_TCP)
+
+/* Ports whose device was pulled out. Set in the interrupt thread. */
+static bool gone[RTE_MAX_ETHPORTS];
+
+static int on_removal(uint16_t port, enum rte_eth_event_type event, void *arg, void *ret)
+{
+	(void)event;
+	(void)arg;
+	(void)ret;
+	__atomic_store_n(&gone[port], true, __ATOMIC_RELAXED);
+	return 0;
+}
+
+bool tpa_port_gone(uint16_t port)
+{
+	return __atomic_load_n(&gone[port], __ATOMIC_RELAXED);
+}
 
 /* Finds the port of a probed device: by the device's name, which need not be
  * the port's. */
@@ -87,6 +106,17 @@ static void ring_limits(struct tpa_ring_limits *l, const struct rte_eth_desc_lim
 	l->wish = wish;
 }
 
+/* The greatest MTU that ethdev lets pass: the device's, and what its greatest
+ * frame leaves of it. */
+static uint16_t max_mtu(const struct rte_eth_dev_info *dev)
+{
+	uint32_t overhead = RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN;
+
+	if (dev->max_mtu != UINT16_MAX && dev->max_rx_pktlen > dev->max_mtu)
+		overhead = dev->max_rx_pktlen - dev->max_mtu;
+	return RTE_MIN(dev->max_mtu, dev->max_rx_pktlen - overhead);
+}
+
 int tpa_get_info(uint16_t port, struct tpa_info *info)
 {
 	struct rte_eth_dev_info dev;
@@ -105,14 +135,14 @@ int tpa_get_info(uint16_t port, struct tpa_info *info)
 	if (ret != 0)
 		return ret;
 	if (dev.driver_name != NULL)
-		strncpy(info->driver, dev.driver_name, sizeof(info->driver) - 1);
+		strlcpy(info->driver, dev.driver_name, sizeof(info->driver));
 	memcpy(info->mac, mac.addr_bytes, sizeof(info->mac));
 	info->numa = rte_eth_dev_socket_id(port);
 	info->max_queues = RTE_MIN(dev.max_rx_queues, dev.max_tx_queues);
 	ring_limits(&info->rx, &dev.rx_desc_lim, dev.default_rxportconf.ring_size);
 	ring_limits(&info->tx, &dev.tx_desc_lim, dev.default_txportconf.ring_size);
 	info->min_mtu = dev.min_mtu;
-	info->max_mtu = dev.max_mtu;
+	info->max_mtu = max_mtu(&dev);
 	/* Drivers that do not care about the MTU (memif, ring, null) do not have the
 	 * operation; the others cannot run it yet and say so. */
 	info->sets_mtu = rte_eth_dev_set_mtu(port, info->mtu) != -ENOTSUP;
@@ -122,9 +152,10 @@ int tpa_get_info(uint16_t port, struct tpa_info *info)
 		    (dev.tx_offload_capa & offloads[i].tx) == offloads[i].tx)
 			info->offloads |= offloads[i].ours;
 	}
-	info->reta_size = dev.reta_size;
-	info->key_size = dev.hash_key_size;
-	info->rss = (dev.flow_type_rss_offloads & RSS_TYPES) != 0;
+	if (dev.flow_type_rss_offloads & RSS_TYPES) {
+		info->reta_size = dev.reta_size;
+		info->key_size = dev.hash_key_size != 0 ? dev.hash_key_size : 40;
+	}
 	return 0;
 }
 
@@ -146,12 +177,17 @@ int tpa_configure(uint16_t port, const struct tpa_setup *setup)
 	}
 	if (setup->sets_mtu)
 		conf.rxmode.mtu = setup->mtu;
+	conf.intr_conf.rmv = (*dev.dev_flags & RTE_ETH_DEV_INTR_RMV) != 0;
 	if (setup->queues > 1 && (dev.flow_type_rss_offloads & RSS_TYPES) != 0) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = dev.flow_type_rss_offloads & RSS_TYPES;
 	}
 	tpa_quiet(true);
 	ret = rte_eth_dev_configure(port, setup->queues, setup->queues, &conf);
+	if (ret == 0) {
+		gone[port] = false;
+		ret = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_RMV, on_removal, NULL);
+	}
 	tpa_quiet(false);
 	return ret;
 }
@@ -175,10 +211,13 @@ int tpa_start(uint16_t port, const struct tpa_setup *setup)
 
 	tpa_quiet(true);
 	ret = rte_eth_dev_start(port);
-	if (ret == 0)
-		/* Some drivers have no such thing, and refuse. */
+	if (ret == 0) {
+		/* Some drivers have no such thing, and refuse. Multicast is what IPv6
+		 * finds its neighbours by. */
 		(void)(setup->promiscuous ? rte_eth_promiscuous_enable(port)
 					  : rte_eth_promiscuous_disable(port));
+		(void)rte_eth_allmulticast_enable(port);
+	}
 	(void)rte_eth_stats_reset(port);
 	(void)rte_eth_xstats_reset(port);
 	tpa_quiet(false);
@@ -209,6 +248,87 @@ int tpa_get_stats(uint16_t port, struct tpa_link_stats *stats)
 	stats->rx_errors = s.ierrors;
 	stats->tx_errors = s.oerrors;
 	return 0;
+}
+
+int tpa_get_xstats(uint16_t port, struct tpa_xstat *list, unsigned n)
+{
+	struct rte_eth_xstat_name *names;
+	struct rte_eth_xstat *values;
+	int have = rte_eth_xstats_get_names(port, NULL, 0);
+	int i;
+
+	if (have <= 0 || list == NULL || n < (unsigned)have)
+		return have;
+	names = calloc(have, sizeof(*names));
+	values = calloc(have, sizeof(*values));
+	if (names == NULL || values == NULL) {
+		have = -ENOMEM;
+		goto out;
+	}
+	if (rte_eth_xstats_get_names(port, names, have) != have ||
+	    rte_eth_xstats_get(port, values, have) != have) {
+		have = -EAGAIN;
+		goto out;
+	}
+	for (i = 0; i < have; i++) {
+		/* values[i].id is the index of the name */
+		strlcpy(list[i].name, names[values[i].id].name, sizeof(list[i].name));
+		list[i].value = values[i].value;
+	}
+out:
+	free(names);
+	free(values);
+	return have;
+}
+
+int tpa_get_rss(uint16_t port, uint8_t *key, uint8_t key_size, uint16_t *table, uint16_t table_size)
+{
+	struct rte_eth_rss_conf conf = {.rss_key = key, .rss_key_len = key_size};
+	struct rte_eth_rss_reta_entry64 reta[RTE_ETH_RSS_RETA_SIZE_512 / RTE_ETH_RETA_GROUP_SIZE] = {0};
+	unsigned i;
+	int ret;
+
+	if (table_size > RTE_ETH_RSS_RETA_SIZE_512)
+		return -ERANGE;
+	ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	if (ret != 0)
+		return ret;
+	for (i = 0; i < table_size; i++)
+		reta[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << i % RTE_ETH_RETA_GROUP_SIZE;
+	ret = rte_eth_dev_rss_reta_query(port, reta, table_size);
+	if (ret != 0)
+		return ret;
+	for (i = 0; i < table_size; i++)
+		table[i] = reta[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE];
+	return 0;
+}
+
+int tpa_set_rss(uint16_t port, const uint8_t *key, uint8_t key_size, const uint16_t *table, uint16_t table_size)
+{
+	struct rte_eth_rss_reta_entry64 reta[RTE_ETH_RSS_RETA_SIZE_512 / RTE_ETH_RETA_GROUP_SIZE] = {0};
+	struct rte_eth_rss_conf conf = {0};
+	struct rte_eth_dev_info dev;
+	unsigned i;
+	int ret;
+
+	if (table_size > RTE_ETH_RSS_RETA_SIZE_512)
+		return -ERANGE;
+	ret = rte_eth_dev_info_get(port, &dev);
+	if (ret != 0)
+		return ret;
+	conf.rss_key = (uint8_t *)key;
+	conf.rss_key_len = key_size;
+	conf.rss_hf = dev.flow_type_rss_offloads & RSS_TYPES;
+	ret = rte_eth_dev_rss_hash_update(port, &conf);
+	if (ret != 0)
+		return ret;
+	for (i = 0; i < table_size; i++) {
+		struct rte_eth_rss_reta_entry64 *group = &reta[i / RTE_ETH_RETA_GROUP_SIZE];
+
+		group->mask |= UINT64_C(1) << i % RTE_ETH_RETA_GROUP_SIZE;
+		group->reta[i % RTE_ETH_RETA_GROUP_SIZE] = table[i];
+	}
+	return rte_eth_dev_rss_reta_update(port, reta, table_size);
 }
 
 void *tpa_pool_new(const char *name, unsigned n, unsigned cache, unsigned room, int numa, int *err)

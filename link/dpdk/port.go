@@ -3,7 +3,6 @@ package dpdk
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -32,6 +31,9 @@ type Config struct {
 }
 
 const (
+	ethernet = 14 // bytes of an Ethernet header
+	vlanTag  = 4
+
 	minMTU     = 68    // RFC 791
 	maxMTU     = 65389 // 65535 bytes of an mbuf less headroom, Ethernet header and a VLAN tag
 	maxQueues  = 256
@@ -48,13 +50,7 @@ func (c *Config) check() error {
 	if c.Staging == 0 {
 		c.Staging = 512
 	}
-	var errs []error
-	if c.Device == "" {
-		errs = append(errs, errors.New("Config.Device is empty: want a virtual device such as net_memif0, or a PCI address such as 0000:3b:00.0"))
-	}
-	if strings.ContainsAny(c.Device, "\x00\n") {
-		errs = append(errs, fmt.Errorf("Config.Device is %q: want one line", c.Device))
-	}
+	errs := []error{c.checkDevice()}
 	for _, v := range []struct {
 		name            string
 		value, min, max int
@@ -74,11 +70,8 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// name is the device's name without the driver's arguments.
-func (c *Config) name() string {
-	name, _, _ := strings.Cut(c.Device, ",")
-	return name
-}
+// align rounds n up to a multiple of step.
+func align(n, step int) int { return (n + step - 1) / step * step }
 
 // Open starts the EAL if this is the first port of the process, and opens and
 // starts a device. Every further Open must bring the same EAL, or the zero EAL,

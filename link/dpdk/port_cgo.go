@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -26,19 +24,33 @@ type device struct {
 	pools  []pool
 	lcores []C.int
 
+	keySize   C.uint8_t // of RSS, 0: none
+	tableSize C.uint16_t
+
 	mu     sync.Mutex // guards what follows, and the calls that control the port
 	closed bool
 	last   link.DeviceStats // when it was closed
 }
 
 const (
-	headroom  = 128 // RTE_PKTMBUF_HEADROOM
-	vlanTag   = 4
-	ethernet  = 14
-	cacheSize = 256 // mbufs in a mempool's cache for each side of a queue
+	headroom  = 128              // RTE_PKTMBUF_HEADROOM
+	maxRoom   = 65535 - headroom // an mbuf's length has 16 bits
+	cacheSize = 256              // mbufs in a mempool's cache for each side of a queue
 	// bigBuffers is how many frames to be cut by the device a queue can have
 	// under way: 128 of 64 KB fill a 100 Gbit/s link for 0.7 ms.
 	bigBuffers = 128
+)
+
+// Offloads, as the shim names them.
+const (
+	rxIPv4Checksum = C.TPA_RX_IPV4_CHECKSUM
+	rxTCPChecksum  = C.TPA_RX_TCP_CHECKSUM
+	rxScatter      = C.TPA_RX_SCATTER
+	txIPv4Checksum = C.TPA_TX_IPV4_CHECKSUM
+	txTCPChecksum  = C.TPA_TX_TCP_CHECKSUM
+	txTSO          = C.TPA_TX_TSO
+	txMultiSegs    = C.TPA_TX_MULTI_SEGS
+	txFastFree     = C.TPA_TX_FAST_FREE
 )
 
 // buffersPerQueue is how many mbufs a queue needs so that full rings never starve
@@ -46,6 +58,12 @@ const (
 // and what hides in the two caches, which hold up to 1.5 times their size.
 func buffersPerQueue(rxRing, txRing, staging int) int {
 	return rxRing + txRing + staging + 3*link.MaxBurst + 2*cacheSize*3/2
+}
+
+// bufferRoom is the data room of an mbuf that takes a whole frame. Devices that
+// count it in kB round it down, and some want 2 kB.
+func bufferRoom(maxFrame int) int {
+	return min(max(2048, align(maxFrame, 1024)), maxRoom)
 }
 
 // needMB estimates the memory of a port before its device is known.
@@ -62,8 +80,9 @@ func needMB(c Config) int {
 	}
 	const mbuf = 128 + 64 + headroom // struct, header of the pool, headroom
 	const pool = 2 << 20             // caches for 128 lcores, the ring
-	bytes := c.Queues * (buffersPerQueue(ring(c.RxRing), ring(c.TxRing), c.Staging)*(mbuf+mtu+ethernet+vlanTag+64) + pool)
-	return max(64, 2*bytes>>20)
+	buffers := buffersPerQueue(ring(c.RxRing), ring(c.TxRing), c.Staging) * (mbuf + bufferRoom(mtu+ethernet+vlanTag))
+	tso := bigBuffers * (mbuf + maxRoom)
+	return max(64, 3*c.Queues*(buffers+tso+2*pool)/2>>20)
 }
 
 // open opens a port whose configuration was checked.
@@ -71,13 +90,13 @@ func open(e EAL, c Config) (*Port, error) {
 	environment.mu.Lock()
 	defer environment.mu.Unlock()
 
-	if strings.Contains(c.Device, "exec(") {
-		return nil, fmt.Errorf("%s: a device that runs commands (exec) is refused", c.name())
-	}
 	if err := startEAL(e, needMB(c)); err != nil {
 		return nil, err
 	}
 	p := new(Port)
+	if err := c.prepareMemif(); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.name(), err)
+	}
 	if err := p.open(c); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.name(), err)
 	}
@@ -87,13 +106,14 @@ func open(e EAL, c Config) (*Port, error) {
 func (d *device) open(c Config) (err error) {
 	env := &environment
 	env.log.begin()
+	d.info.Name = c.name()
 
 	args, freeArgs := cString(c.Device)
 	defer freeArgs()
 	name, freeName := cString(c.name())
 	defer freeName()
 	if err := errno(C.tpa_probe(args, name, &d.id)); err != nil {
-		return probeError(err, env.log.reason())
+		return c.attachError(err, env.log.reason())
 	}
 	defer func() {
 		if err != nil {
@@ -105,12 +125,14 @@ func (d *device) open(c Config) (err error) {
 	if err := errno(C.tpa_get_info(d.id, &info)); err != nil {
 		return fmt.Errorf("cannot be asked for its properties: %w", err)
 	}
+	env.log.begin() // being asked, drivers log errors that are none
+	d.keySize, d.tableSize = info.key_size, info.reta_size
 	setup, err := negotiate(&info, &c)
 	if err != nil {
 		return err
 	}
 	if err := errno(C.tpa_configure(d.id, &setup)); err != nil {
-		return fmt.Errorf("refuses %d queues with MTU %d: %w%s", c.Queues, setup.mtu, err, env.log.reason())
+		return attachError(fmt.Sprintf("refuses %d queues with MTU %d", c.Queues, setup.mtu), err, env.log.reason())
 	}
 	mtu := int(setup.mtu)
 	d.info = link.Info{
@@ -122,9 +144,9 @@ func (d *device) open(c Config) (err error) {
 		Queues:       c.Queues,
 		NUMANode:     int(info.numa),
 		Capabilities: link.Capabilities{
-			RxChecksum:     setup.offloads&C.TPA_RX_TCP_CHECKSUM != 0,
-			TxIPv4Checksum: setup.offloads&C.TPA_TX_IPV4_CHECKSUM != 0,
-			TxTCPChecksum:  setup.offloads&C.TPA_TX_TCP_CHECKSUM != 0,
+			RxChecksum:     setup.offloads&rxTCPChecksum != 0,
+			TxIPv4Checksum: setup.offloads&txIPv4Checksum != 0,
+			TxTCPChecksum:  setup.offloads&txTCPChecksum != 0,
 		},
 	}
 	for i := range d.info.HardwareAddr {
@@ -136,14 +158,17 @@ func (d *device) open(c Config) (err error) {
 		}
 	}
 	if err := errno(C.tpa_start(d.id, &setup)); err != nil {
-		return fmt.Errorf("does not start: %w%s", err, env.log.reason())
+		if c.isMemif() && !c.isMemifServer() {
+			return c.startMemifError()
+		}
+		return attachError("does not start", err, env.log.reason())
 	}
 	return nil
 }
 
 // addQueue makes the mempools and both sides of queue i.
 func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_setup, c *Config) error {
-	q := &queue{room: align(d.info.MaxFrame, 64)}
+	q := &queue{room: bufferRoom(d.info.MaxFrame)}
 	buffers, err := newPool(fmt.Sprintf("tpa_p%d_q%d", d.id, i),
 		buffersPerQueue(int(setup.rx_ring), int(setup.tx_ring), c.Staging), q.room, info.numa)
 	if err != nil {
@@ -151,8 +176,8 @@ func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_se
 	}
 	d.pools = append(d.pools, buffers)
 	var big pool
-	if setup.offloads&C.TPA_TX_TSO != 0 {
-		q.bigRoom = 65535 - headroom
+	if setup.offloads&txTSO != 0 {
+		q.bigRoom = maxRoom
 		big, err = newPool(fmt.Sprintf("tpa_p%d_q%d_tso", d.id, i), bigBuffers, q.bigRoom, info.numa)
 		if err != nil {
 			return err
@@ -161,7 +186,7 @@ func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_se
 		d.info.TSO = q.bigRoom
 	}
 	if err := errno(C.tpa_setup_queue(d.id, C.uint16_t(i), setup, buffers.c)); err != nil {
-		return fmt.Errorf("queue %d with rings of %d and %d cannot be set up: %w%s", i, setup.rx_ring, setup.tx_ring, err, environment.log.reason())
+		return attachError(fmt.Sprintf("queue %d with rings of %d and %d descriptors cannot be set up", i, setup.rx_ring, setup.tx_ring), err, environment.log.reason())
 	}
 	rxLcore, txLcore := takeLcore(), takeLcore()
 	d.lcores = append(d.lcores, rxLcore, txLcore)
@@ -212,30 +237,17 @@ func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 		}
 	}
 	// One buffer holds a whole frame, so nothing arrives in pieces by intent.
-	setup.offloads &^= C.TPA_RX_SCATTER
-	if setup.offloads&C.TPA_TX_TCP_CHECKSUM == 0 {
-		setup.offloads &^= C.TPA_TX_TSO
+	setup.offloads &^= rxScatter
+	if setup.offloads&txTCPChecksum == 0 {
+		setup.offloads &^= txTSO
 	}
-	if setup.offloads&C.TPA_TX_TSO == 0 {
-		setup.offloads &^= C.TPA_TX_MULTI_SEGS
+	if setup.offloads&txTSO == 0 {
+		setup.offloads &^= txMultiSegs
 	} else {
 		// It wants one mempool per queue.
-		setup.offloads &^= C.TPA_TX_FAST_FREE
+		setup.offloads &^= txFastFree
 	}
 	return setup, errors.Join(errs...)
-}
-
-// probeError says what to do about a device that could not be attached.
-func probeError(err error, reason string) error {
-	switch {
-	case errors.Is(err, syscall.EEXIST):
-		return fmt.Errorf("is open in this process already: %w", err)
-	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.EFAULT):
-		return fmt.Errorf("no such device: check the spelling and, for a PCI address, that the device is bound to vfio-pci (dpdk-devbind.py --status): %w%s", os.ErrNotExist, reason)
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("no permission: run as root or give the program the capabilities that the driver needs: %w%s", err, reason)
-	}
-	return fmt.Errorf("cannot be attached: %w%s", err, reason)
 }
 
 func (d *device) Info() link.Info {
@@ -264,9 +276,18 @@ func (d *device) Stats() link.DeviceStats {
 func (d *device) stats() link.DeviceStats {
 	var s C.struct_tpa_link_stats
 	C.tpa_get_stats(d.id, &s)
+	var sum link.QueueStats
+	for _, q := range d.queues {
+		s := q.Stats()
+		sum.RxFrames += s.RxFrames
+		sum.RxBytes += s.RxBytes
+		sum.TxFrames += s.TxFrames
+		sum.TxBytes += s.TxBytes
+	}
+	// Some drivers (memif) forget their counters with the link.
 	stats := link.DeviceStats{
-		RxPackets: uint64(s.rx_packets), RxBytes: uint64(s.rx_bytes),
-		TxPackets: uint64(s.tx_packets), TxBytes: uint64(s.tx_bytes),
+		RxPackets: max(uint64(s.rx_packets), sum.RxFrames), RxBytes: max(uint64(s.rx_bytes), sum.RxBytes),
+		TxPackets: max(uint64(s.tx_packets), sum.TxFrames), TxBytes: max(uint64(s.tx_bytes), sum.TxBytes),
 		RxMissed: uint64(s.rx_missed), RxNoBuffer: uint64(s.rx_no_buffer),
 		RxErrors: uint64(s.rx_errors), TxErrors: uint64(s.tx_errors),
 	}
@@ -274,11 +295,27 @@ func (d *device) stats() link.DeviceStats {
 		stats.BuffersInUse += p.inUse()
 		stats.BuffersTotal += p.size()
 	}
+	stats.Extended = d.extended()
 	return stats
 }
 
-func (d *device) RSS() (link.RSS, error)  { return link.RSS{}, ErrNotSupported }
-func (d *device) SetRSS(r link.RSS) error { return ErrNotSupported }
+// extended returns the driver's own counters.
+func (d *device) extended() map[string]uint64 {
+	n := C.tpa_get_xstats(d.id, nil, 0)
+	if n <= 0 {
+		return nil
+	}
+	list := make([]C.struct_tpa_xstat, n)
+	n = min(n, C.tpa_get_xstats(d.id, &list[0], C.unsigned(n)))
+	if n <= 0 {
+		return nil
+	}
+	counters := make(map[string]uint64, n)
+	for i := range list[:n] {
+		counters[C.GoString(&list[i].name[0])] = uint64(list[i].value)
+	}
+	return counters
+}
 
 func (d *device) Close() error {
 	environment.mu.Lock()
@@ -293,13 +330,18 @@ func (d *device) Close() error {
 	return d.release()
 }
 
+// errorf makes an error of a port that is open.
+func (d *device) errorf(format string, args ...any) error {
+	return fmt.Errorf("dpdk: %s: %w", d.info.Name, fmt.Errorf(format, args...))
+}
+
 // release undoes open as far as it came. The caller holds environment.mu.
 func (d *device) release() error {
 	for _, q := range d.queues {
 		q.Close()
 	}
 	var err error
-	if d.info.Driver == "net_memif" {
+	if d.info.Driver == memif {
 		err = errno(C.tpa_memif_remove(d.id))
 	} else {
 		err = errno(C.tpa_remove(d.id))
@@ -308,14 +350,14 @@ func (d *device) release() error {
 		q.free()
 	}
 	if err != nil {
-		err = fmt.Errorf("dpdk: %s: cannot be given back: %w", d.info.Name, err)
+		err = d.errorf("cannot be given back: %w", err)
 	}
 	for _, p := range d.pools {
 		// What is still in use has an owner that may yet write to it: better lose
 		// the pool than free it.
 		if n := p.inUse(); n > 0 {
 			environment.log.logger.Error("dpdk: buffers lost on close", "device", d.info.Name, "buffers", n)
-			err = errors.Join(err, fmt.Errorf("dpdk: %s: %d of %d buffers did not come back", d.info.Name, n, p.size()))
+			err = errors.Join(err, d.errorf("%d of %d buffers did not come back", n, p.size()))
 			continue
 		}
 		p.free()
@@ -326,5 +368,3 @@ func (d *device) release() error {
 	d.lcores = nil
 	return err
 }
-
-func align(n, step int) int { return (n + step - 1) / step * step }

@@ -285,6 +285,8 @@ void tpa_rx_burst(struct tpa_rx *rx)
 	if (kept > 0) {
 		count(&rx->n_frames, kept);
 		count(&rx->n_bytes, bytes);
+	} else {
+		rx->gone = tpa_port_gone(rx->side.port);
 	}
 	leave(&rx->side, outer);
 }
@@ -417,6 +419,7 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 		bytes += tx->slots[tx->head + i].len;
 	gone = sent;
 	if (unlikely(sent < ready)) {
+		tx->gone = tpa_port_gone(tx->side.port);
 		count(&tx->n_full, 1);
 	} else if (unlikely(ready < n)) {
 		/* The driver refuses this frame for good. */

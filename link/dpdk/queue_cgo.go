@@ -6,12 +6,16 @@ package dpdk
 import "C"
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 
 	"github.com/gotpa/tpa/link"
 )
+
+// errRemoved ends a queue whose device is no longer there.
+var errRemoved = errors.New("dpdk: the device was removed")
 
 // queue implements link.Queue.
 type queue struct {
@@ -33,7 +37,9 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 	}
 	rx := q.rx
 	if rx.next == rx.count {
-		C.tpa_rx_burst(rx)
+		if C.tpa_rx_burst(rx); rx.gone {
+			return 0, errRemoved
+		}
 	}
 	// Drivers that work on vectors give nothing when asked for few, so the shim
 	// always asks for a full burst, and a short slice is filled from what is left.
@@ -107,6 +113,10 @@ func (q *queue) Flush() (int, error) {
 		if C.tpa_tx_burst(tx) < link.MaxBurst {
 			break
 		}
+	}
+	if tx.gone {
+		C.tpa_tx_release(tx)
+		return 0, errRemoved
 	}
 	return int(tx.tail - tx.head), nil
 }

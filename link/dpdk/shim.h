@@ -47,9 +47,8 @@ struct tpa_info {
 	bool sets_mtu; /* the driver has a say in the MTU */
 	bool pads;     /* short frames are padded by the shim */
 	uint32_t offloads;
-	uint16_t reta_size;
+	uint16_t reta_size; /* 0: no RSS */
 	uint8_t key_size;
-	bool rss;
 };
 
 struct tpa_setup {
@@ -63,6 +62,11 @@ struct tpa_link_stats {
 	uint64_t rx_missed, rx_no_buffer, rx_errors, tx_errors;
 };
 
+struct tpa_xstat {
+	char name[64];
+	uint64_t value;
+};
+
 int tpa_probe(const char *devargs, const char *name, uint16_t *port);
 int tpa_remove(uint16_t port); /* stops, closes and detaches */
 int tpa_get_info(uint16_t port, struct tpa_info *info);
@@ -71,6 +75,12 @@ int tpa_setup_queue(uint16_t port, uint16_t queue, const struct tpa_setup *setup
 int tpa_start(uint16_t port, const struct tpa_setup *setup);
 bool tpa_link_up(uint16_t port);
 int tpa_get_stats(uint16_t port, struct tpa_link_stats *stats);
+/* Returns how many there are; writes them when n is not smaller. */
+int tpa_get_xstats(uint16_t port, struct tpa_xstat *list, unsigned n);
+/* Receive side scaling. table has as many entries as tpa_info.reta_size, key as
+ * many bytes as tpa_info.key_size. */
+int tpa_get_rss(uint16_t port, uint8_t *key, uint8_t key_size, uint16_t *table, uint16_t table_size);
+int tpa_set_rss(uint16_t port, const uint8_t *key, uint8_t key_size, const uint16_t *table, uint16_t table_size);
 
 void *tpa_pool_new(const char *name, unsigned n, unsigned cache, unsigned room, int numa, int *err);
 unsigned tpa_pool_in_use(void *pool);
@@ -105,6 +115,7 @@ struct tpa_rx {
 	uint32_t offloads;
 	uint32_t count, next; /* frames fetched; the first that Go has not taken */
 	struct tpa_frame frames[TPA_BURST];
+	bool gone;            /* the device was removed */
 	uint32_t nheld;
 	uintptr_t held[TPA_BURST]; /* mbufs behind frames */
 	uint8_t *scratch;          /* TPA_BURST buffers of max_frame for joined chains */
@@ -131,6 +142,7 @@ struct tpa_tx {
 	struct tpa_side side;
 	void *pool, *big_pool; /* big_pool NULL: no TSO */
 	bool pads;
+	bool gone; /* the device was removed */
 	uint32_t depth, head, tail; /* slots; staged are head up to tail */
 	struct tpa_slot *slots;
 	uint32_t nstock;

@@ -1,0 +1,169 @@
+package dpdk
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestEALCheck(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		eal  EAL
+		want string // part of the error, "" for none
+	}{
+		{"zero", EAL{}, ""},
+		{"all", EAL{HugePages: Never, MemoryMB: 64, FilePrefix: "a-Z_9", CPUs: []int{0, 3}, ExtraArgs: []string{"--log-level=8", "--legacy-mem", "--iova-mode=pa"}}, ""},
+		{"policy", EAL{HugePages: 3}, "want Auto, Always or Never"},
+		{"little memory", EAL{MemoryMB: 15}, "want 16 to 65536"},
+		{"much memory", EAL{MemoryMB: 65537}, "want 16 to 65536"},
+		{"negative memory", EAL{MemoryMB: -1}, "want 16 to 65536"},
+		{"path in prefix", EAL{FilePrefix: "../x"}, "letters, digits"},
+		{"long prefix", EAL{FilePrefix: strings.Repeat("x", 33)}, "letters, digits"},
+		{"CPU", EAL{CPUs: []int{-1}}, "EAL.CPUs holds -1"},
+		{"plug-in", EAL{ExtraArgs: []string{"-d", "evil.so"}}, `"-d", which is refused`},
+		{"plug-in in one", EAL{ExtraArgs: []string{"-devil.so"}}, "which is refused"},
+		{"plug-in, long", EAL{ExtraArgs: []string{"--d=evil.so"}}, "which is refused"},
+		{"plug-in behind a flag", EAL{ExtraArgs: []string{"--legacy-mem", "-d=evil.so"}}, "which is refused"},
+		{"device", EAL{ExtraArgs: []string{"--vdev=net_failsafe0,exec(ls)"}}, "which is refused"},
+		{"allow list", EAL{ExtraArgs: []string{"-a=0000:3b:00.0"}}, "which is refused"},
+		{"memory", EAL{ExtraArgs: []string{"-m=64"}}, "which is refused"},
+		{"prefix", EAL{ExtraArgs: []string{"--file-prefix=x"}}, "which is refused"},
+		{"huge pages", EAL{ExtraArgs: []string{"--no-huge"}}, "which is refused"},
+		{"CPUs", EAL{ExtraArgs: []string{"--lcores=0"}}, "which is refused"},
+		{"abbreviation", EAL{ExtraArgs: []string{"--iova=pa"}}, "which is refused"},
+		{"no dashes", EAL{ExtraArgs: []string{"iova-mode=pa"}}, "which is refused"},
+		{"end of options", EAL{ExtraArgs: []string{"--"}}, "which is refused"},
+		{"value in the next element", EAL{ExtraArgs: []string{"--iova-mode", "pa"}}, "needs a value"},
+		{"value for a flag", EAL{ExtraArgs: []string{"--legacy-mem=yes"}}, "takes no value"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.eal.check()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestEALArgs(t *testing.T) {
+	e := EAL{MemoryMB: 128, FilePrefix: "tpa7", CPUs: []int{2, 5}, ExtraArgs: []string{"--log-level=8"}}
+	for _, tt := range []struct {
+		name      string
+		hugePages bool
+		extra     []string
+		want      string
+	}{
+		{"huge pages", true, e.ExtraArgs, "tpa --file-prefix=tpa7 --lcores=0@(2,5) --allow=0000:00:00.0 -m 128 --in-memory --no-telemetry --log-level=8"},
+		{"no huge pages", false, nil, "tpa --file-prefix=tpa7 --lcores=0@(2,5) --allow=0000:00:00.0 -m 128 --no-huge --no-shconf --iova-mode=va --no-telemetry"},
+		{"telemetry", true, []string{"--telemetry"}, "tpa --file-prefix=tpa7 --lcores=0@(2,5) --allow=0000:00:00.0 -m 128 --in-memory --telemetry"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e.ExtraArgs = tt.extra
+			if got := e.args(tt.hugePages); !slices.Equal(got, strings.Fields(tt.want)) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestConfigCheck(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		config Config
+		want   string // part of the error, "" for none
+	}{
+		{"virtual", Config{Device: "net_memif0,role=server"}, ""},
+		{"PCI", Config{Device: "0000:3b:00.0", Queues: 256, RxRing: 65535, TxRing: 64, MTU: 65389, Staging: 65536}, ""},
+		{"none", Config{}, "Config.Device is empty"},
+		{"interface", Config{Device: "eth0"}, "want a virtual device"},
+		{"lines", Config{Device: "net_null0\n--vdev"}, "want one line"},
+		{"command", Config{Device: "net_failsafe0,exec(rm -rf /)"}, "refused"},
+		{"PCI function", Config{Device: "0000:3b:00.8"}, "want a virtual device"},
+		{"queues", Config{Device: "net_null0", Queues: 257}, "Config.Queues is 257: want 1 to 256"},
+		{"negative queues", Config{Device: "net_null0", Queues: -1}, "Config.Queues is -1"},
+		{"ring", Config{Device: "net_null0", RxRing: 65536}, "Config.RxRing is 65536"},
+		{"negative ring", Config{Device: "net_null0", TxRing: -1}, "Config.TxRing is -1"},
+		{"small MTU", Config{Device: "net_null0", MTU: 67}, "Config.MTU is 67: want 68 to 65389"},
+		{"great MTU", Config{Device: "net_null0", MTU: 65390}, "Config.MTU is 65390"},
+		{"staging", Config{Device: "net_null0", Staging: 63}, "Config.Staging is 63: want 64 to 65536"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.config.check()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+	c := Config{Device: "3B:00.1,mprq_en=1"}
+	if err := c.check(); err != nil || c.Device != "0000:3b:00.1,mprq_en=1" || c.Queues != 1 || c.Staging != 512 {
+		t.Errorf("got %+v, %v, want a full PCI address and defaults", c, err)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, tt := range []struct {
+		version string
+		ok      bool
+	}{
+		{"DPDK 22.11.11", true},
+		{"DPDK 22.11.0-rc1", true},
+		{"DPDK 23.03.0", true},
+		{"DPDK 100.1.0", true},
+		{"DPDK 22.07.0", false},
+		{"DPDK 21.11.9", false},
+		{"", false},
+		{"something else", false},
+	} {
+		if err := checkVersion(tt.version); (err == nil) != tt.ok || err != nil && !errors.Is(err, ErrNotSupported) {
+			t.Errorf("%q: got %v, want ok %v", tt.version, err, tt.ok)
+		}
+	}
+}
+
+func TestHugePagesPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		policy Policy
+		free   int
+		want   bool
+		ok     bool
+	}{
+		{"auto, enough", Auto, 64, true, true},
+		{"auto, too few", Auto, 63, false, true},
+		{"always, enough", Always, 64, true, true},
+		{"always, too few", Always, 63, false, false},
+		{"never, enough", Never, 64, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := EAL{HugePages: tt.policy, MemoryMB: 64}.useHugePages(tt.free)
+			if got != tt.want || (err == nil) != tt.ok {
+				t.Errorf("got %v, %v, want %v, ok %v", got, err, tt.want, tt.ok)
+			}
+			if err != nil && (!errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "sysctl vm.nr_hugepages")) {
+				t.Errorf("%v: want ErrNotSupported and what to do", err)
+			}
+		})
+	}
+}
+
+func TestFreeHugePages(t *testing.T) {
+	dir := t.TempDir()
+	if got := freeHugePagesMB(filepath.Join(dir, "none")); got != 0 {
+		t.Errorf("without the directory: %d MB", got)
+	}
+	for size, free := range map[string]string{"hugepages-2048kB": "7\n", "hugepages-1048576kB": "2\n", "hugepages-64kB": "nonsense", "hugepages-oddkB": "1"} {
+		if err := os.Mkdir(filepath.Join(dir, size), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, size, "free_hugepages"), []byte(free), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := freeHugePagesMB(dir), 2*1024+14; got != want {
+		t.Errorf("got %d MB, want %d", got, want)
+	}
+}
