@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gotpa/tpa/internal/histogram"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
@@ -239,11 +240,11 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 // dialCounters count how dials ended.
 type dialCounters struct {
 	ok, refused, timeout, canceled, failed atomic.Uint64
-	time                                   atomic.Int64
+	duration                               histogram.Histogram
 }
 
 func (d *dialCounters) count(err error, took time.Duration) {
-	d.time.Add(int64(took))
+	d.duration.Observe(took)
 	var t interface{ Timeout() bool }
 	switch {
 	case err == nil:

@@ -33,6 +33,9 @@ type Runtime struct {
 
 	dials dialCounters
 
+	// stopped ends the sampler, which closes sampled when it has.
+	stopped, sampled chan struct{}
+
 	// mu guards the following fields.
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -122,6 +125,8 @@ func (rt *Runtime) start() (err error) {
 		}
 	}
 	rt.setRoutes()
+	rt.stopped, rt.sampled = make(chan struct{}), make(chan struct{})
+	go rt.sample()
 	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", c.Addrs, "mtu", mtu)
 	return nil
 }
@@ -157,6 +162,10 @@ func (rt *Runtime) setRoutes() {
 
 // stop ends the shards and gives the device back.
 func (rt *Runtime) stop() error {
+	if rt.stopped != nil {
+		close(rt.stopped)
+		<-rt.sampled
+	}
 	for _, s := range rt.shards {
 		s.Close()
 	}

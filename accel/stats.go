@@ -1,14 +1,47 @@
 package accel
 
 import (
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/gotpa/tpa/internal/histogram"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/dpdk"
+	tpanet "github.com/gotpa/tpa/net"
 )
+
+const (
+	// sampleEvery is the time between two samples of round-trip times, and
+	// sampleConns how many connections of a shard one sample looks at: 1,000 take
+	// about a millisecond.
+	sampleEvery = 10 * time.Second
+	sampleConns = 1000
+)
+
+// sample takes round-trip times until the runtime stops.
+func (rt *Runtime) sample() {
+	defer close(rt.sampled)
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, s := range rt.shards {
+				s.SampleRTT(sampleConns)
+			}
+		case <-rt.stopped:
+			return
+		}
+	}
+}
 
 // ShardStats are the counters and gauges of one shard.
 type ShardStats = shard.Stats
+
+// Histogram is the distribution of durations.
+type Histogram = histogram.Snapshot
 
 // Stats are the counters and gauges of a runtime. Counters count from its start
 // and never go back.
@@ -17,6 +50,9 @@ type Stats struct {
 	// says why.
 	Accelerated bool
 	Reason      error
+	// DPDK is the version of the library that the program is linked with, empty
+	// without one.
+	DPDK string
 	// Info, LinkUp and Device describe the device; zero after a fallback.
 	Info   link.Info
 	LinkUp bool
@@ -25,29 +61,42 @@ type Stats struct {
 	Neighbours link.NeighbourStats
 	// Shards has one element per queue.
 	Shards []ShardStats
+	// Listeners has one element per open listener, sorted by address.
+	Listeners []ListenerStats
 	// FallbackListens and FallbackDials count what went through the kernel.
 	FallbackListens, FallbackDials uint64
 	// Dials counts accelerated dials by their end.
 	Dials DialStats
 }
 
+// ListenerStats tell about one listener.
+type ListenerStats struct {
+	// Addr is the address listened on.
+	Addr string
+	// Queues has one element per shard.
+	Queues []AcceptStats
+}
+
+// AcceptStats tell about the accept queue of a listener on one shard.
+type AcceptStats = tpanet.AcceptStats
+
 // DialStats count dials by their end.
 type DialStats struct {
 	OK, Refused, Timeout, Canceled, Failed uint64
-	// Time is the sum of the time that all of them took.
-	Time time.Duration
+	// Duration counts the time that they took, however they ended.
+	Duration Histogram
 }
 
 // Stats reads the counters. It takes no lock of the data path; the device may be
 // asked, so it is not for tight loops.
 func (rt *Runtime) Stats() Stats {
 	s := Stats{
-		Accelerated: rt.reason == nil, Reason: rt.reason,
+		Accelerated: rt.reason == nil, Reason: rt.reason, DPDK: dpdk.Version(),
 		FallbackListens: rt.fallbackListens.Load(), FallbackDials: rt.fallbackDials.Load(),
 		Dials: DialStats{
 			OK: rt.dials.ok.Load(), Refused: rt.dials.refused.Load(), Timeout: rt.dials.timeout.Load(),
 			Canceled: rt.dials.canceled.Load(), Failed: rt.dials.failed.Load(),
-			Time: time.Duration(rt.dials.time.Load()),
+			Duration: rt.dials.duration.Snapshot(),
 		},
 	}
 	if rt.reason != nil {
@@ -55,7 +104,13 @@ func (rt *Runtime) Stats() Stats {
 	}
 	rt.mu.Lock()
 	closed := rt.closed
+	for l := range rt.listeners {
+		if l, ok := l.(*listener); ok {
+			s.Listeners = append(s.Listeners, ListenerStats{Addr: l.Addr().String(), Queues: l.Stats()})
+		}
+	}
 	rt.mu.Unlock()
+	slices.SortFunc(s.Listeners, func(a, b ListenerStats) int { return strings.Compare(a.Addr, b.Addr) })
 	s.Info = rt.device.Info()
 	if !closed {
 		s.LinkUp, s.Device = rt.device.LinkUp(), rt.device.Stats()

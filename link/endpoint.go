@@ -58,6 +58,7 @@ type nextHop struct {
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
 	txWaits, txNoBuffer, txTooLong, txSegmented              atomic.Uint64
+	txBursts                                                 [BurstBuckets]atomic.Uint64
 }
 
 // EndpointStats are counters since the endpoint was made. Each counts frames
@@ -81,6 +82,9 @@ type EndpointStats struct {
 	TxTooLong uint64
 	// TxSegmented counts frames made from larger segments in software.
 	TxSegmented uint64
+	// TxBursts counts flushes by the number of frames they handed over; see
+	// BurstBucket.
+	TxBursts [BurstBuckets]uint64
 }
 
 // NewEndpoint returns an endpoint for a queue of the device. neighbours is
@@ -104,7 +108,7 @@ func (e *Endpoint) resolutionFailed(pkt *stack.PacketBuffer) {
 
 // Stats returns the counters.
 func (e *Endpoint) Stats() EndpointStats {
-	return EndpointStats{
+	s := EndpointStats{
 		RxMalformed:   e.stats.rxMalformed.Load(),
 		RxBadChecksum: e.stats.rxBadChecksum.Load(),
 		RxVLAN:        e.stats.rxVLAN.Load(),
@@ -115,6 +119,10 @@ func (e *Endpoint) Stats() EndpointStats {
 		TxTooLong:     e.stats.txTooLong.Load(),
 		TxSegmented:   e.stats.txSegmented.Load(),
 	}
+	for i := range s.TxBursts {
+		s.TxBursts[i] = e.stats.txBursts[i].Load()
+	}
+	return s
 }
 
 // CountMalformed counts a frame that the caller of Deliver refused.

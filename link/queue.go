@@ -18,6 +18,7 @@
 package link
 
 import (
+	"math/bits"
 	"net"
 	"time"
 )
@@ -27,6 +28,13 @@ import (
 // burst inside the L1 and L2 caches and makes a 40 ns cgo call cost less than
 // 1 ns per frame.
 const MaxBurst = 64
+
+// BurstBuckets is the number of sizes that statistics tell bursts apart by.
+const BurstBuckets = 7
+
+// BurstBucket returns the bucket of a burst of n frames, n > 0: bucket i is for
+// 2^i to 2^(i+1)-1 frames, the last one for all that are larger.
+func BurstBucket(n int) int { return min(bits.Len(uint(n))-1, BurstBuckets-1) }
 
 // Verdict is what a device found when it checked the checksums of a frame.
 type Verdict uint8

@@ -38,8 +38,13 @@ func (e *Endpoint) SetAsleep(asleep bool) { e.asleep.Store(asleep) }
 
 func (e *Endpoint) flushLocked() {
 	// The error of a closed or broken queue reaches the poller by Receive.
+	staged := e.staged.Load()
 	pending, _ := e.queue.Flush()
 	e.staged.Store(int32(pending))
+	if n := int(staged) - pending; n > 0 {
+		c := &e.stats.txBursts[BurstBucket(n)]
+		c.Store(c.Load() + 1) // txMu is held
+	}
 }
 
 // commitLocked stages the n bytes in the buffer last reserved.

@@ -59,7 +59,7 @@ func newConn(stack Stack, ep Endpoint, queue *waiter.Queue, network string) *Con
 // delay, and keep-alive unless it is refused.
 func (c *Conn) start(addrs *endpoints, keepAlive net.KeepAliveConfig) {
 	c.addrs = addrs
-	c.stack.Established(c.ep)
+	c.stack.Established(c.ep, c)
 	if opts := c.ep.SocketOptions(); opts.GetDelayOption() {
 		opts.SetDelayOption(false)
 	}
@@ -92,7 +92,7 @@ func (c *Conn) Close() error {
 		return c.opError("close", net.ErrClosed)
 	}
 	c.wr.close()
-	c.stack.Closed(c.ep)
+	c.stack.Closed(c.ep, c)
 	c.shutdown()
 	c.queue.EventUnregister(&c.entry)
 	return nil

@@ -42,12 +42,12 @@ type Stack interface {
 	// endpoint also serves IPv4 unless its V6Only option is set.
 	Socket(ipv6 bool) (Endpoint, *waiter.Queue, tcpip.Error)
 	// Established says that ep has finished its handshake: its segments may take
-	// the short way past IP from now on. It is called once, before the first
-	// Read or Write.
-	Established(ep Endpoint)
+	// the short way past IP from now on. c stands on ep. It is called once,
+	// before the first Read or Write.
+	Established(ep Endpoint, c *Conn)
 	// Closed ends what Established began. It is called once, before ep.Close or
 	// ep.Abort.
-	Closed(ep Endpoint)
+	Closed(ep Endpoint, c *Conn)
 	// Index is the number of the shard, and so of its queue.
 	Index() int
 }

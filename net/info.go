@@ -27,6 +27,10 @@ type Info struct {
 	Retransmits, FastRetransmits, Timeouts uint64
 }
 
+// Bytes returns what the program read and wrote so far. Unlike Info it takes no
+// lock.
+func (c *Conn) Bytes() (read, written uint64) { return c.bytesRead.Load(), c.bytesWritten.Load() }
+
 // Info tells about the connection. It may be called after Close.
 func (c *Conn) Info() Info {
 	var tcpInfo tcpip.TCPInfoOption

@@ -2,6 +2,7 @@ package tpanet
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/sleep"
@@ -48,6 +49,9 @@ type acceptQueue struct {
 	// ready says that the waker was asserted since the queue was last found
 	// empty; guarded by Listener.acc.mu.
 	ready bool
+
+	// queued counts connections that came to wait, accepted those that left.
+	queued, accepted atomic.Uint64
 }
 
 var (
@@ -55,9 +59,14 @@ var (
 	_ waiter.EventListener = (*acceptQueue)(nil)
 )
 
-// NotifyEvent says that a connection may wait. The stack calls it with its locks
-// held.
-func (q *acceptQueue) NotifyEvent(waiter.EventMask) { q.waker.Assert() }
+// NotifyEvent says that a connection waits, once for each, or that the endpoint
+// ended. The stack calls it with its locks held.
+func (q *acceptQueue) NotifyEvent(mask waiter.EventMask) {
+	if mask == waiter.ReadableEvents {
+		q.queued.Add(1)
+	}
+	q.waker.Assert()
+}
 
 // Listen listens on laddr on every stack: at the same port on all of them, which
 // is chosen when laddr's is 0. laddr may be nil. network is "tcp", which on no or
@@ -208,6 +217,7 @@ func (l *Listener) take() (*Conn, error) {
 		var peer tcpip.FullAddress
 		ep, queue, terr := q.ep.Accept(&peer)
 		if terr == nil {
+			q.accepted.Add(1)
 			return l.newConn(q.stack, ep, queue, peer), nil
 		}
 		if _, ok := terr.(*tcpip.ErrWouldBlock); !ok {
@@ -241,6 +251,27 @@ func (l *Listener) Close() error {
 // Addr returns the address listened on, a *net.TCPAddr with the port in use. It
 // is the same one each time and must not be changed.
 func (l *Listener) Addr() net.Addr { return l.addr }
+
+// AcceptStats tell about the accept queue of a listener on one shard.
+type AcceptStats struct {
+	// Shard is the number of the shard.
+	Shard int
+	// Accepted counts connections that Accept returned.
+	Accepted uint64
+	// Waiting is the number of connections that wait for Accept.
+	Waiting int
+}
+
+// Stats returns the state of each accept queue. It takes no lock.
+func (l *Listener) Stats() []AcceptStats {
+	stats := make([]AcceptStats, len(l.queues))
+	for i, q := range l.queues {
+		accepted, queued := q.accepted.Load(), q.queued.Load()
+		// Accept may return a connection before the stack has announced it.
+		stats[i] = AcceptStats{Shard: q.stack.Index(), Accepted: accepted, Waiting: max(0, int(queued-accepted))}
+	}
+	return stats
+}
 
 // SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on. The zero
 // time means never.

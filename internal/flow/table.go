@@ -1,12 +1,13 @@
 // Package flow finds the owner of a TCP segment by its addresses and ports.
 //
-// A Table is read by one goroutine, the poller, without a lock, while others
-// insert and delete. It is an open-addressed hash table of pointers: a reader
-// sees each slot either before or after a change, and both are right.
+// A Table is read without a lock, by the poller above all, while others insert
+// and delete. It is an open-addressed hash table of pointers: a reader sees each
+// slot either before or after a change, and both are right.
 package flow
 
 import (
 	"encoding/binary"
+	"iter"
 	"math/bits"
 	"math/rand/v2"
 	"sync"
@@ -56,8 +57,10 @@ type Table[V any] struct {
 
 	// mu guards inserting and deleting.
 	mu sync.Mutex
-	// live and used count entries, and entries and tombstones.
-	live, used int
+	// used counts entries and tombstones.
+	used int
+	// live counts entries. It is written under mu.
+	live atomic.Int64
 }
 
 type slots[V any] struct {
@@ -81,7 +84,7 @@ func (s *slots[V]) hash(k *Key) uint64 {
 	return h2 ^ l2
 }
 
-// Lookup returns the value of k. Only one goroutine may look up.
+// Lookup returns the value of k. It takes no lock.
 func (t *Table[V]) Lookup(k *Key) (v V, ok bool) {
 	s := t.slots.Load()
 	if s == nil {
@@ -117,7 +120,7 @@ func (t *Table[V]) Insert(k Key, v V) {
 			t.used++
 		}
 		if e == nil || e.dead {
-			t.live++
+			t.live.Add(1)
 		}
 		slot.Store(fresh)
 		return
@@ -140,7 +143,7 @@ func (t *Table[V]) Delete(k Key) {
 		}
 		if e.key == k {
 			if !e.dead {
-				t.live--
+				t.live.Add(-1)
 				slot.Store(&entry[V]{key: k, dead: true})
 			}
 			return
@@ -148,21 +151,20 @@ func (t *Table[V]) Delete(k Key) {
 	}
 }
 
-// Len returns the number of entries.
-func (t *Table[V]) Len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.live
-}
+// Len returns the number of entries. It takes no lock.
+func (t *Table[V]) Len() int { return int(t.live.Load()) }
 
-// All calls f for each entry. f must not change the table.
-func (t *Table[V]) All(f func(Key, V)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s := t.slots.Load(); s != nil {
+// All yields the entries. It takes no lock: of those that come and go meanwhile
+// it may miss some.
+func (t *Table[V]) All() iter.Seq2[Key, V] {
+	return func(yield func(Key, V) bool) {
+		s := t.slots.Load()
+		if s == nil {
+			return
+		}
 		for i := range s.at {
-			if e := s.at[i].Load(); e != nil && !e.dead {
-				f(e.key, e.value)
+			if e := s.at[i].Load(); e != nil && !e.dead && !yield(e.key, e.value) {
+				return
 			}
 		}
 	}
@@ -172,7 +174,8 @@ func (t *Table[V]) All(f func(Key, V)) {
 // new seed. The reader keeps using the old ones until it looks again.
 func (t *Table[V]) rehashLocked(old *slots[V]) *slots[V] {
 	n := minSlots
-	for n < 4*(t.live+1) {
+	live := int(t.live.Load())
+	for n < 4*(live+1) {
 		n *= 2
 	}
 	s := &slots[V]{
@@ -193,7 +196,7 @@ func (t *Table[V]) rehashLocked(old *slots[V]) *slots[V] {
 			s.at[j&s.mask].Store(e)
 		}
 	}
-	t.used = t.live
+	t.used = live
 	t.slots.Store(s)
 	return s
 }

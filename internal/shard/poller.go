@@ -29,15 +29,17 @@ type PollerStats struct {
 	Sleeps uint64
 	// Busy is the time spent on frames, Idle the rest since the poller started.
 	Busy, Idle time.Duration
-	// Bursts[i] counts the receive bursts of 2^i to 2^(i+1)-1 frames.
-	Bursts [7]uint64
+	// Bursts counts receive bursts by size; see link.BurstBucket.
+	Bursts [link.BurstBuckets]uint64
 }
 
 // pollerCounters are written by the poller alone and read by anyone.
 type pollerCounters struct {
 	polls, empty, sleeps, busy atomic.Uint64
-	bursts                     [7]atomic.Uint64
+	bursts                     [link.BurstBuckets]atomic.Uint64
 	started                    atomic.Int64
+	// idle is the greatest Idle that pollerStats returned, in nanoseconds.
+	idle atomic.Int64
 }
 
 // bump adds to a counter that only the calling goroutine writes, without the
@@ -88,19 +90,9 @@ func (s *Shard) poll() {
 			gsync.Goyield()
 		}
 		s.link.Kick()
-		bump(&c.bursts[burstBucket(n)], 1)
+		bump(&c.bursts[link.BurstBucket(n)], 1)
 		bump(&c.busy, uint64(time.Since(start)))
 	}
-}
-
-// burstBucket returns the position of n in PollerStats.Bursts.
-func burstBucket(n int) int {
-	b := 0
-	for n > 1 {
-		n >>= 1
-		b++
-	}
-	return b
 }
 
 // idler decides what a poller does when it found nothing.
@@ -154,7 +146,14 @@ func (s *Shard) pollerStats() PollerStats {
 		Busy: time.Duration(c.busy.Load()),
 	}
 	if started := c.started.Load(); started != 0 {
-		p.Idle = time.Since(time.Unix(0, started)) - p.Busy
+		// The burst in progress is not in Busy yet, and must not become idle time
+		// that is taken back later.
+		idle := int64(time.Since(time.Unix(0, started)) - p.Busy)
+		last := c.idle.Load()
+		for idle > last && !c.idle.CompareAndSwap(last, idle) {
+			last = c.idle.Load()
+		}
+		p.Idle = time.Duration(max(idle, last))
 	}
 	for i := range p.Bursts {
 		p.Bursts[i] = c.bursts[i].Load()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/flow"
 	"github.com/gotpa/tpa/link"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // The short way in: segments of established flows go from the device's buffer
@@ -26,6 +27,8 @@ type established struct {
 	endpoint stack.TransportEndpoint
 	id       stack.TransportEndpointID
 	key      flow.Key
+	// conn stands on the endpoint; nil in tests that have none.
+	conn *tpanet.Conn
 }
 
 // segment is a TCP segment found in a frame.

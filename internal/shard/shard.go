@@ -66,6 +66,7 @@ type Shard struct {
 
 	counters  pollerCounters
 	shortcuts atomic.Uint64 // written by the poller alone
+	conns     connCounters
 }
 
 var _ tpanet.Stack = (*Shard)(nil)
@@ -246,16 +247,18 @@ func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 }
 
 // Established implements tpanet.Stack.
-func (s *Shard) Established(ep tpanet.Endpoint) {
+func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
+		f.conn = c
 		s.flows.Insert(f.key, f)
 	}
 }
 
 // Closed implements tpanet.Stack. The FIN and what follows it take the long way.
-func (s *Shard) Closed(ep tpanet.Endpoint) {
+func (s *Shard) Closed(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
 		s.flows.Delete(f.key)
+		s.conns.closed(c)
 	}
 }
 
@@ -289,6 +292,8 @@ func flowOf(ep tpanet.Endpoint) (*established, bool) {
 
 // Stats are a shard's counters and gauges.
 type Stats struct {
+	// CPU is where the poller is pinned, -1 when it floats.
+	CPU    int
 	Poller PollerStats
 	Queue  link.QueueStats
 	Link   link.EndpointStats
@@ -296,6 +301,8 @@ type Stats struct {
 	Shortcuts uint64
 	// Flows is the number of established flows.
 	Flows int
+	// Conns tell about the connections, those that ended included.
+	Conns ConnStats
 	// Stack holds gVisor's counters. Read its fields with Value.
 	Stack tcpip.Stats
 }
@@ -303,7 +310,8 @@ type Stats struct {
 // Stats reads the counters. It takes no lock that the data path takes.
 func (s *Shard) Stats() Stats {
 	return Stats{
+		CPU:    s.cpu,
 		Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.shortcuts.Load(), Flows: s.flows.Len(), Stack: s.stack.Stats(),
+		Shortcuts: s.shortcuts.Load(), Flows: s.flows.Len(), Conns: s.connStats(), Stack: s.stack.Stats(),
 	}
 }

@@ -100,7 +100,7 @@ func connect(t testing.TB, a, b *Shard, proto tcpip.NetworkProtocolNumber, to tc
 	if terr != nil {
 		t.Fatal(terr)
 	}
-	b.Established(accepted.(tpanet.Endpoint))
+	b.Established(accepted.(tpanet.Endpoint), nil)
 	return client, gonet.NewTCPConn(awq, accepted)
 }
 
