@@ -107,10 +107,10 @@ func (i Impairment) check() error {
 		}
 	}
 	if i.Rate < 0 {
-		errs = append(errs, fmt.Errorf("Rate is %d: want bits per second, or 0 for no limit", i.Rate))
+		errs = append(errs, fmt.Errorf("%s is %d: want bits per second, or 0 for no limit", "Rate", i.Rate))
 	}
 	if i.Backlog < 0 || i.Backlog > maxBacklog {
-		errs = append(errs, fmt.Errorf("Backlog is %d: want 1 to %d frames, or 0 for the default", i.Backlog, maxBacklog))
+		errs = append(errs, fmt.Errorf("%s is %d: want 1 to %d frames, or 0 for the default", "Backlog", i.Backlog, maxBacklog))
 	}
 	return errors.Join(errs...)
 }

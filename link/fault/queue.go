@@ -163,7 +163,7 @@ func (q *queue) send(now time.Time) (pending int, err error) {
 		b := q.inner.Reserve(len(w.data))
 		if b == nil {
 			// Staged frames leave, or the ring of the device is full.
-			if pending, err = q.inner.Flush(); err != nil {
+			if _, err = q.inner.Flush(); err != nil {
 				return 0, q.fail(err)
 			}
 			if b = q.inner.Reserve(len(w.data)); b == nil {
