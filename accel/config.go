@@ -3,6 +3,7 @@ package accel
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -66,6 +67,11 @@ type Config struct {
 
 	// Fallback is what happens when acceleration cannot start. Default: Auto.
 	Fallback Fallback
+
+	// Random is where initial sequence numbers, ports and hash keys come from. Who
+	// knows it can forge segments: only simulations that must repeat set it. It must
+	// be safe for concurrent use. Default: the system's random numbers.
+	Random io.Reader
 
 	// Logger receives what an operator should know. Default: slog.Default().
 	Logger *slog.Logger

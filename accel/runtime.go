@@ -110,7 +110,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Logger: rt.log,
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Random: c.Random, Logger: rt.log,
 		})
 		if err != nil {
 			return err

@@ -114,7 +114,8 @@ func (i *idler) pause() {
 	if i.since.IsZero() {
 		i.since = now
 	}
-	if s.polling.Spin < 0 || now.Sub(i.since) < s.polling.Spin {
+	// In virtual time the clock stands still for as long as anybody runs.
+	if spin := s.polling.Spin; spin < 0 || spin >= time.Microsecond && now.Sub(i.since) < spin {
 		gsync.Goyield()
 		return
 	}

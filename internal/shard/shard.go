@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -37,7 +38,9 @@ type Options struct {
 	CPU     int
 	Polling Polling
 	TCP     TCP
-	Logger  *slog.Logger
+	// Random is where the stack takes its secrets from. Default: the system's.
+	Random io.Reader
+	Logger *slog.Logger
 	// Broken is called at most once, when the queue fails for good.
 	Broken func(error)
 }
@@ -103,6 +106,7 @@ func New(o Options) (*Shard, error) {
 		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
 		Clock:              s.clock,
+		SecureRNG:          o.Random,
 		HandleLocal:        true,
 	})
 	runtime.GOMAXPROCS(procs)

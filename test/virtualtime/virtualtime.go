@@ -1,0 +1,305 @@
+// Package virtualtime runs tests of whole stacks in virtual time: inside the
+// bubbles of testing/synctest, where the clock moves on as soon as every
+// goroutine waits, and an hour of retransmissions takes a second.
+//
+// gVisor parks its goroutines under a reason for waiting that synctest does not
+// take for waiting: that of a select, which for all that synctest knows may
+// depend on the world outside. Main therefore builds the test anew, against a
+// copy of gVisor with one constant changed, so that parked goroutines count as
+// waiting on a sync.Cond, and runs that in place of the test at hand:
+//
+//	func TestMain(m *testing.M) { virtualtime.Main(m) }
+//
+// Nothing in the module or in Go's module cache is touched. The copy lies in the
+// user's cache directory, and builds against it are cached like any other. Main
+// checks that the constant means what it should in the versions of Go and gVisor
+// in use, and says so when it no longer does.
+//
+// # What to mind in a bubble
+//
+// A goroutine that waits for a sync.Mutex does not count as waiting. Time stands
+// still, for good, when one goroutine sleeps with a mutex held and another one
+// wants it: so do two concurrent Reads, or two Writes, of one connection.
+//
+// Tests run on one P, and without preemption as far as Go lets us, so that the
+// same test does the same things in the same order each time.
+package virtualtime
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	gsync "gvisor.dev/gvisor/pkg/sync"
+)
+
+const (
+	gvisor = "gvisor.dev/gvisor"
+	// constants is the file of gVisor that holds the reasons for waiting.
+	constants = "pkg/sync/runtime_constants_go_impl.go"
+	// marker is the environment variable that tells the rebuilt test apart.
+	marker = "TPA_VIRTUALTIME"
+)
+
+// Main runs the tests of a package in virtual time. It does not return.
+func Main(m *testing.M) {
+	if reason := os.Getenv(marker); reason != "" {
+		if got := strconv.Itoa(int(gsync.WaitReasonSelect)); got != reason {
+			fail(fmt.Errorf("the rebuilt test has wait reason %s, want %s", got, reason))
+		}
+		runtime.GOMAXPROCS(1)
+		os.Exit(m.Run())
+	}
+	fail(rerun())
+}
+
+// fail ends the process: the tests could not run.
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "virtualtime:", err)
+	os.Exit(1)
+}
+
+// rerun builds the test of the current directory for virtual time and replaces
+// this process by it. It returns only on an error.
+func rerun() error {
+	modfile, reason, err := prepare()
+	if err != nil {
+		return err
+	}
+	race := builtWithRace()
+	name := filepath.Base(os.Args[0])
+	if race {
+		name += ".race"
+	}
+	binary := filepath.Join(filepath.Dir(modfile), name)
+	args := []string{"test", "-c", "-modfile=" + modfile, "-o", binary}
+	if race {
+		args = append(args, "-race")
+	}
+	if _, err := goTool(append(args, ".")...); err != nil {
+		return err
+	}
+	env := append(os.Environ(), marker+"="+reason, "GODEBUG=asyncpreemptoff=1")
+	return syscall.Exec(binary, append([]string{os.Args[0]}, os.Args[1:]...), env)
+}
+
+// prepare makes a copy of gVisor that suits synctest and a go.mod that uses it.
+// It returns the go.mod's path and the new value of the constant.
+func prepare() (modfile, reason string, err error) {
+	out, err := goTool("list", "-m", "-json", gvisor)
+	if err != nil {
+		return "", "", err
+	}
+	var module struct{ Dir, Version string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		return "", "", fmt.Errorf("reading go list -m: %w", err)
+	}
+	out, err = goTool("env", "GOROOT", "GOMOD")
+	if err != nil {
+		return "", "", err
+	}
+	goroot, gomod, ok := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if !ok {
+		return "", "", fmt.Errorf("go env: %q", out)
+	}
+	patched, reason, err := patch(module.Dir, module.Version, goroot)
+	if err != nil {
+		return "", "", err
+	}
+	dirs, err := packageDirs(module.Dir)
+	if err != nil {
+		return "", "", err
+	}
+	mod, err := os.ReadFile(gomod)
+	if err != nil {
+		return "", "", err
+	}
+	sum, err := os.ReadFile(strings.TrimSuffix(gomod, ".mod") + ".sum")
+	if err != nil {
+		return "", "", err
+	}
+
+	// The directory is named by all that goes into it, so that it never changes
+	// once it is complete.
+	id := sha256.New()
+	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s", module.Version, patched, mod, sum, strings.Join(dirs, "\n"))
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", "", err
+	}
+	root := filepath.Join(cache, "tpa-virtualtime")
+	dir := filepath.Join(root, fmt.Sprintf("%x", id.Sum(nil)[:8]))
+	modfile = filepath.Join(dir, "go.mod")
+	if _, err := os.Stat(modfile); err == nil {
+		return modfile, reason, nil
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", "", err
+	}
+	fresh, err := os.MkdirTemp(root, "new")
+	if err != nil {
+		return "", "", err
+	}
+	defer os.RemoveAll(fresh)
+	if err := copyModule(filepath.Join(fresh, "gvisor"), module.Dir, dirs, patched); err != nil {
+		return "", "", err
+	}
+	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", gvisor, filepath.Join(dir, "gvisor"))
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(fresh, "go.mod"), mod, 0o644),
+		os.WriteFile(filepath.Join(fresh, "go.sum"), sum, 0o644),
+	); err != nil {
+		return "", "", err
+	}
+	if err := os.Rename(fresh, dir); err != nil {
+		// Somebody else was faster: then it is there.
+		if _, statErr := os.Stat(modfile); statErr != nil {
+			return "", "", err
+		}
+	}
+	return modfile, reason, nil
+}
+
+// patch returns gVisor's file of wait reasons with that of a select replaced by
+// that of a sync.Cond, and its new value, after checking that both mean what
+// they should in this Go.
+func patch(module, version, goroot string) (file []byte, reason string, err error) {
+	runtime2 := filepath.Join(goroot, "src/runtime/runtime2.go")
+	src, err := os.ReadFile(runtime2)
+	if err != nil {
+		return nil, "", err
+	}
+	selectReason, condReason := waitReason(src, "waitReasonSelect"), waitReason(src, "waitReasonSyncCondWait")
+	if selectReason < 0 || condReason < 0 {
+		return nil, "", fmt.Errorf("%s has no waitReasonSelect or no waitReasonSyncCondWait: package virtualtime does not fit this Go", runtime2)
+	}
+	if !regexp.MustCompile(`(?s)isIdleInSynctest = .*?\bwaitReasonSyncCondWait:\s+true`).Match(src) {
+		return nil, "", fmt.Errorf("%s does not count waitReasonSyncCondWait as idle in synctest: package virtualtime does not fit this Go", runtime2)
+	}
+	src, err = os.ReadFile(filepath.Join(module, constants))
+	if err != nil {
+		return nil, "", err
+	}
+	declaration := regexp.MustCompile(`(WaitReasonSelect\s+uint8 = )(\d+)\n`)
+	found := declaration.FindSubmatch(src)
+	if found == nil {
+		return nil, "", fmt.Errorf("%s of gVisor %s does not declare WaitReasonSelect: package virtualtime does not fit this gVisor", constants, version)
+	}
+	if got := string(found[2]); got != strconv.Itoa(selectReason) {
+		return nil, "", fmt.Errorf("gVisor %s takes the wait reason of a select for %s, in this Go it is %d: use versions that fit each other", version, got, selectReason)
+	}
+	reason = strconv.Itoa(condReason)
+	return declaration.ReplaceAll(src, []byte("${1}"+reason+"\n")), reason, nil
+}
+
+// waitReason returns the value of a constant of the runtime's list of reasons
+// for waiting, -1 when it is not there. The list counts up line by line.
+func waitReason(src []byte, name string) int {
+	_, list, ok := bytes.Cut(src, []byte("waitReasonZero "))
+	if !ok {
+		return -1
+	}
+	for i, line := range bytes.Split(list, []byte("\n")) {
+		fields := strings.Fields(string(line))
+		switch {
+		case i > 0 && (len(fields) == 0 || fields[0] == ")"):
+			return -1
+		case i > 0 && fields[0] == name:
+			return i
+		}
+	}
+	return -1
+}
+
+// packageDirs lists the directories of gVisor's packages that the test in the
+// current directory needs, relative to the module.
+func packageDirs(module string) ([]string, error) {
+	out, err := goTool("list", "-deps", "-test", "-f", `{{with .Module}}{{if eq .Path "`+gvisor+`"}}{{$.Dir}}{{end}}{{end}}`, ".")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for dir := range strings.FieldsSeq(string(out)) {
+		rel, err := filepath.Rel(module, dir)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, rel)
+	}
+	return dirs, nil
+}
+
+// copyModule copies packages of a module, with one file replaced.
+func copyModule(to, from string, dirs []string, patched []byte) error {
+	copyFile := func(name string) error {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if name == constants {
+			data = patched
+		}
+		return os.WriteFile(filepath.Join(to, name), data, 0o644)
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := copyFile("go.mod"); err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(filepath.Join(to, dir), 0o755); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(filepath.Join(from, dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !e.Type().IsRegular() {
+				continue
+			}
+			if err := copyFile(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// builtWithRace tells whether the race detector is on.
+func builtWithRace() bool {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return false
+	}
+	for _, s := range info.Settings {
+		if s.Key == "-race" {
+			return s.Value == "true"
+		}
+	}
+	return false
+}
+
+// goTool runs the go command in the current directory.
+func goTool(args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, &stderr)
+	}
+	return stdout.Bytes(), nil
+}

@@ -1,0 +1,80 @@
+package virtualtime
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/sleep"
+)
+
+func TestMain(m *testing.M) { Main(m) }
+
+// TestParkedGoroutinesCountAsWaiting is what all of this is for: time moves on
+// while a goroutine waits the way gVisor's do.
+func TestParkedGoroutinesCountAsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sleeper sleep.Sleeper
+		var waker sleep.Waker
+		sleeper.AddWaker(&waker)
+		start := time.Now()
+		time.AfterFunc(time.Hour, waker.Assert)
+		sleeper.Fetch(true)
+		if got := time.Since(start); got != time.Hour {
+			t.Errorf("woke after %v, want 1h", got)
+		}
+		sleeper.Done()
+	})
+}
+
+const (
+	goodRuntime = `
+	waitReasonZero     waitReason = iota // ""
+	waitReasonOther                      // "other"
+	waitReasonSelect                     // "select"
+	waitReasonSyncCondWait               // "sync.Cond.Wait"
+)
+var isIdleInSynctest = [len(waitReasonStrings)]bool{
+	waitReasonSyncCondWait:          true,
+}`
+	goodConstants = "package sync\nconst (\n\tWaitReasonSelect      uint8 = 2\n\tOther uint8 = 18\n)\n"
+)
+
+func TestPatch(t *testing.T) {
+	for _, c := range []struct {
+		name, runtime, constants string
+		want                     string // of the error
+	}{
+		{"fits", goodRuntime, goodConstants, ""},
+		{"Go without the reason", strings.ReplaceAll(goodRuntime, "SyncCondWait  ", "Cond"), goodConstants, "does not fit this Go"},
+		{"Go that does not take it for idle", strings.ReplaceAll(goodRuntime, "true", "false"), goodConstants, "does not fit this Go"},
+		{"gVisor without the constant", goodRuntime, "package sync", "does not fit this gVisor"},
+		{"gVisor of another Go", goodRuntime, strings.ReplaceAll(goodConstants, "= 2", "= 3"), "for 3, in this Go it is 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, data := range map[string]string{"src/runtime/runtime2.go": c.runtime, constants: c.constants} {
+				name = filepath.Join(dir, name)
+				if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(name, []byte(data), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			file, reason, err := patch(dir, "v0", dir)
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error %v, want one about %q", err, c.want)
+				}
+				return
+			}
+			if want := strings.Replace(goodConstants, "= 2", "= 3", 1); err != nil || reason != "3" || string(file) != want {
+				t.Errorf("got %q, reason %s, %v; want %q, reason 3", file, reason, err, want)
+			}
+		})
+	}
+}
