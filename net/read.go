@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // moderateEvery is after how many bytes read the endpoint is asked to tune its
@@ -40,7 +41,8 @@ func (c *Conn) read(b []byte) (int, error) {
 		res, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
 		c.dst = nil
 		if n := res.Count; n > 0 {
-			c.drained = n < len(b)
+			// A short read leaves no data behind, but perhaps the end.
+			c.drained = n < len(b) && c.ep.Readiness(waiter.ReadableEvents) == 0
 			c.received(n)
 			return n, nil
 		}
