@@ -2,6 +2,7 @@ package tpanet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -16,6 +17,8 @@ type DialOptions struct {
 	KeepAlive net.KeepAliveConfig
 }
 
+var errMissingAddress = errors.New("missing address")
+
 // Dial connects to raddr from laddr, which may be nil, on one shard. network is
 // "tcp", "tcp4" or "tcp6". Errors are those of net.Dialer.
 func Dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network string, opts DialOptions) (*Conn, error) {
@@ -29,6 +32,9 @@ func Dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network string, opts DialOptions) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
+	}
+	if raddr == nil {
+		return nil, errMissingAddress
 	}
 	f := dialFamily(network, laddr, raddr)
 	remote, err := f.address(raddr)

@@ -1,8 +1,10 @@
 package tpanet
 
 import (
+	"errors"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/sleep"
@@ -41,11 +43,12 @@ type Listener struct {
 
 // An acceptQueue is the listening endpoint of one shard.
 type acceptQueue struct {
-	stack Stack
-	ep    Endpoint
-	queue *waiter.Queue
-	entry waiter.Entry
-	waker sleep.Waker
+	stack   Stack
+	ep      Endpoint
+	queue   *waiter.Queue
+	binding binding
+	entry   waiter.Entry
+	waker   sleep.Waker
 	// ready says that the waker was asserted since the queue was last found
 	// empty; guarded by Listener.acc.mu.
 	ready bool
@@ -68,11 +71,11 @@ func (q *acceptQueue) NotifyEvent(mask waiter.EventMask) {
 	q.waker.Assert()
 }
 
-// Listen listens on laddr on every stack: at the same port on all of them, which
-// is chosen when laddr's is 0. laddr may be nil. network is "tcp", which on no or
-// an unspecified address serves IPv4 and IPv6, "tcp4" or "tcp6". Errors are those
-// of package net. For a listener per shard, call it once per stack with the port
-// that the first listener got.
+// Listen listens on laddr on every stack, of which there is at least one: at the
+// same port on all of them, which is chosen when laddr's is 0. laddr may be nil.
+// network is "tcp", which on no or an unspecified address serves IPv4 and IPv6,
+// "tcp4" or "tcp6". Errors are those of package net. For a listener per shard,
+// call it once per stack with the port that the first listener got.
 func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
 	if laddr == nil {
 		laddr = new(net.TCPAddr)
@@ -88,7 +91,7 @@ func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 // use on another shard before listening gives up.
 const portAttempts = 16
 
-func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (l *Listener, err error) {
+func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
 	f := listenFamily(network, laddr)
 	addr, err := f.address(laddr)
 	if err != nil {
@@ -98,12 +101,13 @@ func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 		opts.Backlog = DefaultBacklog
 	}
 	for range portAttempts {
-		l = &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
+		l := &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
+		l.acc.init()
 		if err = l.open(stacks, addr, opts.Backlog); err == nil {
 			return l, nil
 		}
 		l.closeQueues()
-		if addr.Port != 0 || len(l.queues) == 0 {
+		if addr.Port != 0 || len(l.queues) == 0 || !errors.Is(err, syscall.EADDRINUSE) {
 			break // another port would not help
 		}
 	}
@@ -112,56 +116,64 @@ func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 
 // open makes the queues. After an error, those made so far are in l.queues.
 func (l *Listener) open(stacks []Stack, addr tcpip.FullAddress, backlog int) error {
-	l.acc.init()
 	for _, stack := range stacks {
-		q := &acceptQueue{stack: stack}
-		if err := q.open(l.family, addr, backlog); err != nil {
+		q, err := openQueue(stack, l.family, addr, backlog)
+		if err != nil {
 			return err
 		}
 		l.queues = append(l.queues, q)
-		local, terr := q.ep.GetLocalAddress()
-		if terr != nil {
-			return sysError("getsockname", terr)
-		}
-		if l.addr == nil {
-			l.addr = l.family.tcpAddr(local)
-			addr.Port = local.Port
-		}
 		l.acc.sleeper.AddWaker(&q.waker)
+		addr.Port = q.binding.port
 	}
+	addr, _ = l.queues[0].ep.GetLocalAddress()
+	l.addr = l.family.tcpAddr(addr)
 	return nil
 }
 
-func (q *acceptQueue) open(f family, addr tcpip.FullAddress, backlog int) error {
-	ep, queue, terr := q.stack.Socket(f.ipv6)
+func openQueue(stack Stack, f family, addr tcpip.FullAddress, backlog int) (*acceptQueue, error) {
+	ep, queue, terr := stack.Socket(f.ipv6)
 	if terr != nil {
-		return sysError("socket", terr)
+		return nil, sysError("socket", terr)
 	}
-	q.ep, q.queue = ep, queue
-	if f.ipv6 {
-		ep.SocketOptions().SetV6Only(f.v6Only)
-	}
-	if terr := ep.Bind(addr); terr != nil {
+	q := &acceptQueue{stack: stack, ep: ep, queue: queue}
+	if err := q.listen(f, addr, backlog); err != nil {
 		ep.Close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *acceptQueue) listen(f family, addr tcpip.FullAddress, backlog int) error {
+	opts := q.ep.SocketOptions()
+	if f.ipv6 {
+		opts.SetV6Only(f.v6Only)
+	}
+	opts.SetReuseAddress(true)
+	if terr := q.ep.Bind(addr); terr != nil {
+		return sysError("bind", terr)
+	}
+	local, terr := q.ep.GetLocalAddress()
+	if terr != nil {
+		return sysError("getsockname", terr)
+	}
+	q.binding = f.binding(local)
+	if terr := listening.add(q.stack, q.binding); terr != nil {
 		return sysError("bind", terr)
 	}
 	q.entry.Init(q, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
-	queue.EventRegister(&q.entry)
-	if terr := ep.Listen(backlog); terr != nil {
-		q.close()
+	q.queue.EventRegister(&q.entry)
+	if terr := q.ep.Listen(backlog); terr != nil {
+		listening.remove(q.stack, q.binding)
 		return sysError("listen", terr)
 	}
 	return nil
 }
 
-func (q *acceptQueue) close() {
-	q.queue.EventUnregister(&q.entry)
-	q.ep.Close()
-}
-
 func (l *Listener) closeQueues() {
 	for _, q := range l.queues {
-		q.close()
+		q.queue.EventUnregister(&q.entry)
+		q.ep.Close()
+		listening.remove(q.stack, q.binding) // last: now the port is free
 	}
 }
 

@@ -84,6 +84,9 @@ func (c *Conn) SetKeepAlive(keepAlive bool) error {
 // SetKeepAlivePeriod sets how long the connection is idle before the first
 // probe, rounded up to seconds. 0 means 15 s, less than 0 leaves it.
 func (c *Conn) SetKeepAlivePeriod(d time.Duration) error {
+	if d < 0 {
+		return nil // even on a closed connection
+	}
 	return c.set(func() error { return c.setKeepAliveIdle(d) })
 }
 
