@@ -82,13 +82,14 @@ func startEAL(e EAL, needMB int) error {
 		cpus[i] = C.int(cpu)
 	}
 	env.log.begin()
-	if err := errno(C.tpa_eal_start(C.int(len(args)), cStrings(args), cInts(cpus), C.int(len(cpus)))); err != nil {
+	err = errno(C.tpa_eal_start(C.int(len(args)), cStrings(args), cInts(cpus), C.int(len(cpus))))
+	// Without shared files nothing is in it; telemetry would be.
+	os.Remove(C.GoString(C.tpa_runtime_dir()))
+	if err != nil {
 		env.failed = fmt.Errorf("cannot start DPDK's EAL with %q: %w%s", args[1:], err, env.log.reason())
 		return env.failed
 	}
 	env.started, env.config = true, wanted
-	// Without shared files nothing is in it; telemetry would be.
-	os.Remove(C.GoString(C.tpa_runtime_dir()))
 	return nil
 }
 

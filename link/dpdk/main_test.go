@@ -37,6 +37,7 @@ var programs = map[string]func(o order, in *bufio.Scanner) error{
 	"open": openPorts,
 	"echo": echo,
 	"lazy": readLate,
+	"keep": keepSecret,
 }
 
 func TestMain(m *testing.M) {
