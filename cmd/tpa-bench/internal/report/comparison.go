@@ -62,7 +62,7 @@ func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
 		of := c.of(name)
 		c.Transports[name] = medians(of)
 		if least, most := extent(of, func(r Run) float64 { return r.RPS }); len(of) > 1 && most-least > maxSpread*c.Transports[name].RPS {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("noisy: the rounds of %s lie between %.0f and %.0f requests/s", name, least, most))
+			c.Warnings = append(c.Warnings, fmt.Sprintf("noisy: the rounds of %s lie between %s and %s requests/s", name, grouped(least), grouped(most)))
 		}
 		for _, r := range of {
 			for _, w := range r.Warnings {
