@@ -118,6 +118,24 @@ cover: ## write the coverage of all tests to out/coverage.html
 	$(GO) tool cover -html $(OUT)/coverage.out -o $(OUT)/coverage.html
 	$(GO) tool cover -func $(OUT)/coverage.out | tail -1
 
+# Without a container engine this says what to do instead, and succeeds.
+.PHONY: dashboard
+dashboard: ## start Prometheus and Grafana with the dashboard, in containers
+	@cd metrics/dashboards; \
+	if docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then compose="docker compose"; \
+	elif podman info >/dev/null 2>&1 && podman compose version >/dev/null 2>&1; then compose="podman compose"; \
+	else \
+	  echo "There is no container engine here (docker or podman, with compose). By hand:"; \
+	  echo "  1. prometheus --config.file=metrics/dashboards/prometheus.yml (Debian: apt-get install prometheus)"; \
+	  echo "  2. In a Grafana of yours: Dashboards, New, Import, metrics/dashboards/tpa.json"; \
+	  exit 0; \
+	fi; \
+	$$compose up --detach; \
+	echo "Start a program that exports metrics on 127.0.0.1:9464, such as"; \
+	echo "  bin/tpa-bench serve --transport accel --listen :6379 --http 127.0.0.1:9464"; \
+	echo "Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090"; \
+	echo "Stop both: cd metrics/dashboards && $$compose down"
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin $(OUT)
