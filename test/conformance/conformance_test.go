@@ -51,9 +51,9 @@ func (s *shard) Socket(ip6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 	return ep, &queue, err
 }
 
-func (s *shard) Established(tpanet.Endpoint) {}
-func (s *shard) Closed(tpanet.Endpoint)      {}
-func (s *shard) Index() int                  { return 0 }
+func (s *shard) Established(tpanet.Endpoint, *tpanet.Conn) {}
+func (s *shard) Closed(tpanet.Endpoint, *tpanet.Conn)      {}
+func (s *shard) Index() int                                { return 0 }
 
 func newShard(t testing.TB, link stack.LinkEndpoint, ips ...net.IP) *shard {
 	t.Helper()
