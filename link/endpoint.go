@@ -31,13 +31,16 @@ type Endpoint struct {
 	onClose    func()
 
 	// asleep is set while the poller sleeps: whoever stages a frame then must
-	// flush it. staged is written under txMu and read by the poller.
-	asleep atomic.Bool
-	staged atomic.Int32
+	// flush it. pending tells the poller that there is something to flush; it is
+	// written under txMu.
+	asleep  atomic.Bool
+	pending atomic.Bool
 
 	// txMu guards the transmit side of queue and the following fields.
-	txMu sync.Mutex
-	hop  nextHop
+	txMu   sync.Mutex
+	staged int
+	hop    nextHop
+	acks   ackHold
 
 	stats endpointStats
 }
@@ -57,7 +60,7 @@ type nextHop struct {
 
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
-	txWaits, txNoBuffer, txTooLong, txSegmented              atomic.Uint64
+	txWaits, txNoBuffer, txTooLong, txSegmented, txAcksSaved atomic.Uint64
 	txBursts                                                 [BurstBuckets]atomic.Uint64
 }
 
@@ -82,6 +85,9 @@ type EndpointStats struct {
 	TxTooLong uint64
 	// TxSegmented counts frames made from larger segments in software.
 	TxSegmented uint64
+	// TxAcksSaved counts acknowledgements that a later segment of the same poll
+	// made superfluous.
+	TxAcksSaved uint64
 	// TxBursts counts flushes by the number of frames they handed over; see
 	// BurstBucket.
 	TxBursts [BurstBuckets]uint64
@@ -118,6 +124,7 @@ func (e *Endpoint) Stats() EndpointStats {
 		TxNoBuffer:    e.stats.txNoBuffer.Load(),
 		TxTooLong:     e.stats.txTooLong.Load(),
 		TxSegmented:   e.stats.txSegmented.Load(),
+		TxAcksSaved:   e.stats.txAcksSaved.Load(),
 	}
 	for i := range s.TxBursts {
 		s.TxBursts[i] = e.stats.txBursts[i].Load()

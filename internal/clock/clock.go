@@ -17,26 +17,17 @@ import (
 // everybody may call the rest.
 type Clock struct {
 	std tcpip.Clock
-	// origin is where cached times count from: MonotonicTime hides its value, so
-	// that only sums of origin and a duration can be stored in one word.
-	origin tcpip.MonotonicTime
-	// cached is the time since origin in nanoseconds, 0 while the clock is not
-	// cached.
+	// cached is the time in nanoseconds, 0 while the clock is not cached.
 	cached atomic.Int64
 }
 
 var _ tcpip.Clock = (*Clock)(nil)
 
 // New returns a clock that asks the system until the first Refresh.
-func New() *Clock {
-	std := tcpip.NewStdClock()
-	return &Clock{std: std, origin: std.NowMonotonic()}
-}
+func New() *Clock { return &Clock{std: tcpip.NewStdClock()} }
 
 // Refresh takes the time.
-func (c *Clock) Refresh() { c.cached.Store(c.elapsed()) }
-
-func (c *Clock) elapsed() int64 { return max(1, int64(c.std.NowMonotonic().Sub(c.origin))) }
+func (c *Clock) Refresh() { c.cached.Store(nanoseconds(c.std.NowMonotonic())) }
 
 // Stop makes the clock ask the system again, because nobody will refresh it.
 func (c *Clock) Stop() { c.cached.Store(0) }
@@ -47,7 +38,7 @@ func (c *Clock) Now() time.Time { return c.std.Now() }
 // NowMonotonic implements tcpip.Clock.
 func (c *Clock) NowMonotonic() tcpip.MonotonicTime {
 	if t := c.cached.Load(); t != 0 {
-		return c.origin.Add(time.Duration(t))
+		return monotonic(t)
 	}
 	return c.std.NowMonotonic()
 }
@@ -58,7 +49,7 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
 	return c.std.AfterFunc(d, func() {
 		if t := c.cached.Load(); t != 0 {
 			// Not Store: the poller may have refreshed or stopped it meanwhile.
-			c.cached.CompareAndSwap(t, c.elapsed())
+			c.cached.CompareAndSwap(t, nanoseconds(c.std.NowMonotonic()))
 		}
 		f()
 	})

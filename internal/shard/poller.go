@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	defaultSpin     = 50 * time.Microsecond
+	defaultSpin     = time.Millisecond
 	defaultMaxSleep = time.Millisecond
 	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
 	// more exact than that.

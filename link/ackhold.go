@@ -1,0 +1,114 @@
+package link
+
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// gVisor's TCP acknowledges every burst at once, with a segment of its own, and
+// has no delayed acknowledgement. A server then sends two frames per request,
+// of which the reply alone would do, and its peer handles two. So pure
+// acknowledgements are held until the end of the poll: a data segment of the
+// same flow that leaves meanwhile carries the same news and cancels them. They
+// are late by one poll at most, which is what RFC 1122 section 4.2.3.2 allows
+// many times over.
+//
+// Only an acknowledgement that advances is held. Duplicate ones, window updates
+// and those with SACK blocks tell the peer about loss or room, must not be
+// merged into data (RFC 5681 section 2), and leave at once. To tell them apart,
+// the last acknowledgement of recently active flows is remembered.
+
+const (
+	// ackFlows is how many flows are remembered, a power of two. A flow whose
+	// place was taken by another sends its next acknowledgement at once.
+	ackFlows = 1024
+	// heldAcks is how many acknowledgements can be held; a full list is sent.
+	heldAcks = MaxBurst
+	// ackHeaderMax is a TCP header with the timestamp option and its padding.
+	ackHeaderMax = header.TCPMinimumSize + 12
+)
+
+// ackHold is guarded by Endpoint.txMu.
+type ackHold struct {
+	flows [ackFlows]ackFlow
+	held  [heldAcks]heldAck
+	n     int
+}
+
+// ackFlow is a flow's last acknowledgement. hash names the flow: gVisor draws it
+// at random for each connection and marks all its packets with it.
+type ackFlow struct {
+	hash, ack uint32
+	// held is the position in ackHold.held plus one, 0 for none.
+	held int32
+}
+
+// heldAck is an acknowledgement without Ethernet header and checksums.
+type heldAck struct {
+	flow  *ackFlow // nil once cancelled
+	mac   MAC
+	ipLen uint8
+	size  uint8
+	b     [ipHeaderMax + ackHeaderMax]byte
+}
+
+// holdAckLocked takes note of a segment that is about to be sent, and reports
+// whether it was a pure acknowledgement that is held instead. tcp is its header,
+// payload its payload's length.
+func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload int) bool {
+	a := &e.acks
+	ack := binary.BigEndian.Uint32(tcp[8:])
+	f := &a.flows[hash&(ackFlows-1)]
+	if f.hash != hash {
+		*f = ackFlow{hash: hash, ack: ack} // a held one stays held, uncancelled
+		return false
+	}
+	advances := int32(ack-f.ack) > 0
+	f.ack = ack
+	if f.held != 0 {
+		h := &a.held[f.held-1]
+		if h.flow == f && (payload > 0 || advances) {
+			h.flow = nil
+			e.stats.txAcksSaved.Add(1)
+		}
+		f.held = 0
+	}
+	if payload > 0 || !advances || header.TCPFlags(tcp[13]) != header.TCPFlagAck || len(tcp) > ackHeaderMax {
+		return false
+	}
+	if a.n == heldAcks {
+		e.releaseAcksLocked()
+	}
+	h := &a.held[a.n]
+	a.n++
+	h.flow, h.mac, h.ipLen, h.size = f, mac, uint8(len(ip)), uint8(len(ip)+len(tcp))
+	copy(h.b[copy(h.b[:], ip):], tcp)
+	f.held = int32(a.n)
+	return true
+}
+
+// releaseAcksLocked stages the acknowledgements that nothing has cancelled.
+func (e *Endpoint) releaseAcksLocked() {
+	a := &e.acks
+	n := a.n
+	a.n = 0
+	for i := range n {
+		h := &a.held[i]
+		if h.flow == nil {
+			continue
+		}
+		if h.flow.held == int32(i+1) {
+			h.flow.held = 0
+		}
+		h.flow = nil
+		b := e.reserveLocked(EthernetHeaderLen + int(h.size))
+		if b == nil {
+			continue // counted; the next acknowledgement covers it
+		}
+		v6 := h.ipLen == header.IPv6MinimumSize
+		putEthernet(b, h.mac, e.mac, etherTypeOf(v6))
+		copy(b[EthernetHeaderLen:], h.b[:h.size])
+		e.finishTCPLocked(b, int(h.ipLen), int(h.size)-int(h.ipLen), 0, v6)
+	}
+}
