@@ -2,133 +2,121 @@ package conformance
 
 import (
 	"context"
+	"log/slog"
 	"net"
-	"os"
+	"net/netip"
 	"testing"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/pipe"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
 
-	tpanet "github.com/gotpa/tpa/net"
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link/memory"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 func TestConformance(t *testing.T) {
-	Compare(t, kernel(), pipes(t), func(t testing.TB, why string) { t.Skip(why) })
+	reference := loopback()
+	if testnet.Netns.Probe() == nil {
+		reference = namespaces(t)
+	}
+	Compare(t, reference, inMemory(t), func(t testing.TB, why string) {
+		t.Helper()
+		testnet.Need(t, testnet.Netns)
+		t.Fatal(why)
+	})
 }
 
-func kernel() Transport {
+// unrouted is an address that no route leads to.
+const unrouted = "2001:db8::7"
+
+// kernelListen and kernelDial are package net's.
+func kernelListen(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error) {
+	return lc.Listen(ctx, network, address)
+}
+
+func kernelDial(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
+	return d.DialContext(ctx, network, address)
+}
+
+// loopback is the kernel's TCP inside one host.
+func loopback() Transport {
 	return Transport{
-		Name: "kernel",
-		Listen: func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error) {
-			return lc.Listen(ctx, network, address)
-		},
-		Dial: func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
-			return d.DialContext(ctx, network, address)
-		},
+		Name: "kernel", Listen: kernelListen, Dial: kernelDial,
 		Server4: "127.0.0.1", Client4: "127.0.0.1",
 		Server6: "::1", Client6: "::1",
 	}
 }
 
-type shard struct {
-	*stack.Stack
-}
-
-func (s *shard) Socket(ip6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
-	proto := ipv4.ProtocolNumber
-	if ip6 {
-		proto = ipv6.ProtocolNumber
-	}
-	var queue waiter.Queue
-	ep, err := s.NewEndpoint(gtcp.ProtocolNumber, proto, &queue)
-	return ep, &queue, err
-}
-
-func (s *shard) Established(tpanet.Endpoint, *tpanet.Conn) {}
-func (s *shard) Closed(tpanet.Endpoint, *tpanet.Conn)      {}
-func (s *shard) Index() int                                { return 0 }
-
-func newShard(t testing.TB, link stack.LinkEndpoint, ips ...net.IP) *shard {
-	t.Helper()
-	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{gtcp.NewProtocolCUBIC},
+// namespaces is the kernel's TCP between two hosts.
+func namespaces(t *testing.T) Transport {
+	n := testnet.New(t)
+	server, client := n.Host("server"), n.Host("client")
+	si, ci := n.Connect(server, client, testnet.Wire{Offloads: true})
+	// A host that has no address drops what it gets.
+	hole := n.Host("hole")
+	hi, hc := n.Connect(hole, client, testnet.Wire{})
+	hi.Release()
+	err := client.Netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: hc.Index, State: netlink.NUD_PERMANENT, IP: hi.IPv4.Addr().AsSlice(), HardwareAddr: hi.MAC,
 	})
-	if err := s.CreateNIC(1, link); err != nil {
+	if err != nil {
+		t.Fatalf("add a neighbour: %v", err)
+	}
+	return Transport{
+		Name: "kernel",
+		Listen: func(ctx context.Context, lc net.ListenConfig, network, address string) (ln net.Listener, err error) {
+			server.Do(func() { ln, err = kernelListen(ctx, lc, network, address) })
+			return ln, err
+		},
+		Dial: func(ctx context.Context, d net.Dialer, network, address string) (c net.Conn, err error) {
+			client.Do(func() { c, err = kernelDial(ctx, d, network, address) })
+			return c, err
+		},
+		Server4: si.IPv4.Addr().String(), Client4: ci.IPv4.Addr().String(),
+		Server6: si.IPv6.Addr().String(), Client6: ci.IPv6.Addr().String(),
+		Blackhole: hi.IPv4.Addr().String(), Unrouted: unrouted, Silent: "10.99.1.99",
+	}
+}
+
+// inMemory is accel between two devices in memory.
+func inMemory(t *testing.T) Transport {
+	sd, cd, err := memory.Pair(memory.Options{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ip := range ips {
-		addr := tcpip.ProtocolAddress{Protocol: ipv6.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(ip), PrefixLen: 64}}
-		if len(ip) == 4 {
-			addr.Protocol, addr.AddressWithPrefix.PrefixLen = ipv4.ProtocolNumber, 24
+	runtime := func(d *memory.Device, gateways []netip.Addr, addrs ...string) *accel.Runtime {
+		c := accel.Config{Link: d, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler), Gateways: gateways}
+		for _, a := range addrs {
+			c.Addrs = append(c.Addrs, netip.MustParsePrefix(a))
 		}
-		if err := s.AddProtocolAddress(1, addr, stack.AddressProperties{}); err != nil {
+		rt, err := accel.New(c)
+		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { rt.Close() })
+		return rt
 	}
-	s.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: 1},
-		{Destination: header.IPv6EmptySubnet, NIC: 1},
-	})
-	t.Cleanup(s.Destroy)
-	return &shard{s}
-}
-
-func pipes(t testing.TB) Transport {
-	a, b := pipe.New("\x02\x00\x00\x00\x00\x01", "\x02\x00\x00\x00\x00\x02", 1500)
-	server := newShard(t, a, net.IPv4(10, 0, 0, 1).To4(), net.ParseIP("fd00::1"))
-	client := newShard(t, b, net.IPv4(10, 0, 0, 2).To4(), net.ParseIP("fd00::2"))
-	ka := func(idle int64, cfg net.KeepAliveConfig) net.KeepAliveConfig {
-		if !cfg.Enable && idle >= 0 {
-			return net.KeepAliveConfig{Enable: true}
-		}
-		return cfg
-	}
+	server := runtime(sd, nil, "10.0.0.1/24", "fd00::1/64")
+	// The server takes what the client sends to its gateway, and drops it.
+	client := runtime(cd, []netip.Addr{netip.MustParseAddr("10.0.0.1")}, "10.0.0.2/24", "fd00::2/64")
 	return Transport{
 		Name: "accel",
 		Listen: func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error) {
-			a, err := net.ResolveTCPAddr(network, address)
-			if err != nil {
-				return nil, &net.OpError{Op: "listen", Net: network, Err: err}
-			}
-			ln, err := tpanet.Listen([]tpanet.Stack{server}, a, network, tpanet.ListenOptions{KeepAlive: ka(int64(lc.KeepAlive), lc.KeepAliveConfig)})
-			if err != nil {
-				return nil, err
-			}
-			return ln, nil
+			l := accel.ListenConfig{Runtime: server, KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
+			return l.Listen(ctx, network, address)
 		},
 		Dial: func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
-			a, err := net.ResolveTCPAddr(network, address)
-			if err != nil {
-				return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+			a := accel.Dialer{
+				Runtime: client, Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr,
+				FallbackDelay: d.FallbackDelay, KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
 			}
-			l, _ := d.LocalAddr.(*net.TCPAddr)
-			if d.Timeout != 0 {
-				var cancel func()
-				ctx, cancel = context.WithTimeout(ctx, d.Timeout)
-				defer cancel()
-			}
-			if !d.Deadline.IsZero() {
-				var cancel func()
-				ctx, cancel = context.WithDeadline(ctx, d.Deadline)
-				defer cancel()
-			}
-			c, err := tpanet.Dial(ctx, client, l, a, network, tpanet.DialOptions{KeepAlive: ka(int64(d.KeepAlive), d.KeepAliveConfig)})
-			if err != nil {
-				return nil, err
-			}
-			return c, nil
+			return a.DialContext(ctx, network, address)
 		},
 		Server4: "10.0.0.1", Client4: "10.0.0.2",
 		Server6: "fd00::1", Client6: "fd00::2",
+		Blackhole: "198.51.100.2", Unrouted: unrouted, Silent: "10.0.0.99",
 	}
 }
-
-var _ = os.Getenv
