@@ -54,7 +54,7 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // context ends the dial, not the connection. All errors are *net.OpError values.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
-		return nil, &net.OpError{Op: "dial", Net: network, Source: d.LocalAddr, Err: err}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
 	if err := checkNetwork(network); err != nil {
 		return fail(err)
@@ -71,23 +71,19 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		rt.fallbackDials.Add(1)
 		return kernel.DialContext(ctx, network, address)
 	}
-	laddr, ok := d.LocalAddr.(*net.TCPAddr)
-	if d.LocalAddr != nil && !ok {
-		return fail(&net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()})
-	}
 	if deadline := d.deadline(time.Now()); !deadline.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	addrs, err := resolve(ctx, network, address)
+	laddr, addrs, err := resolveDial(ctx, network, address, d.LocalAddr)
 	if err != nil {
 		return fail(err)
 	}
 	a := attempt{rt: rt, network: network, laddr: laddr, options: tpanet.DialOptions{
 		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig),
 	}}
-	first, second := a.partition(addrs)
+	first, second := partition(addrs)
 	start := time.Now()
 	var c net.Conn
 	if len(second) == 0 || d.FallbackDelay < 0 {
@@ -123,20 +119,15 @@ type attempt struct {
 }
 
 // partition splits addresses into those of the IP version of the first and the
-// others. A local address rules one version out.
-func (a *attempt) partition(addrs []*net.TCPAddr) (first, second []*net.TCPAddr) {
+// others.
+func partition(addrs []*net.TCPAddr) (first, second []*net.TCPAddr) {
 	v4 := addrs[0].IP.To4() != nil
-	for _, addr := range addrs {
-		switch is4 := addr.IP.To4() != nil; {
-		case a.laddr != nil && len(a.laddr.IP) > 0 && !a.laddr.IP.IsUnspecified() && is4 != (a.laddr.IP.To4() != nil) && len(addrs) > 1:
-		case is4 == v4:
-			first = append(first, addr)
-		default:
-			second = append(second, addr)
+	for _, a := range addrs {
+		if (a.IP.To4() != nil) == v4 {
+			first = append(first, a)
+		} else {
+			second = append(second, a)
 		}
-	}
-	if len(first) == 0 {
-		return second, nil
 	}
 	return first, second
 }

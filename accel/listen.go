@@ -3,8 +3,6 @@ package accel
 import (
 	"context"
 	"net"
-	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,11 +56,10 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		}
 		return l, err
 	}
-	addrs, err := resolve(ctx, network, address)
+	laddr, err := resolveListen(ctx, network, address)
 	if err != nil {
 		return fail(nil, err)
 	}
-	laddr := addrs[0]
 	l, err := tpanet.Listen(rt.stacks, laddr, network, tpanet.ListenOptions{
 		Backlog: lc.Backlog, KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
 	})
@@ -105,38 +102,4 @@ func keepAlive(period time.Duration, c net.KeepAliveConfig) net.KeepAliveConfig 
 		period = defaultKeepAlive
 	}
 	return net.KeepAliveConfig{Enable: true, Idle: period, Interval: period}
-}
-
-// resolve returns the addresses that a network and an address stand for, at
-// least one, in the order to try them. A missing host is the unspecified address.
-func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, error) {
-	host, service, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := net.DefaultResolver.LookupPort(ctx, network, service)
-	if err != nil {
-		return nil, err
-	}
-	if host == "" {
-		return []*net.TCPAddr{{Port: port}}, nil
-	}
-	var ips []netip.Addr
-	if ip, err := netip.ParseAddr(host); err == nil {
-		ips = []netip.Addr{ip}
-	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
-		return nil, err
-	}
-	var addrs []*net.TCPAddr
-	for _, ip := range ips {
-		ip = ip.Unmap()
-		if network == "tcp4" && !ip.Is4() || network == "tcp6" && !ip.Is6() {
-			continue
-		}
-		addrs = append(addrs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port))))
-	}
-	if len(addrs) == 0 {
-		return nil, &net.AddrError{Err: "no suitable address found", Addr: strings.Trim(host, "[]")}
-	}
-	return addrs, nil
 }

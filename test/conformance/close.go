@@ -243,8 +243,7 @@ var closeProbes = []Probe{
 	}},
 	{Name: "close/while reading and writing", Run: func(e *Env) {
 		_, client := e.Pair()
-		e.Fill(client)
-		r, w := e.Read("read", client, 10), e.Write("write", client, 100_000)
+		r, w := e.Read("read", client, 10), e.WriteMuch("write", client)
 		r.Waits()
 		w.Waits()
 		e.Note("close", client.Close())

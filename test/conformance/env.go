@@ -345,19 +345,36 @@ func (e *Env) Write(what string, c net.Conn, n int) *Call {
 	})
 }
 
+// much is more than two hosts hold between a writer and a reader that does not
+// read: writing it waits.
+const much = 48 << 20
+
+// WriteMuch starts a write that waits until the peer has read. How much is
+// written before is not noted.
+func (e *Env) WriteMuch(what string, c net.Conn) *Call {
+	return e.Go(what, func() []any {
+		n, err := c.Write(make([]byte, much))
+		return []any{"all:", n == much, "error:", err}
+	})
+}
+
 // Fill writes to c until it would wait, and tells what it wrote.
 func (e *Env) Fill(c net.Conn) int64 {
 	var total int64
-	b := make([]byte, 256<<10)
-	for {
+	b := make([]byte, 1<<20)
+	for idle := 0; idle < 2; {
 		e.Must(c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)))
 		n, err := c.Write(b)
 		total += int64(n)
-		if err != nil {
-			e.Must(c.SetWriteDeadline(time.Time{}))
-			return total
+		switch {
+		case n > 0:
+			idle = 0
+		case err != nil:
+			idle++
 		}
 	}
+	e.Must(c.SetWriteDeadline(time.Time{}))
+	return total
 }
 
 // Reset makes the peer of c see a reset.

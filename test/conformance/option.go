@@ -115,10 +115,10 @@ var optionProbes = []Probe{
 		server, client := e.Pair()
 		e.Must(tcp(server).SetReadBuffer(4096))
 		e.Must(tcp(client).SetWriteBuffer(4096))
-		const much = 200_000
-		w := e.Write("write", client, much)
+		const size = 200_000
+		w := e.Write("write", client, size)
 		w.Waits()
-		n, err := io.CopyN(io.Discard, server, much)
+		n, err := io.CopyN(io.Discard, server, size)
 		e.Note("read", n, err)
 		w.Done()
 	}},

@@ -116,25 +116,22 @@ var writeProbes = []Probe{
 	}},
 	{Name: "write/waits for room", Run: func(e *Env) {
 		server, client := e.Pair()
-		filled := e.Fill(client)
-		w := e.Write("write", client, 100_000)
+		w := e.WriteMuch("write", client)
 		w.Waits()
-		n, err := io.CopyN(io.Discard, server, filled+100_000)
-		e.Note("read everything", n == filled+100_000, err)
+		n, err := io.CopyN(io.Discard, server, much)
+		e.Note("read everything", n == much, err)
 		w.Done()
 	}},
 	{Name: "write/close while waiting", Run: func(e *Env) {
 		_, client := e.Pair()
-		e.Fill(client)
-		w := e.Write("write", client, 100_000)
+		w := e.WriteMuch("write", client)
 		w.Waits()
 		e.Note("close", client.Close())
 		w.Done()
 	}},
 	{Name: "write/close while several wait", Run: func(e *Env) {
 		_, client := e.Pair()
-		e.Fill(client)
-		calls := []*Call{e.Write("write", client, 100_000), e.Write("write", client, 100_000)}
+		calls := []*Call{e.WriteMuch("write", client), e.WriteMuch("write", client)}
 		for _, c := range calls {
 			c.Waits()
 		}
@@ -145,16 +142,14 @@ var writeProbes = []Probe{
 	}},
 	{Name: "write/CloseWrite while waiting", Run: func(e *Env) {
 		_, client := e.Pair()
-		e.Fill(client)
-		w := e.Write("write", client, 100_000)
+		w := e.WriteMuch("write", client)
 		w.Waits()
 		e.Note("CloseWrite", tcp(client).CloseWrite())
 		w.Done()
 	}},
 	{Name: "write/reset while waiting", Run: func(e *Env) {
 		server, client := e.Pair()
-		e.Fill(client)
-		w := e.Write("write", client, 100_000)
+		w := e.WriteMuch("write", client)
 		w.Waits()
 		e.Reset(server)
 		w.Done()
@@ -163,7 +158,6 @@ var writeProbes = []Probe{
 	{Name: "write/part before the deadline", Run: func(e *Env) {
 		_, client := e.Pair()
 		e.Must(client.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)))
-		const much = 64 << 20
 		n, err := client.Write(make([]byte, much))
 		e.Note("write", n > 0, n < much, err)
 	}},
@@ -189,8 +183,7 @@ var writeProbes = []Probe{
 	}},
 	{Name: "write/then close", Run: func(e *Env) {
 		server, client := e.Pair()
-		const much = 300_000
-		e.Write("write", client, much).Done()
+		e.Write("write", client, 300_000).Done()
 		e.Note("close", client.Close())
 		n, err := io.Copy(io.Discard, server)
 		e.Note("read", n, err)
@@ -220,12 +213,12 @@ var writeProbes = []Probe{
 	}},
 	{Name: "write/both ways at once", Run: func(e *Env) {
 		server, client := e.Pair()
-		const much = 3 << 20
-		a := e.Write("client writes", client, much)
-		b := e.Write("server writes", server, much)
+		const size = 3 << 20
+		a := e.Write("client writes", client, size)
+		b := e.Write("server writes", server, size)
 		read := func(what string, r io.Reader) *Call {
 			return e.Go(what, func() []any {
-				n, err := io.CopyN(io.Discard, r, much)
+				n, err := io.CopyN(io.Discard, r, size)
 				return []any{n, err}
 			})
 		}
