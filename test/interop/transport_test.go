@@ -1,0 +1,99 @@
+// Package interop runs programs that know nothing of this project over both
+// transports, the kernel's TCP and ours, and expects the same of each: servers
+// and clients of the Go ecosystem in this process, and the tools that people
+// use, such as curl and redis-benchmark, across a wire. It holds tests only.
+package interop
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+// A transport carries the connections of a program under test.
+type transport struct {
+	name string
+	// listen opens a listener that ends with the test.
+	listen func(testing.TB) net.Listener
+	// dial is what clients use in the place of net.Dialer.DialContext.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// overTransports runs a test over each transport.
+func overTransports(t *testing.T, f func(*testing.T, transport)) {
+	for _, open := range []func(testing.TB) transport{kernel} {
+		tr := open(t)
+		t.Run(tr.name, func(t *testing.T) { f(t, tr) })
+	}
+}
+
+// kernel is TCP over the loopback interface.
+func kernel(testing.TB) transport {
+	return transport{
+		name: "kernel",
+		listen: func(tb testing.TB) net.Listener {
+			return closeAtEnd(tb)(net.Listen("tcp", "127.0.0.1:0"))
+		},
+		dial: new(net.Dialer).DialContext,
+	}
+}
+
+func closeAtEnd(tb testing.TB) func(net.Listener, error) net.Listener {
+	return func(ln net.Listener, err error) net.Listener {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { ln.Close() })
+		return ln
+	}
+}
+
+// patience is how long a test waits for what must happen. Nothing waits for it
+// when all is well.
+const patience = 30 * time.Second
+
+// within returns a context for one test.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// dialTCP opens a bare connection with a deadline.
+func dialTCP(t *testing.T, tr transport, addr net.Addr) net.Conn {
+	t.Helper()
+	c, err := tr.dial(within(t), "tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// receive returns what a channel delivers in time.
+func receive[T any](t *testing.T, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("no %s within %v", what, patience)
+		panic("not reached")
+	}
+}
+
+// pattern fills n bytes so that any shift, loss or repetition shows.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	x := uint32(1)
+	for i := range b {
+		x ^= x << 13
+		x ^= x >> 17
+		x ^= x << 5
+		b[i] = byte(x)
+	}
+	return b
+}
