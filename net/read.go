@@ -61,8 +61,8 @@ func (c *Conn) read(b []byte) (int, error) {
 func (c *Conn) readable() error {
 	if c.drained && c.rd.state.Load() == 0 {
 		c.rd.wait()
-		c.drained = false
 	}
+	c.drained = false // from here on: an announcement is cleared unheard
 	c.rd.waker.Clear()
 	return c.rd.err()
 }
