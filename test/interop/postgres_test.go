@@ -36,21 +36,26 @@ func servePostgres(t *testing.T, tr transport) net.Addr {
 	t.Helper()
 	p := &postgres{cancels: map[uint32]chan struct{}{}}
 	ln := tr.listen(t)
-	go func() {
+	var sessions sync.WaitGroup
+	sessions.Go(func() {
 		for id := uint32(1); ; id++ {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			sessions.Go(func() {
 				defer c.Close()
 				c.SetDeadline(time.Now().Add(patience))
 				if err := p.session(c, id); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("session %d: %v", id, err)
 				}
-			}()
+			})
 		}
-	}()
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		sessions.Wait()
+	})
 	return ln.Addr()
 }
 

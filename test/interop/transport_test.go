@@ -6,9 +6,14 @@ package interop
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link/memory"
 )
 
 // A transport carries the connections of a program under test.
@@ -22,7 +27,7 @@ type transport struct {
 
 // overTransports runs a test over each transport.
 func overTransports(t *testing.T, f func(*testing.T, transport)) {
-	for _, open := range []func(testing.TB) transport{kernel} {
+	for _, open := range []func(testing.TB) transport{kernel, accelerated} {
 		tr := open(t)
 		t.Run(tr.name, func(t *testing.T) { f(t, tr) })
 	}
@@ -36,6 +41,36 @@ func kernel(testing.TB) transport {
 			return closeAtEnd(tb)(net.Listen("tcp", "127.0.0.1:0"))
 		},
 		dial: new(net.Dialer).DialContext,
+	}
+}
+
+// accelerated is our TCP at both ends, over queues in memory: two of them, so
+// that connections meet in one listener.
+func accelerated(tb testing.TB) transport {
+	tb.Helper()
+	clientDev, serverDev, err := memory.Pair(memory.Options{Queues: 2})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	start := func(d *memory.Device, addr string) *accel.Runtime {
+		rt, err := accel.New(accel.Config{
+			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)},
+			Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { rt.Close() })
+		return rt
+	}
+	client, server := start(clientDev, "10.0.0.1/24"), start(serverDev, "10.0.0.2/24")
+	return transport{
+		name: "accel",
+		listen: func(tb testing.TB) net.Listener {
+			lc := accel.ListenConfig{Runtime: server}
+			return closeAtEnd(tb)(lc.Listen(context.Background(), "tcp", "10.0.0.2:0"))
+		},
+		dial: (&accel.Dialer{Runtime: client}).DialContext,
 	}
 }
 
