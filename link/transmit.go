@@ -18,7 +18,7 @@ const maxTxWaits = 256
 // flushAt is how many staged frames are flushed without waiting for the end of
 // the poll: the peer can start on them while we make the rest. With 64, two
 // stacks that talk to each other work in turns instead of side by side.
-const flushAt = 16
+const flushAt = 8
 
 // ipHeaderMax is room for the IP headers that TCP packets of ours have.
 const ipHeaderMax = header.IPv6MinimumSize

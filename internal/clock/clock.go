@@ -26,8 +26,12 @@ var _ tcpip.Clock = (*Clock)(nil)
 // New returns a clock that asks the system until the first Refresh.
 func New() *Clock { return &Clock{std: tcpip.NewStdClock()} }
 
-// Refresh takes the time.
-func (c *Clock) Refresh() { c.cached.Store(nanoseconds(c.std.NowMonotonic())) }
+// Refresh takes the time and returns it in nanoseconds since some fixed moment.
+func (c *Clock) Refresh() int64 {
+	t := nanoseconds(c.std.NowMonotonic())
+	c.cached.Store(t)
+	return t
+}
 
 // Stop makes the clock ask the system again, because nobody will refresh it.
 func (c *Clock) Stop() { c.cached.Store(0) }

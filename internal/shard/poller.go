@@ -72,15 +72,14 @@ func (s *Shard) poll() {
 			}
 			return
 		}
-		s.clock.Refresh()
+		now := s.clock.Refresh()
 		bump(&c.polls, 1)
 		if n == 0 {
 			bump(&c.empty, 1)
 			s.link.Kick()
-			idle.pause()
+			idle.pause(now)
 			continue
 		}
-		start := time.Now()
 		idle.reset()
 		s.receive(frames[:n])
 		// Two rounds: the first lets TCP's own goroutine run, the second the
@@ -91,7 +90,7 @@ func (s *Shard) poll() {
 		}
 		s.link.Kick()
 		bump(&c.bursts[link.BurstBucket(n)], 1)
-		bump(&c.busy, uint64(time.Since(start)))
+		bump(&c.busy, uint64(s.clock.Refresh()-now))
 	}
 }
 
@@ -99,23 +98,23 @@ func (s *Shard) poll() {
 type idler struct {
 	shard  *Shard
 	waiter link.Waiter
-	// since is when the queue was first found empty, zero while there is traffic.
-	since time.Time
+	// since is when the queue was first found empty, in nanoseconds as the clock
+	// has them, 0 while there is traffic.
+	since int64
 	sleep time.Duration
 }
 
-func (i *idler) reset() { i.since, i.sleep = time.Time{}, 0 }
+func (i *idler) reset() { i.since, i.sleep = 0, 0 }
 
 // pause yields while the idle time is short, then sleeps: until a frame comes
 // where the queue can tell, else for times that double up to MaxSleep.
-func (i *idler) pause() {
+func (i *idler) pause(now int64) {
 	s := i.shard
-	now := time.Now()
-	if i.since.IsZero() {
+	if i.since == 0 {
 		i.since = now
 	}
 	// In virtual time the clock stands still for as long as anybody runs.
-	if spin := s.polling.Spin; spin < 0 || spin >= time.Microsecond && now.Sub(i.since) < spin {
+	if spin := s.polling.Spin; spin < 0 || spin >= time.Microsecond && time.Duration(now-i.since) < spin {
 		gsync.Goyield()
 		return
 	}
@@ -135,7 +134,7 @@ func (i *idler) pause() {
 	s.clock.Refresh()
 	s.link.SetAsleep(false)
 	if i.waiter != nil {
-		i.since = time.Time{}
+		i.since = 0
 	}
 }
 
