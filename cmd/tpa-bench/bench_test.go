@@ -152,7 +152,7 @@ func TestUsage(t *testing.T) {
 		{"compare --transports kernel,kernel", "--transports names kernel twice"},
 		{"compare --transports udp", `unknown transport "udp"`},
 		{"compare --rounds 0", "--rounds 0: want 1 to 1000"},
-		{"compare --dev eth0", "--dev: compare makes its own pair of devices"},
+		{"compare --dev eth0", "--dev: compare sets that itself for each side"},
 		{"compare --server-cpus 4711", "CPU 4711 is none that this process may use"},
 		{"compare --workload write --verify", "workload write has no replies to verify"},
 		{"plot", "accepts 1 arg(s), received 0"},
@@ -260,8 +260,8 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-func compareArgs(more ...string) []string {
-	return append([]string{"compare", "--transports", "kernel", "--conns", "4", "--duration", "200ms", "--warmup", "50ms", "--rounds", "2"}, more...)
+func compareArgs(transports string, more ...string) []string {
+	return append([]string{"compare", "--transports", transports, "--conns", "4", "--duration", "200ms", "--warmup", "50ms", "--rounds", "2"}, more...)
 }
 
 func needTwoCPUs(t *testing.T) {
@@ -280,7 +280,7 @@ func TestCompare(t *testing.T) {
 	for _, w := range load.Workloads {
 		t.Run(w.Name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "results.json")
-			b := start(t, compareArgs("--workload", w.Name, "-o", "json", "--out", file)...)
+			b := start(t, compareArgs("kernel", "--workload", w.Name, "-o", "json", "--out", file)...)
 			if got := b.status(t); got != 0 {
 				t.Fatalf("exit status %d\n%s", got, b.stderr.String())
 			}
@@ -307,6 +307,35 @@ func TestCompare(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCompareAccel runs both transports, the accelerated one over a memif pair.
+func TestCompareAccel(t *testing.T) {
+	needTwoCPUs(t)
+	if transport.DPDKVersion() == "none" {
+		t.Skip("this program was built without DPDK: go test -tags dpdk")
+	}
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	for _, w := range load.Workloads {
+		t.Run(w.Name, func(t *testing.T) {
+			b := start(t, compareArgs("kernel,accel", "--rounds", "1", "--workload", w.Name, "-q", "-o", "json")...)
+			if got := b.status(t); got != 0 {
+				t.Fatalf("exit status %d\n%s", got, b.stderr.String())
+			}
+			c, err := report.Read(&b.stdout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := c.Transports["accel"]
+			if c.Ratio == nil || c.Ratio.RPS <= 0 || a.RPS <= 0 || a.Errors != 0 || a.ServerCPU <= 0 || a.ClientCPU <= 0 || c.Machine.DPDK != transport.DPDKVersion() {
+				t.Errorf("comparison %+v", c)
+			}
+		})
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
@@ -369,7 +398,7 @@ func waitGone(t *testing.T, pids []int) {
 // TestCompareInterrupted presses Ctrl-C in the first round.
 func TestCompareInterrupted(t *testing.T) {
 	needTwoCPUs(t)
-	b := start(t, compareArgs("--duration", "1h", "--warmup", "0s", "-o", "json")...)
+	b := start(t, compareArgs("kernel", "--duration", "1h", "--warmup", "0s", "-o", "json")...)
 	pids := serverAndClient(t, b)
 	<-b.stderr.written // the first live line
 	b.Process.Signal(os.Interrupt)
@@ -386,7 +415,7 @@ func TestCompareInterrupted(t *testing.T) {
 // TestCompareKilled kills compare by SIGKILL: nobody may stay behind.
 func TestCompareKilled(t *testing.T) {
 	needTwoCPUs(t)
-	b := start(t, compareArgs("--duration", "1h", "-q")...)
+	b := start(t, compareArgs("kernel", "--duration", "1h", "-q")...)
 	pids := serverAndClient(t, b)
 	b.Process.Kill()
 	b.Wait()
@@ -397,7 +426,7 @@ func TestCompareKilled(t *testing.T) {
 func TestChildDies(t *testing.T) {
 	needTwoCPUs(t)
 	for i, who := range []string{"server", "client"} {
-		b := start(t, compareArgs("--duration", "1h", "-q")...)
+		b := start(t, compareArgs("kernel", "--duration", "1h", "-q")...)
 		pids := serverAndClient(t, b)
 		syscall.Kill(pids[i], syscall.SIGKILL)
 		if got := b.status(t); got != exitFailed {

@@ -32,7 +32,7 @@ each as it is pinned to.
 
   kernel   runs over the loopback interface
   accel    runs over a DPDK memif pair, shared memory between the two processes;
-           device, addresses and gateway are compare's own
+           device, addresses and CPUs are compare's own, for each side
 
 CPU per request is the processor time of each process over the measured window,
 in user and system mode, by answered requests. The accelerated processes poll:
@@ -67,9 +67,9 @@ Ctrl-C ends the run and prints the rounds that there are.
 					return usageError{fmt.Errorf("--transports names %s twice", n)}
 				}
 			}
-			for _, own := range []string{"dev", "ip", "gateway"} {
+			for _, own := range []string{"dev", "ip", "gateway", "cpus"} {
 				if cmd.Flags().Changed(own) {
-					return usageError{fmt.Errorf("--%s: compare makes its own pair of devices; for others start serve and run yourself", own)}
+					return usageError{fmt.Errorf("--%s: compare sets that itself for each side; for other devices start serve and run yourself", own)}
 				}
 			}
 			if err := setDevice(cmd); err != nil {

@@ -41,7 +41,7 @@ type match struct {
 
 // env returns the environment of one side.
 func (m *match) env(role, ip string) []string {
-	env := without(os.Environ(), "TPA_DEV", "TPA_ADDR", "TPA_GATEWAY")
+	env := without(os.Environ(), "TPA_DEV", "TPA_ADDR", "TPA_GATEWAY", "TPA_CPUS")
 	return append(env,
 		fmt.Sprintf("TPA_DEV=net_memif0,role=%s,socket=%s,socket-abstract=no", role, filepath.Join(m.dir, "memif.sock")),
 		"TPA_ADDR="+ip+"/24",

@@ -41,7 +41,7 @@ func (l *loadFlags) add(cmd *cobra.Command) {
 	f.Float64Var(&l.rate, "rate", 0, "`R` requests per second over all connections, by a timetable: an open loop (default: a closed loop)")
 	f.DurationVar(&l.duration, "duration", 5*time.Second, "how long to measure, `D` such as 10s")
 	f.DurationVar(&l.warmup, "warmup", time.Second, "how long to run before")
-	f.IntVar(&l.threads, "threads", 0, "`T` processors for Go to use, GOMAXPROCS (default: those the process may run on)")
+	f.IntVar(&l.threads, "threads", 0, "`T` processors for the generator, GOMAXPROCS (default: those it may run on)")
 	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent")
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "no live line")
 }
