@@ -1,96 +1,122 @@
 package tpanet_test
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/pipe"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+	"gvisor.dev/gvisor/pkg/refs"
 
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			println(err.Error())
-			code = 1
+	// A buffer or segment that nobody gives back is a panic.
+	refs.SetLeakMode(refs.LeaksPanic)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if code == 0 {
+			refs.DoLeakCheck()
 		}
-	}
-	os.Exit(code)
+		os.Exit(code)
+	}))
 }
 
-// A shard is a gVisor stack as a tpanet.Stack.
-type shard struct {
-	*stack.Stack
-	index int
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
+
+// A host is one side of a wire.
+type host struct {
+	*accel.Runtime
+	ip4, ip6 string
 }
 
-func (s *shard) Socket(ip6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
-	proto := ipv4.ProtocolNumber
-	if ip6 {
-		proto = ipv6.ProtocolNumber
-	}
-	var queue waiter.Queue
-	ep, err := s.NewEndpoint(tcp.ProtocolNumber, proto, &queue)
-	return ep, &queue, err
-}
-
-func (s *shard) Established(tpanet.Endpoint, *tpanet.Conn) {}
-func (s *shard) Closed(tpanet.Endpoint, *tpanet.Conn)      {}
-func (s *shard) Index() int                                { return s.index }
-
-const nic = 1
-
-var (
-	serverIP4 = net.IPv4(10, 0, 0, 1).To4()
-	clientIP4 = net.IPv4(10, 0, 0, 2).To4()
-	serverIP6 = net.ParseIP("fd00::1")
-	clientIP6 = net.ParseIP("fd00::2")
-)
-
-// newShards joins two stacks by a wire.
-func newShards(t testing.TB) (server, client *shard) {
+func (h host) listen(t testing.TB, network, address string) net.Listener {
 	t.Helper()
-	a, b := pipe.New("\x02\x00\x00\x00\x00\x01", "\x02\x00\x00\x00\x00\x02", 1500)
-	server = newShard(t, a, serverIP4, serverIP6)
-	client = newShard(t, b, clientIP4, clientIP6)
-	return server, client
-}
-
-func newShard(t testing.TB, link stack.LinkEndpoint, ips ...net.IP) *shard {
-	t.Helper()
-	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
-	})
-	if err := s.CreateNIC(nic, link); err != nil {
+	ln, err := (&accel.ListenConfig{Runtime: h.Runtime}).Listen(context.Background(), network, address)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ip := range ips {
-		addr := tcpip.ProtocolAddress{Protocol: ipv6.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(ip), PrefixLen: 64}}
-		if len(ip) == 4 {
-			addr.Protocol, addr.AddressWithPrefix.PrefixLen = ipv4.ProtocolNumber, 24
-		}
-		if err := s.AddProtocolAddress(nic, addr, stack.AddressProperties{}); err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func (h host) dial(t testing.TB, address string) *tpanet.Conn {
+	t.Helper()
+	c, err := (&accel.Dialer{Runtime: h.Runtime}).Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.(*tpanet.Conn)
+}
+
+// newHosts joins a server and a client by a wire in memory.
+func newHosts(t testing.TB, o memory.Options) (server, client host) {
+	t.Helper()
+	s, c := newDevices(t, o)
+	return newHost(t, s, "10.0.0.1", "fd00::1"), newHost(t, c, "10.0.0.2", "fd00::2")
+}
+
+func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
+	t.Helper()
+	s, c, err := memory.Pair(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+func newHost(t testing.TB, d link.Device, ip4, ip6 string) host {
+	t.Helper()
+	rt, err := accel.New(accel.Config{
+		Link: d, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
+		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},
+		TCP:   accel.TCP{TimeWait: time.Millisecond},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rt.Close() })
+	return host{rt, ip4, ip6}
+}
+
+// pair returns the two ends of a new connection.
+func pair(t testing.TB, server, client host) (accepted, dialled *tpanet.Conn) {
+	t.Helper()
+	ln := server.listen(t, "tcp", net.JoinHostPort(server.ip4, "0"))
+	defer ln.Close()
+	return pairTo(t, ln, client)
+}
+
+func pairTo(t testing.TB, ln net.Listener, client host) (accepted, dialled *tpanet.Conn) {
+	t.Helper()
+	dialled = client.dial(t, ln.Addr().String())
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(errors.Join(err, dialled.Close()))
+	}
+	accepted = c.(*tpanet.Conn)
+	t.Cleanup(func() {
+		dialled.Close()
+		accepted.Close()
+	})
+	return accepted, dialled
+}
+
+// eventually waits until cond holds.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not after %v: %s", patience, what)
 		}
 	}
-	s.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: nic},
-		{Destination: header.IPv6EmptySubnet, NIC: nic},
-	})
-	t.Cleanup(func() {
-		s.Destroy()
-	})
-	return &shard{Stack: s}
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package tpanet_test
+
+const raceEnabled = false
