@@ -59,6 +59,19 @@ bench: deps build ## compare accel with the kernel: a table, and a page with the
 	bin/tpa-bench compare $(BENCHFLAGS) -o table
 	@echo "More workloads: docs/benchmarks.md"
 
+# The profile is of a GET load over memif, server and client together.
+.PHONY: pgo
+pgo: deps build ## renew the profile that tpa-bench is optimised with
+	@mkdir -p $(OUT); sock=$$(mktemp -u); \
+	dev() { echo "net_memif0,role=$$1,socket=$$sock,socket-abstract=no"; }; \
+	GOMAXPROCS=1 taskset -c 0 bin/tpa-bench serve --transport accel --dev "$$(dev server)" --ip 10.99.0.1/24 \
+	  --listen :6379 --cpuprofile $(OUT)/serve.pprof & server=$$!; \
+	trap 'kill $$server 2>/dev/null || :; rm -f $$sock' EXIT; \
+	GOMAXPROCS=1 taskset -c 1 bin/tpa-bench run --transport accel --dev "$$(dev client)" --ip 10.99.0.2/24 \
+	  --addr 10.99.0.1:6379 --workload get --conns 50 --duration 20s --cpuprofile $(OUT)/run.pprof; \
+	kill $$server; wait $$server; \
+	$(GO) tool pprof -proto $(OUT)/serve.pprof $(OUT)/run.pprof >cmd/tpa-bench/default.pgo
+
 .PHONY: test
 test: deps hugepages lint test-pure test-race test-asan test-fuzz ## run every test there is
 	@echo "All tests passed."

@@ -72,6 +72,7 @@ measurement, 2 for wrong flags.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	addProfileFlag(root)
 	root.AddCommand(newServe(), newRun(), newCompare(), newPlot())
 	return root
 }
