@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -130,10 +131,21 @@ static int run_in_thread(void *(*f)(void *), void *arg)
 	return -ret;
 }
 
+/* The EAL keeps pointers to its arguments for good, but overwrites some in the
+ * array. Not static, or the compiler would drop what nobody reads, and leak
+ * checkers would miss it. */
+char **tpa_eal_args[2];
+
 int tpa_eal_start(int argc, char **argv, const int *cpus, int ncpus)
 {
-	struct eal_start s = {.argc = argc, .argv = argv, .cpus = cpus, .ncpus = ncpus};
+	struct eal_start s = {.argc = argc, .cpus = cpus, .ncpus = ncpus};
 	int ret;
+
+	tpa_eal_args[0] = argv;
+	tpa_eal_args[1] = s.argv = calloc(argc + 1, sizeof(*argv));
+	if (s.argv == NULL)
+		return -ENOMEM;
+	memcpy(s.argv, argv, argc * sizeof(*argv));
 
 	tpa_quiet(true);
 	ret = run_in_thread(eal_start, &s);

@@ -15,3 +15,11 @@ func (p *Port) TrustChecksums(ipv4, tcp bool) {
 		}
 	}
 }
+
+// MakeIPv4Checksums makes the port's queues send as if the device made IPv4
+// header checksums.
+func (p *Port) MakeIPv4Checksums() {
+	for _, q := range p.queues {
+		q.tx.offloads |= txIPv4Checksum
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -37,8 +38,14 @@ var programs = map[string]func(o order, in *bufio.Scanner) error{
 	"open": openPorts,
 	"echo": echo,
 	"lazy": readLate,
+	"wire": oneEachWay,
+	"fill": fillChecksums,
+	"big":  sendBig,
 	"keep": keepSecret,
 }
+
+// suppressions names what leaks in the libraries under the drivers.
+var suppressions, _ = filepath.Abs("testdata/lsan.supp")
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(programEnv); name != "" {
@@ -72,7 +79,9 @@ type process struct {
 func start(tb testing.TB, program string, o order, change func(*exec.Cmd)) *process {
 	tb.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), programEnv+"="+program)
+	cmd.Env = append(os.Environ(), programEnv+"="+program,
+		// For -asan: what is not ours.
+		"LSAN_OPTIONS=print_suppressions=0:suppressions="+suppressions)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if change != nil {

@@ -98,18 +98,23 @@ func TestTransmitFields(t *testing.T) {
 		offload     link.TxOffload
 		flags       uint64
 		wantLengths uint64
+		makesIPv4   bool // the device makes IPv4 header checksums
 	}{
-		{"nothing", link.TxOffload{}, 0, 0},
-		{"IPv4", link.TxOffload{Flags: link.TxIPv4Checksum, L2Len: 14, L3Len: 20}, v4 | ip, lengths(14, 20, 0, 0)},
-		{"TCP over IPv4", link.TxOffload{Flags: link.TxIPv4Checksum | link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 32}, v4 | ip | l4, lengths(14, 20, 32, 0)},
-		{"TCP only", link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 18, L3Len: 60, L4Len: 60}, v4 | l4, lengths(18, 60, 60, 0)},
-		{"TCP over IPv6", link.TxOffload{Flags: link.TxIPv6 | link.TxTCPChecksum, L2Len: 14, L3Len: 40, L4Len: 20}, v6 | l4, lengths(14, 40, 20, 0)},
-		{"segments over IPv4", link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 32, MSS: 1448}, v4 | ip | l4 | so, lengths(14, 20, 32, 1448)},
-		{"segments over IPv6", link.TxOffload{Flags: link.TxIPv6 | link.TxTCPChecksum, L2Len: 14, L3Len: 40, L4Len: 32, MSS: 65535}, v6 | l4 | so, lengths(14, 40, 32, 65535)},
+		{"nothing", link.TxOffload{}, 0, 0, true},
+		{"IPv4", link.TxOffload{Flags: link.TxIPv4Checksum, L2Len: 14, L3Len: 20}, v4 | ip, lengths(14, 20, 0, 0), true},
+		{"TCP over IPv4", link.TxOffload{Flags: link.TxIPv4Checksum | link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 32}, v4 | ip | l4, lengths(14, 20, 32, 0), true},
+		{"TCP only", link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 18, L3Len: 60, L4Len: 60}, v4 | l4, lengths(18, 60, 60, 0), true},
+		{"TCP over IPv6", link.TxOffload{Flags: link.TxIPv6 | link.TxTCPChecksum, L2Len: 14, L3Len: 40, L4Len: 20}, v6 | l4, lengths(14, 40, 20, 0), true},
+		{"segments over IPv4", link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 32, MSS: 1448}, v4 | ip | l4 | so, lengths(14, 20, 32, 1448), true},
+		{"segments over IPv4, whole checksum", link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 32, MSS: 1448}, v4 | l4 | so, lengths(14, 20, 32, 1448), false},
+		{"segments over IPv6", link.TxOffload{Flags: link.TxIPv6 | link.TxTCPChecksum, L2Len: 14, L3Len: 40, L4Len: 32, MSS: 65535}, v6 | l4 | so, lengths(14, 40, 32, 65535), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p, r := openRing(t, dpdk.Config{})
 			defer r.Free()
+			if tt.makesIPv4 {
+				p.MakeIPv4Checksums()
+			}
 			// A frame that asks for nothing must not inherit from the one before.
 			for _, o := range []link.TxOffload{tt.offload, {}, tt.offload} {
 				want := bytesOf(77, 5)

@@ -39,6 +39,8 @@ const (
 	// bigBuffers is how many frames to be cut by the device a queue can have
 	// under way: 128 of 64 KB fill a 100 Gbit/s link for 0.7 ms.
 	bigBuffers = 128
+	// lesserRoom is the size of these frames where there have to be more.
+	lesserRoom = 16384 - headroom
 )
 
 // Offloads, as the shim names them.
@@ -81,8 +83,10 @@ func needMB(c Config) int {
 	const mbuf = 128 + 64 + headroom // struct, header of the pool, headroom
 	const pool = 2 << 20             // caches for 128 lcores, the ring
 	buffers := buffersPerQueue(ring(c.RxRing), ring(c.TxRing), c.Staging) * (mbuf + bufferRoom(mtu+ethernet+vlanTag))
-	tso := bigBuffers * (mbuf + maxRoom)
-	return max(64, 3*c.Queues*(buffers+tso+2*pool)/2>>20)
+	if !c.isMemif() {
+		buffers += pool + max(bigBuffers*(mbuf+maxRoom), (ring(c.TxRing)+link.MaxBurst)*(mbuf+lesserRoom))
+	}
+	return max(64, 3*c.Queues*(buffers+pool)/2>>20)
 }
 
 // open opens a port whose configuration was checked.
@@ -163,6 +167,13 @@ func (d *device) open(c Config) (err error) {
 		}
 		return attachError("does not start", err, env.log.reason())
 	}
+	if setup.offloads&txTSO != 0 {
+		for i := range d.queues {
+			if err := d.addBigBuffers(i, &setup); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -175,23 +186,13 @@ func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_se
 		return err
 	}
 	d.pools = append(d.pools, buffers)
-	var big pool
-	if setup.offloads&txTSO != 0 {
-		q.bigRoom = maxRoom
-		big, err = newPool(fmt.Sprintf("tpa_p%d_q%d_tso", d.id, i), bigBuffers, q.bigRoom, info.numa)
-		if err != nil {
-			return err
-		}
-		d.pools = append(d.pools, big)
-		d.info.TSO = q.bigRoom
-	}
 	if err := errno(C.tpa_setup_queue(d.id, C.uint16_t(i), setup, buffers.c)); err != nil {
 		return attachError(fmt.Sprintf("queue %d with rings of %d and %d descriptors cannot be set up", i, setup.rx_ring, setup.tx_ring), err, environment.log.reason())
 	}
 	rxLcore, txLcore := takeLcore(), takeLcore()
 	d.lcores = append(d.lcores, rxLcore, txLcore)
 	q.rx = C.tpa_rx_new(d.id, C.uint16_t(i), rxLcore, C.uint32_t(d.info.MaxFrame), setup.offloads)
-	q.tx = C.tpa_tx_new(d.id, C.uint16_t(i), txLcore, buffers.c, big.c, C.uint32_t(c.Staging), info.pads)
+	q.tx = C.tpa_tx_new(d.id, C.uint16_t(i), txLcore, buffers.c, C.uint32_t(c.Staging), info.pads, setup.offloads)
 	if q.rx == nil || q.tx == nil {
 		return syscall.ENOMEM
 	}
@@ -199,9 +200,32 @@ func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_se
 	return nil
 }
 
+// addBigBuffers gives queue i what it needs to send frames that the device cuts.
+func (d *device) addBigBuffers(i int, setup *C.struct_tpa_setup) error {
+	q := d.queues[i]
+	n, room := bigBuffers, maxRoom
+	if errno(C.tpa_tx_reap(q.tx)) == syscall.ENOTSUP && !quirks[d.info.Driver].reaps {
+		// What was sent comes back only when the ring has to make room. There must be
+		// more buffers than that can be, or the last of them is waited for in vain.
+		n, room = int(setup.tx_ring)+link.MaxBurst, lesserRoom
+	}
+	big, err := newPool(fmt.Sprintf("tpa_p%d_q%d_tso", d.id, i), n, room, C.int(d.info.NUMANode))
+	if err != nil {
+		return err
+	}
+	d.pools = append(d.pools, big)
+	q.bigRoom, q.tx.big_pool = room, big.c
+	d.info.TSO = room
+	return nil
+}
+
 // negotiate chooses what to ask of a device, within its limits.
 func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 	var errs []error
+	quirk := quirks[C.GoString(&info.driver[0])]
+	if quirk.oneQueue && c.Queues > 1 {
+		errs = append(errs, fmt.Errorf("Config.Queues is %d: this driver lets flows change queues, use 1: %w", c.Queues, ErrNotSupported))
+	}
 	if c.Queues > int(info.max_queues) {
 		errs = append(errs, fmt.Errorf("Config.Queues is %d: the device has at most %d", c.Queues, info.max_queues))
 	}
@@ -238,7 +262,7 @@ func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 	}
 	// One buffer holds a whole frame, so nothing arrives in pieces by intent.
 	setup.offloads &^= rxScatter
-	if setup.offloads&txTCPChecksum == 0 {
+	if setup.offloads&txTCPChecksum == 0 || quirk.noTSO {
 		setup.offloads &^= txTSO
 	}
 	if setup.offloads&txTSO == 0 {
@@ -355,7 +379,7 @@ func (d *device) release() error {
 	for _, p := range d.pools {
 		// What is still in use has an owner that may yet write to it: better lose
 		// the pool than free it.
-		if n := p.inUse(); n > 0 {
+		if n := p.inUse(); n > 0 && !quirks[d.info.Driver].keepsBuffers {
 			environment.log.logger.Error("dpdk: buffers lost on close", "device", d.info.Name, "buffers", n)
 			err = errors.Join(err, d.errorf("%d of %d buffers did not come back", n, p.size()))
 			continue

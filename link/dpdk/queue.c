@@ -1,6 +1,7 @@
 //go:build dpdk && cgo && linux
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -300,7 +301,7 @@ void tpa_rx_free(struct tpa_rx *rx)
 
 /* Sending */
 
-struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, void *big_pool, uint32_t depth, bool pads)
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads)
 {
 	struct tpa_tx *tx = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*tx), RTE_CACHE_LINE_SIZE));
 
@@ -314,9 +315,9 @@ struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, 
 	}
 	side_add(&tx->side, port, queue, lcore);
 	tx->pool = pool;
-	tx->big_pool = big_pool;
 	tx->depth = depth;
 	tx->pads = pads;
+	tx->offloads = offloads;
 	return tx;
 }
 
@@ -346,11 +347,34 @@ void tpa_tx_stock(struct tpa_tx *tx)
 	leave(&tx->side, outer);
 }
 
+static int reap(struct tpa_tx *tx)
+{
+	int ret = rte_eth_tx_done_cleanup(tx->side.port, tx->side.queue, 0);
+
+	if (ret == -ENOTSUP)
+		/* mlx5 looks at its completions when it is asked for a descriptor. */
+		(void)rte_eth_tx_descriptor_status(tx->side.port, tx->side.queue, 0);
+	return ret;
+}
+
+int tpa_tx_reap(struct tpa_tx *tx)
+{
+	unsigned outer = enter(&tx->side);
+	int ret = reap(tx);
+
+	leave(&tx->side, outer);
+	return ret;
+}
+
 void tpa_tx_stock_big(struct tpa_tx *tx)
 {
 	unsigned outer = enter(&tx->side);
 	struct rte_mbuf *m = rte_pktmbuf_alloc(tx->big_pool);
 
+	if (m == NULL) {
+		(void)reap(tx);
+		m = rte_pktmbuf_alloc(tx->big_pool);
+	}
 	if (m != NULL) {
 		tx->big.mbuf = (uintptr_t)m;
 		tx->big.room = rte_pktmbuf_mtod(m, void *);
@@ -384,7 +408,9 @@ static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_
 		flags |= RTE_MBUF_F_TX_TCP_CKSUM;
 	if (s->mss != 0) {
 		flags |= RTE_MBUF_F_TX_TCP_SEG;
-		if ((s->flags & TX_IPV6) == 0)
+		/* Every segment needs a sum of its own. Where the device does not make them
+		 * (virtio), the flag would only clear the one that is there. */
+		if ((s->flags & TX_IPV6) == 0 && (tx->offloads & TPA_TX_IPV4_CHECKSUM))
 			flags |= RTE_MBUF_F_TX_IP_CKSUM;
 	}
 	m->ol_flags = flags;

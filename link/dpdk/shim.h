@@ -143,6 +143,7 @@ struct tpa_tx {
 	void *pool, *big_pool; /* big_pool NULL: no TSO */
 	bool pads;
 	bool gone; /* the device was removed */
+	uint32_t offloads;
 	uint32_t depth, head, tail; /* slots; staged are head up to tail */
 	struct tpa_slot *slots;
 	uint32_t nstock;
@@ -156,9 +157,12 @@ void tpa_rx_burst(struct tpa_rx *rx);
 void tpa_rx_release(struct tpa_rx *rx);
 void tpa_rx_free(struct tpa_rx *rx);
 
-struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, void *big_pool, uint32_t depth, bool pads);
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads);
 void tpa_tx_stock(struct tpa_tx *tx);
 void tpa_tx_stock_big(struct tpa_tx *tx);
+/* Takes back what the device has sent. -ENOTSUP: it does so only to make room for
+ * more. */
+int tpa_tx_reap(struct tpa_tx *tx);
 unsigned tpa_tx_burst(struct tpa_tx *tx);
 void tpa_tx_release(struct tpa_tx *tx);
 void tpa_tx_free(struct tpa_tx *tx);
