@@ -158,12 +158,22 @@ func nines() (ticks []plot.Tick) {
 	return append(ticks, plot.Tick{Value: math.Log10(2), Label: "50 %"})
 }
 
+func latencyLabel(us float64) string {
+	switch {
+	case us >= 1e6:
+		return fmt.Sprintf("%g s", us/1e6)
+	case us >= 1e3:
+		return fmt.Sprintf("%g ms", us/1e3)
+	}
+	return fmt.Sprintf("%.3g µs", us)
+}
+
 // latencyTicks puts a label at 1, 2 and 5 of each power of ten.
 func latencyTicks(low, high float64) (ticks []plot.Tick) {
 	for power := math.Pow(10, math.Floor(math.Log10(low))); power <= high; power *= 10 {
 		for _, digit := range []float64{1, 2, 5} {
 			if v := digit * power; v >= low && v <= high {
-				ticks = append(ticks, plot.Tick{Value: v, Label: micro(v)})
+				ticks = append(ticks, plot.Tick{Value: v, Label: latencyLabel(v)})
 			}
 		}
 	}

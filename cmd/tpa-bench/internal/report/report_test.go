@@ -285,7 +285,7 @@ func TestWarnings(t *testing.T) {
 		{"stolen", func(r *load.Result) { r.Stolen = 0.02 }, "noisy: the hypervisor took 2.0% of the processors' time"},
 		{"others", func(r *load.Result) { r.Others = 0.2 }, "noisy: other processes used 20.0% of the processors' time"},
 		{"unanswered", func(r *load.Result) { r.Unanswered = 2 }, "2 requests were not answered within 2 s of the end"},
-		{"retransmits", func(r *load.Result) { r.Counters.Retransmits = 300 }, "the client's side sent 300 segments again"},
+		{"retransmits", func(r *load.Result) { r.Counters.Retransmits = 300 }, "300 segments sent again, so many were lost or late"},
 		{"lost", func(r *load.Result) { r.Counters.Lost = 1 }, "the client's side lost 1 frame"},
 		{"late", func(r *load.Result) {
 			r.Config.Rate = 100_000

@@ -28,7 +28,7 @@ type Run struct {
 	ClientBusy float64 `json:"client_busy"`         // processors in use, 1: one processor all the time
 	ServerBusy float64 `json:"server_busy"`         // -1: not known
 
-	Retransmits uint64  `json:"retransmits"`  // segments the client's side sent again
+	Retransmits uint64  `json:"retransmits"`  // segments sent again: by the client over accel, by anyone over the kernel
 	Lost        uint64  `json:"lost_frames"`  // dropped on the client's side
 	UsefulPolls float64 `json:"useful_polls"` // part of the client's polls that found frames; -1: it does not poll
 
@@ -159,7 +159,7 @@ func (r *Run) warnings(res *load.Result) (list []string) {
 		warn("the generator is the limit: it had nothing of its %s to spare, the server used %.0f%% of its %d", count(res.ClientCores, "processor"), 100*r.ServerBusy/float64(res.ServerCores), res.ServerCores)
 	}
 	if r.Retransmits > r.Requests/1000 {
-		warn("the client's side sent %s again", count(int(r.Retransmits), "segment"))
+		warn("%s sent again, so many were lost or late", count(int(r.Retransmits), "segment"))
 	}
 	if r.Lost > 0 {
 		warn("the client's side lost %s", count(int(r.Lost), "frame"))
