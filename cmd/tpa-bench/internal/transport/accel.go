@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/dpdk"
@@ -18,12 +19,19 @@ type accelerated struct {
 	device  string
 }
 
+// timeWait is how long a closed connection keeps its port. Over loopback Linux
+// gives ports out again after a second (tcp_tw_reuse); with the minute that
+// stands in RFC 9293 a generator that connects anew for each request would be
+// out of ports before the end of its run.
+const timeWait = time.Second
+
 func openAccel() (Transport, error) {
 	c, err := accel.ConfigFromEnv()
 	if err != nil {
 		return nil, err
 	}
 	c.Fallback = accel.Never
+	c.TCP.TimeWait = timeWait
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	rt, err := accel.New(c)
 	if err != nil {

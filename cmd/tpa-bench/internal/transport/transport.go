@@ -75,23 +75,29 @@ func (kernel) Polls() bool    { return false }
 func (kernel) Close() error   { return nil }
 
 // Counters reads the statistics of the network namespace.
-func (kernel) Counters() (c Counters) {
+func (kernel) Counters() Counters {
 	b, err := os.ReadFile("/proc/net/snmp")
 	if err != nil {
 		return Counters{}
 	}
-	var names []string // of the numbers on the next line
-	for line := range strings.Lines(string(b)) {
+	return Counters{Retransmits: retransmits(string(b))}
+}
+
+// retransmits finds Tcp RetransSegs in /proc/net/snmp, which has a line of names
+// and then a line of numbers for each protocol.
+func retransmits(snmp string) (n uint64) {
+	var names []string
+	for line := range strings.Lines(snmp) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || fields[0] != "Tcp:" {
 			continue
 		}
 		if i := slices.Index(names, "RetransSegs"); i >= 0 && i < len(fields) {
-			c.Retransmits, _ = strconv.ParseUint(fields[i], 10, 64)
+			n, _ = strconv.ParseUint(fields[i], 10, 64)
 		}
 		names = fields
 	}
-	return c
+	return n
 }
 
 func (kernel) Listen(ctx context.Context, addr string) (net.Listener, error) {
