@@ -73,6 +73,10 @@ type Config struct {
 	// be safe for concurrent use. Default: the system's random numbers.
 	Random io.Reader
 
+	// DebugRemote lets DebugHandler answer clients on other hosts. Default: only
+	// those on this host.
+	DebugRemote bool
+
 	// Logger receives what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 }

@@ -71,6 +71,7 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		l.Close()
 		return fail(laddr, errClosed)
 	}
+	rt.log.Debug("listening", "addr", l.Addr())
 	return tracked, nil
 }
 
@@ -82,7 +83,10 @@ type listener struct {
 }
 
 func (l *listener) Close() error {
-	l.once.Do(func() { l.rt.forget(l) })
+	l.once.Do(func() {
+		l.rt.forget(l)
+		l.rt.log.Debug("no longer listening", "addr", l.Addr())
+	})
 	return l.Listener.Close()
 }
 

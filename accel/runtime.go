@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/journal"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
@@ -31,10 +33,12 @@ type Runtime struct {
 	stacks     []tpanet.Stack
 	next       atomic.Uint32 // the shard of the next dial
 
-	dials dialCounters
+	dials   dialCounters
+	journal journal.Journal
+	started time.Time
 
-	// stopped ends the sampler, which closes sampled when it has.
-	stopped, sampled chan struct{}
+	// stopped ends watch, which closes watched when it has.
+	stopped, watched chan struct{}
 
 	// mu guards the following fields.
 	mu        sync.Mutex
@@ -47,10 +51,7 @@ type Runtime struct {
 // New starts a runtime. When that fails and the fallback policy is Auto, it logs
 // why and returns a runtime that serves through the kernel; see Fallback.
 func New(c Config) (*Runtime, error) {
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	rt := &Runtime{config: c, log: c.Logger, listeners: make(map[net.Listener]struct{})}
+	rt := newRuntime(c)
 	if err := rt.start(); err != nil {
 		if c.Fallback != Auto {
 			return nil, fmt.Errorf("accel: %w", err)
@@ -58,6 +59,19 @@ func New(c Config) (*Runtime, error) {
 		rt.fallBack(err)
 	}
 	return rt, nil
+}
+
+// newRuntime returns a runtime that has not started. What it logs, and what the
+// layers below log, passes its journal.
+func newRuntime(c Config) *Runtime {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	rt := &Runtime{started: time.Now(), listeners: make(map[net.Listener]struct{})}
+	rt.log = slog.New(rt.journal.Handler(c.Logger.Handler()))
+	c.Logger = rt.log
+	rt.config = c
+	return rt
 }
 
 func (rt *Runtime) fallBack(reason error) {
@@ -125,8 +139,8 @@ func (rt *Runtime) start() (err error) {
 		}
 	}
 	rt.setRoutes()
-	rt.stopped, rt.sampled = make(chan struct{}), make(chan struct{})
-	go rt.sample()
+	rt.stopped, rt.watched = make(chan struct{}), make(chan struct{})
+	go rt.watch()
 	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", c.Addrs, "mtu", mtu)
 	return nil
 }
@@ -164,7 +178,7 @@ func (rt *Runtime) setRoutes() {
 func (rt *Runtime) stop() error {
 	if rt.stopped != nil {
 		close(rt.stopped)
-		<-rt.sampled
+		<-rt.watched
 	}
 	for _, s := range rt.shards {
 		s.Close()
@@ -237,7 +251,7 @@ func Default() (*Runtime, error) {
 		if c.Fallback != Auto {
 			return nil, fmt.Errorf("accel: %w", err)
 		}
-		rt := &Runtime{log: slog.Default(), listeners: make(map[net.Listener]struct{})}
+		rt := newRuntime(Config{})
 		rt.fallBack(err)
 		standard.rt = rt
 		return rt, nil

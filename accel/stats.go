@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// watchEvery is the time between two looks at the link.
+	watchEvery = time.Second
 	// sampleEvery is the time between two samples of round-trip times, and
 	// sampleConns how many connections of a shard one sample looks at: 1,000 take
 	// about a millisecond.
@@ -20,14 +22,24 @@ const (
 	sampleConns = 1000
 )
 
-// sample takes round-trip times until the runtime stops.
-func (rt *Runtime) sample() {
-	defer close(rt.sampled)
-	tick := time.NewTicker(sampleEvery)
+// watch looks at what nobody announces until the runtime stops: the link, and
+// round-trip times.
+func (rt *Runtime) watch() {
+	defer close(rt.watched)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	up, sampled := rt.device.LinkUp(), time.Now()
 	for {
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
+			if is := rt.device.LinkUp(); is != up {
+				up = is
+				rt.log.Warn("link changed", "device", rt.device.Info().Name, "up", up)
+			}
+			if now.Sub(sampled) < sampleEvery {
+				continue
+			}
+			sampled = now
 			for _, s := range rt.shards {
 				s.SampleRTT(sampleConns)
 			}

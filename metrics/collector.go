@@ -251,24 +251,15 @@ func bursts(counts []uint64, frames uint64) []sample {
 	return []sample{s}
 }
 
-// build describes the program and the library in it.
+// build describes the program and the libraries in it.
 func build(dpdk string) []string {
-	version, revision := "unknown", "unknown"
+	revision := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
-		const module = "github.com/gotpa/tpa"
-		if info.Main.Path == module {
-			version = info.Main.Version
-		}
-		for _, d := range info.Deps {
-			if d.Path == module {
-				version = d.Version
-			}
-		}
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				revision = s.Value
 			}
 		}
 	}
-	return []string{version, revision, runtime.Version(), strings.TrimPrefix(dpdk, "DPDK ")}
+	return []string{accel.Version(), revision, runtime.Version(), strings.TrimPrefix(dpdk, "DPDK ")}
 }

@@ -71,8 +71,13 @@ var queueMetrics = []metric[queue]{
 		name: "queue_polls_total", kind: counter, help: "Looks at the receive queue, and whether they found frames.",
 		labels: []string{"result"},
 		read: func(q queue) []sample {
+			// Not Polls - Empty: they are not counted at the same moment.
 			p := q.shard().Poller
-			return []sample{series(p.Polls-p.Empty, "useful"), series(p.Empty, "empty")}
+			var useful uint64
+			for _, n := range p.Bursts {
+				useful += n
+			}
+			return []sample{series(useful, "useful"), series(p.Empty, "empty")}
 		},
 	},
 	{

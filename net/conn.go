@@ -18,6 +18,7 @@ type Conn struct {
 	stack   Stack
 	network string // as the caller of Dial or Listen named it
 	addrs   *endpoints
+	since   time.Time    // when the connection was established
 	entry   waiter.Entry // registered with queue from newConn until Close
 
 	rd half
@@ -58,7 +59,7 @@ func newConn(stack Stack, ep Endpoint, queue *waiter.Queue, network string) *Con
 // start begins the life of an established connection as package net does: no
 // delay, and keep-alive unless it is refused.
 func (c *Conn) start(addrs *endpoints, keepAlive net.KeepAliveConfig) {
-	c.addrs = addrs
+	c.addrs, c.since = addrs, time.Now()
 	c.stack.Established(c.ep, c)
 	if opts := c.ep.SocketOptions(); opts.GetDelayOption() {
 		opts.SetDelayOption(false)

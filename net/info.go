@@ -12,6 +12,12 @@ type Info struct {
 	// Shard is the number of the shard, and of the device queue, that carries the
 	// connection.
 	Shard int
+	// State is TCP's name for the connection's state, such as "ESTABLISHED".
+	State string
+	// Since is when the connection was established.
+	Since time.Time
+	// ReceiveQueue is how many bytes wait to be read.
+	ReceiveQueue int
 	// BytesRead and BytesWritten are what the program read and wrote so far.
 	BytesRead, BytesWritten uint64
 	// RTT is the smoothed round-trip time, RTTVar its variation. Both are 0 until
@@ -37,6 +43,8 @@ func (c *Conn) Info() Info {
 	c.ep.GetSockOpt(&tcpInfo) // cannot fail for this option
 	info := Info{
 		Shard:              c.stack.Index(),
+		State:              tcp.EndpointState(tcpInfo.State).String(),
+		Since:              c.since,
 		BytesRead:          c.bytesRead.Load(),
 		BytesWritten:       c.bytesWritten.Load(),
 		RTT:                tcpInfo.RTT,
@@ -45,6 +53,7 @@ func (c *Conn) Info() Info {
 		CongestionWindow:   tcpInfo.SndCwnd,
 		SlowStartThreshold: tcpInfo.SndSsthresh,
 	}
+	info.ReceiveQueue, _ = c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption) // 0 after the end
 	if ep, ok := c.ep.(interface{ Stats() tcpip.EndpointStats }); ok {
 		if stats, ok := ep.Stats().(*tcp.Stats); ok {
 			info.Retransmits = stats.SendErrors.Retransmits.Value()

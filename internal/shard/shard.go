@@ -1,10 +1,13 @@
 package shard
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"runtime"
+	"runtime/pprof"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +52,7 @@ type Options struct {
 // any goroutine.
 type Shard struct {
 	index   int
+	device  string // its name
 	cpu     int
 	queue   link.Queue
 	mac     link.MAC
@@ -86,7 +90,7 @@ var oneProcessor sync.Mutex
 // New makes a shard. Its poller starts with Start.
 func New(o Options) (*Shard, error) {
 	s := &Shard{
-		index: o.Index, cpu: o.CPU, queue: o.Queue,
+		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken,
 		clock: clock.New(), done: make(chan struct{}),
@@ -189,13 +193,25 @@ func (s *Shard) SetRoutes(routes []Route) {
 	s.stack.SetRouteTable(table)
 }
 
+// Routes returns the routing table.
+func (s *Shard) Routes() []Route {
+	var routes []Route
+	for _, r := range s.stack.GetRouteTable() {
+		routes = append(routes, Route{Destination: r.Destination, Gateway: r.Gateway})
+	}
+	return routes
+}
+
 // SetMTU changes the greatest IP packet, at most the device's.
 func (s *Shard) SetMTU(mtu int) { s.link.SetMTU(uint32(mtu)) }
 
 // Start starts the poller.
 func (s *Shard) Start() {
 	s.counters.started.Store(time.Now().UnixNano())
-	go s.poll()
+	// In a profile a poller that looks for frames is as busy as one that has them:
+	// the labels tell which it is.
+	labels := pprof.Labels("tpa", "poller", "shard", strconv.Itoa(s.index), "queue", fmt.Sprintf("%s/%d", s.device, s.index))
+	go pprof.Do(context.Background(), labels, func(context.Context) { s.poll() })
 }
 
 // Close stops the poller and then the stack, whose connections are reset. It

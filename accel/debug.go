@@ -1,0 +1,336 @@
+package accel
+
+import (
+	"bytes"
+	"cmp"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DebugHandler serves pages about a runtime, as net/http/pprof does about a
+// program. It answers clients on this host only, unless Config.DebugRemote says
+// otherwise. Mount it on any path that ends in a slash:
+//
+//	http.Handle("/debug/tpa/", accel.DebugHandler(rt))
+//
+// The path itself is a page for people. Its parameters are refresh=N, to load it
+// anew every N seconds, sort=NAME, a column of the table of connections, and
+// conns=N, how many of them to show (default 100). Below it, status.json is a
+// Status.
+func DebugHandler(rt *Runtime) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !rt.config.DebugRemote && !local(r) {
+			http.Error(w, "This page answers clients on the same host only, by address or as localhost. Config.DebugRemote opens it to others.", http.StatusForbidden)
+			return
+		}
+		rt.serveDebug(w, r)
+	})
+}
+
+// local tells whether a request came from this host, and was meant for it: a web
+// page elsewhere can make a browser here send requests under a name of its own.
+func local(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !from.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+func (rt *Runtime) serveDebug(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "These pages only show: want GET", http.StatusMethodNotAllowed)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/") || r.URL.Path == "":
+		rt.servePage(w, r)
+	case path.Base(r.URL.Path) == "status.json":
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(rt.Status())
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+const (
+	// rateTime is how long a page measures to show rates.
+	rateTime = 250 * time.Millisecond
+	// pageConns is how many connections a page shows unless it is asked for more.
+	pageConns = 100
+	// minRefresh is the shortest time between two loads of a page, in seconds.
+	minRefresh = 1
+)
+
+//go:embed debug.html
+var pageSource string
+
+var pageTemplate = template.Must(template.New("debug").Funcs(template.FuncMap{
+	"count": count, "bytes": byteCount, "ago": since, "short": short, "percent": percent, "share": share,
+}).Parse(pageSource))
+
+// page is what the template shows.
+type page struct {
+	Status
+	Refresh int
+	Sort    string
+	Columns []column
+	// Total is the number of connections, of which Conns holds the first.
+	Total int
+	Rates []shardRate
+	Lost  []dropRate
+	// Runtime is how long the runtime has run.
+	Uptime time.Duration
+	// Events are newest first here.
+	Events []Event
+}
+
+// A column is one of the table of connections. Its table is sorted with the
+// greatest first, but for texts.
+type column struct {
+	Name, Title string
+	Number      bool
+	order       func(a, b *ConnStatus) int
+}
+
+func by[T cmp.Ordered](f func(*ConnStatus) T) func(a, b *ConnStatus) int {
+	return func(a, b *ConnStatus) int { return cmp.Compare(f(b), f(a)) }
+}
+
+var columns = []column{
+	{"shard", "Shard", true, func(a, b *ConnStatus) int { return cmp.Compare(a.Shard, b.Shard) }},
+	{"state", "State", false, func(a, b *ConnStatus) int { return cmp.Compare(a.State, b.State) }},
+	{"local", "Local", false, func(a, b *ConnStatus) int { return cmp.Compare(a.Local, b.Local) }},
+	{"remote", "Peer", false, func(a, b *ConnStatus) int { return cmp.Compare(a.Remote, b.Remote) }},
+	{"age", "Age", true, by(func(c *ConnStatus) time.Duration { return c.Age })},
+	{"rtt", "RTT", true, by(func(c *ConnStatus) time.Duration { return c.RTT })},
+	{"rto", "RTO", true, by(func(c *ConnStatus) time.Duration { return c.RTO })},
+	{"cwnd", "Cwnd", true, by(func(c *ConnStatus) uint32 { return c.Cwnd })},
+	{"retransmits", "Retr.", true, by(func(c *ConnStatus) uint64 { return c.Retransmits })},
+	{"timeouts", "Timeouts", true, by(func(c *ConnStatus) uint64 { return c.Timeouts })},
+	{"queue", "Unread", true, by(func(c *ConnStatus) int { return c.ReceiveQueue })},
+	{"read", "Read", true, by(func(c *ConnStatus) uint64 { return c.Read })},
+	{"written", "Written", true, by(func(c *ConnStatus) uint64 { return c.Written })},
+}
+
+// shardRate is what a shard did while the page measured.
+type shardRate struct {
+	ShardStatus
+	Now                    float64 // busy share
+	RxPackets, TxPackets   float64 // per second
+	RxBits, TxBits         float64 // per second
+	RxBurst, TxBurst       float64 // mean frames, 0 without any
+	Histogram              []bar   // of receive bursts since the start
+	Retransmits, Shortcuts uint64
+}
+
+// A bar of a histogram: how high, 0 to 1, and what it counts.
+type bar struct {
+	Height float64
+	Title  string
+}
+
+type dropRate struct {
+	Drop
+	PerSecond float64
+}
+
+func (rt *Runtime) servePage(w http.ResponseWriter, r *http.Request) {
+	before, start := rt.Stats(), time.Now()
+	if before.Accelerated {
+		select {
+		case <-time.After(rateTime):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	p := page{Status: rt.Status(), Sort: r.FormValue("sort"), Columns: columns}
+	seconds := time.Since(start).Seconds()
+	if n, err := strconv.Atoi(r.FormValue("refresh")); err == nil && n > 0 {
+		p.Refresh = max(n, minRefresh)
+	}
+	p.Uptime = p.Time.Sub(p.Program.Started)
+	p.Events = slices.Clone(p.Status.Events)
+	slices.Reverse(p.Events)
+	p.sortConns(r.FormValue("conns"))
+	if p.Accelerated {
+		p.addRates(&before, seconds)
+	}
+	var b bytes.Buffer
+	if err := pageTemplate.Execute(&b, &p); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	// The page needs nothing from elsewhere and no script.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	w.Write(b.Bytes())
+}
+
+// sortConns sorts the connections and keeps the first, as many as asked for.
+func (p *page) sortConns(limit string) {
+	i := slices.IndexFunc(columns, func(c column) bool { return c.Name == p.Sort })
+	if i < 0 {
+		p.Sort, i = "written", slices.IndexFunc(columns, func(c column) bool { return c.Name == "written" })
+	}
+	slices.SortStableFunc(p.Conns, func(a, b ConnStatus) int {
+		if order := columns[i].order(&a, &b); order != 0 {
+			return order
+		}
+		return cmp.Compare(a.Remote, b.Remote)
+	})
+	p.Total = len(p.Conns)
+	n, err := strconv.Atoi(limit)
+	if err != nil || n < 0 {
+		n = pageConns
+	}
+	p.Conns = p.Conns[:min(n, p.Total)]
+}
+
+func (p *page) addRates(before *Stats, seconds float64) {
+	per := func(now, then uint64) float64 { return float64(now-then) / seconds }
+	mean := func(frames uint64, bursts, then []uint64) float64 {
+		var n uint64
+		for i := range bursts {
+			n += bursts[i] - then[i]
+		}
+		if n == 0 {
+			return 0
+		}
+		return float64(frames) / float64(n)
+	}
+	for i, s := range p.Shards {
+		was := shardStatus(i, &before.Shards[i])
+		p.Rates = append(p.Rates, shardRate{
+			ShardStatus: s,
+			Now:         min(1, (s.Busy-was.Busy).Seconds()/seconds),
+			RxPackets:   per(s.RxFrames, was.RxFrames), TxPackets: per(s.TxFrames, was.TxFrames),
+			RxBits: 8 * per(s.RxBytes, was.RxBytes), TxBits: 8 * per(s.TxBytes, was.TxBytes),
+			RxBurst:     mean(s.RxFrames-was.RxFrames, s.RxBursts, was.RxBursts),
+			TxBurst:     mean(s.TxFrames-was.TxFrames, s.TxBursts, was.TxBursts),
+			Histogram:   bars(s.RxBursts),
+			Retransmits: s.Counters["stack.tcp.retransmits"], Shortcuts: s.Counters["shortcuts"],
+		})
+	}
+	was := drops(before)
+	for i, d := range p.Drops {
+		p.Lost = append(p.Lost, dropRate{d, per(d.Packets, was[i].Packets)})
+	}
+}
+
+// bars draws counts by link.BurstBucket.
+func bars(counts []uint64) []bar {
+	var total uint64
+	for _, n := range counts {
+		total += n
+	}
+	all := make([]bar, len(counts))
+	for i, n := range counts {
+		low, high := 1<<i, 2<<i-1
+		size := fmt.Sprintf("%d to %d frames", low, high)
+		if low == high {
+			size = "1 frame"
+		} else if i == len(counts)-1 {
+			size = fmt.Sprintf("%d frames and more", low)
+		}
+		all[i].Title = fmt.Sprintf("%s: %s bursts", size, count(n))
+		if total > 0 {
+			all[i].Height = float64(n) / float64(total)
+		}
+	}
+	return all
+}
+
+// count writes a number with three significant digits and a prefix: 1.23 M.
+func count(v any) string {
+	var f float64
+	switch n := v.(type) {
+	case uint64:
+		if n < 10000 {
+			return strconv.FormatUint(n, 10)
+		}
+		f = float64(n)
+	case int:
+		return count(uint64(n))
+	case float64:
+		f = n
+	}
+	return scaled(f, 1000, []string{"", " k", " M", " G", " T", " P", " E"})
+}
+
+// byteCount writes a number of bytes: 1.23 MB.
+func byteCount(v any) string {
+	var f float64
+	switch n := v.(type) {
+	case uint64:
+		f = float64(n)
+	case int:
+		f = float64(n)
+	}
+	return scaled(f, 1000, []string{" B", " kB", " MB", " GB", " TB", " PB", " EB"})
+}
+
+func scaled(f, base float64, units []string) string {
+	i := 0
+	for math.Abs(f) >= base && i < len(units)-1 {
+		f /= base
+		i++
+	}
+	digits := 0
+	if f != math.Trunc(f) || i > 0 {
+		digits = max(0, 2-int(math.Log10(max(1, math.Abs(f)))))
+	}
+	return strconv.FormatFloat(f, 'f', digits, 64) + units[i]
+}
+
+func percent(f float64) string { return strconv.FormatFloat(100*f, 'f', 1, 64) + " %" }
+
+// share writes a share as CSS has it.
+func share(f float64) template.CSS {
+	return template.CSS(strconv.FormatFloat(100*f, 'f', 1, 64) + "%")
+}
+
+// short writes a duration with three significant digits.
+func short(d time.Duration) string {
+	switch {
+	case d == 0:
+		return "–"
+	case d < time.Millisecond:
+		return scaled(float64(d)/1e3, math.Inf(1), []string{" µs"})
+	case d < time.Second:
+		return strconv.FormatFloat(float64(d)/1e6, 'f', 1, 64) + " ms"
+	}
+	return since(d)
+}
+
+// since writes how long something lasts, to the second.
+func since(d time.Duration) string {
+	if d < 10*time.Second {
+		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
+	}
+	s := d.Round(time.Second)
+	days := s / (24 * time.Hour)
+	if days > 0 {
+		return fmt.Sprintf("%dd %v", days, s-days*24*time.Hour)
+	}
+	return s.String()
+}
