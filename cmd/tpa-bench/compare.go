@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +88,8 @@ Ctrl-C ends the run and prints the rounds that there are.
 				return err
 			}
 			c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
-			return errors.Join(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
+			// The first of what went wrong: a measurement, writing it, its errors.
+			return cmp.Or(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
 		},
 	}
 	f := cmd.Flags()
