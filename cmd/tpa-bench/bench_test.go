@@ -415,6 +415,7 @@ func TestCompareInterrupted(t *testing.T) {
 // TestCompareKilled kills compare by SIGKILL: nobody may stay behind.
 func TestCompareKilled(t *testing.T) {
 	needTwoCPUs(t)
+	t.Setenv("TMPDIR", t.TempDir()) // compare cannot clean up
 	b := start(t, compareArgs("kernel", "--duration", "1h", "-q")...)
 	pids := serverAndClient(t, b)
 	b.Process.Kill()
