@@ -7,8 +7,10 @@
 //   - carrying IPv4 without options and not a fragment, or IPv6 without extension
 //     headers,
 //   - carrying TCP to a local address in `addrs`,
-//   - to a port that `ports` marks as claimed for that address, or as draining
-//     when `flows` has the very flow.
+//   - to a port that `ports` marks as claimed for that address.
+//
+// `flows` has exceptions in both directions: flows that the kernel keeps at
+// claimed ports, and flows that stay ours at ports that are claimed no more.
 //
 // All else, and whatever does not parse, is passed on unchanged.
 //
@@ -94,8 +96,8 @@ struct {
 // 64 ports of one local address, one bit each.
 struct port_word {
 	__u64 claimed;
-	// The flows that are left of a claim, and only those, are ours.
-	__u64 draining;
+	// flows has exceptions for these ports.
+	__u64 mixed;
 };
 
 // ports has WORDS words for each row.
@@ -112,7 +114,10 @@ struct flow {
 	__u16 local_port, remote_port;
 };
 
-// flows has what established flows there are at draining ports.
+// The owner of a flow at a mixed port.
+enum { KERNEL, OURS };
+
+// flows has the owners of flows that are exceptions at their port.
 struct {
 	uint_attr(type, BPF_MAP_TYPE_HASH);
 	uint_attr(max_entries, MAX_FLOWS);
@@ -237,14 +242,16 @@ int tpa_filter(struct xdp_md *ctx)
 	if (!word)
 		return pass(OTHER_PORT);
 	__u64 bit = 1ULL << port % 64;
-	if (!(word->claimed & bit)) {
-		if (!(word->draining & bit))
-			return pass(OTHER_PORT);
+	int ours = (word->claimed & bit) != 0;
+	if (word->mixed & bit) {
 		flow.local_port = tcp->dst;
 		flow.remote_port = tcp->src;
-		if (!bpf_map_lookup_elem(&flows, &flow))
-			return pass(OTHER_PORT);
+		__u8 *owner = bpf_map_lookup_elem(&flows, &flow);
+		if (owner)
+			ours = *owner == OURS;
 	}
+	if (!ours)
+		return pass(OTHER_PORT);
 
 	// XDP_PASS where the queue has no socket.
 	int action = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);

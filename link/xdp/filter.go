@@ -18,8 +18,9 @@ import (
 const (
 	// MaxAddrs is the greatest number of local addresses with claimed ports.
 	MaxAddrs = 64
-	// MaxDraining is the greatest number of flows at draining ports.
-	MaxDraining = 65536
+	// MaxExceptions is the greatest number of flows that do not go where their
+	// port goes.
+	MaxExceptions = 65536
 
 	words = 65536 / 64
 )
@@ -45,8 +46,17 @@ type Filter struct {
 type row struct {
 	index uint32
 	words [words]filterPortWord
-	flows map[uint16][]filterFlow // by draining port
+	// exceptions are the flows at mixed ports, by port.
+	exceptions map[uint16]map[Flow]owner
 }
+
+// owner is who gets a flow at a mixed port, as in filter.c.
+type owner = uint8
+
+const (
+	kernel owner = iota
+	ours
+)
 
 // A Flow is one TCP connection.
 type Flow struct{ Local, Remote netip.AddrPort }
@@ -120,96 +130,110 @@ func (f *Filter) setSocket(queue, fd int) error {
 
 var errFilterClosed = fmt.Errorf("xdp: filter: %w", net.ErrClosed)
 
-// Claim makes n ports from first on, at the local address addr, ours. What was
-// claimed before stays so. The only errors are more than MaxAddrs addresses, no
-// port to claim, and a closed filter.
+// Claim makes n ports from first on, at the local address addr, ours, with all
+// flows there. The only errors are more than MaxAddrs addresses, no port to
+// claim, and a closed filter.
 func (f *Filter) Claim(addr netip.Addr, first uint16, n int) error {
-	addr, err := check(addr, first, n)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return errFilterClosed
-	}
-	r, err := f.row(addr)
-	if err != nil {
-		return err
-	}
-	err = f.mark(r, first, n, true)
-	return errors.Join(err, f.prune(addr, r))
-}
-
-// Release ends what Claim or Drain began. Ports that are neither claimed nor
-// draining stay as they are.
-func (f *Filter) Release(addr netip.Addr, first uint16, n int) error {
-	addr, err := check(addr, first, n)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return errFilterClosed
-	}
-	r := f.rows[addr]
-	if r == nil {
-		return nil
-	}
-	err = f.mark(r, first, n, false)
-	for port := int(first); port < int(first)+n; port++ {
-		for _, fl := range r.flows[uint16(port)] {
-			err = errors.Join(err, ignoreMissing(f.objects.Flows.Delete(fl)))
-		}
-		delete(r.flows, uint16(port))
-	}
-	return errors.Join(err, f.prune(addr, r))
-}
-
-// Drain gives a claimed port back to the kernel, except for the flows: those stay
-// ours until Release. A port that drains already gets these flows on top.
-func (f *Filter) Drain(addr netip.Addr, port uint16, flows []Flow) error {
-	addr, err := check(addr, port, 1)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return errFilterClosed
-	}
-	r := f.rows[addr]
-	if r == nil {
-		return fmt.Errorf("xdp: drain port %d of %v: not claimed", port, addr)
-	}
-	for _, fl := range flows {
-		if fl.Local != netip.AddrPortFrom(addr, port) {
-			return fmt.Errorf("xdp: drain port %d of %v: flow to %v", port, addr, fl.Local)
-		}
-		key := flowKey(fl)
-		if err := f.objects.Flows.Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("xdp: drain port %d of %v: add flow %v to %v: %w", port, addr, fl.Remote, fl.Local, err)
-		}
-		if r.flows == nil {
-			r.flows = make(map[uint16][]filterFlow)
-		}
-		r.flows[port] = append(r.flows[port], key)
-	}
-	// Two steps: a frame that comes between them is still ours. The kernel
-	// copies a word in two halves.
-	w, bit := &r.words[port/64], uint64(1)<<(port%64)
-	if w.Draining&bit == 0 {
-		w.Draining |= bit
-		if err := f.store(r, int(port/64)); err != nil {
+	return f.change(addr, first, n, func(addr netip.Addr) error {
+		r, err := f.row(addr)
+		if err != nil {
 			return err
 		}
+		return errors.Join(f.mark(r, first, n, true), f.forget(r, first, n))
+	})
+}
+
+// Release ends what Claim and its exceptions began: the kernel gets all flows at
+// these ports.
+func (f *Filter) Release(addr netip.Addr, first uint16, n int) error {
+	return f.change(addr, first, n, func(addr netip.Addr) error {
+		r := f.rows[addr]
+		if r == nil {
+			return nil
+		}
+		return errors.Join(f.mark(r, first, n, false), f.forget(r, first, n))
+	})
+}
+
+// ClaimExcept is Claim for one port, at which the kernel keeps the given flows:
+// those that it has already.
+func (f *Filter) ClaimExcept(addr netip.Addr, port uint16, flows []Flow) error {
+	return f.change(addr, port, 1, func(addr netip.Addr) error {
+		r, err := f.row(addr)
+		if err != nil {
+			return err
+		}
+		// First the exceptions, which change nothing for a port that is not claimed.
+		if err := f.except(r, addr, port, flows, kernel); err != nil {
+			return errors.Join(err, f.forget(r, port, 1))
+		}
+		return f.mark(r, port, 1, true)
+	})
+}
+
+// Drain gives a claimed port back to the kernel, except for the given flows:
+// those stay ours until Except or Release takes them away.
+func (f *Filter) Drain(addr netip.Addr, port uint16, flows []Flow) error {
+	return f.change(addr, port, 1, func(addr netip.Addr) error {
+		r := f.rows[addr]
+		if r == nil {
+			return fmt.Errorf("xdp: drain port %d of %v: not claimed", port, addr)
+		}
+		// First the exceptions, which change nothing for a port that is claimed.
+		if err := f.except(r, addr, port, flows, ours); err != nil {
+			return err
+		}
+		return f.mark(r, port, 1, false)
+	})
+}
+
+// Except ends exceptions: the flows go where their port goes. Unknown flows do no
+// harm.
+func (f *Filter) Except(flows []Flow) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return errFilterClosed
 	}
-	if w.Claimed&bit != 0 {
-		w.Claimed &^= bit
-		return f.store(r, int(port/64))
+	var errs []error
+	for _, fl := range flows {
+		r := f.rows[fl.Local.Addr()]
+		if r == nil {
+			continue
+		}
+		port := fl.Local.Port()
+		exceptions := r.exceptions[port]
+		if _, ok := exceptions[fl]; !ok {
+			continue
+		}
+		delete(exceptions, fl)
+		errs = append(errs, f.objects.Flows.Delete(flowKey(fl)))
+		if len(exceptions) == 0 {
+			errs = append(errs, f.forget(r, port, 1), f.prune(fl.Local.Addr(), r))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// change runs a change of the ports of an address.
+func (f *Filter) change(addr netip.Addr, first uint16, n int, change func(netip.Addr) error) error {
+	addr = addr.Unmap().WithZone("")
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
+		return fmt.Errorf("xdp: filter: address %v: want one of this host's", addr)
+	}
+	if first == 0 || n < 1 || int(first)+n > 65536 {
+		return fmt.Errorf("xdp: filter: %d ports from %d: want 1 to 65535", n, first)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return errFilterClosed
+	}
+	err := change(addr)
+	if r := f.rows[addr]; r != nil {
+		err = errors.Join(err, f.prune(addr, r))
+	}
+	return err
 }
 
 // Verdicts returns the counters. Those of a closed filter are its last ones.
@@ -269,34 +293,68 @@ func (f *Filter) row(addr netip.Addr) (*row, error) {
 	return nil, fmt.Errorf("xdp: claim ports of %v: the filter has %d addresses already: listen on fewer", addr, MaxAddrs)
 }
 
-// mark sets or clears the bits of n ports.
+// mark sets or clears the claimed bits of n ports.
 func (f *Filter) mark(r *row, first uint16, n int, claimed bool) error {
-	for port, end := int(first), int(first)+n; port < end; {
-		i := port / 64
-		w := &r.words[i]
-		old := *w
-		for ; port < end && port/64 == i; port++ {
-			bit := uint64(1) << (port % 64)
-			w.Claimed &^= bit
-			w.Draining &^= bit
-			if claimed {
-				w.Claimed |= bit
-			}
+	return f.edit(r, first, n, func(w *filterPortWord, bit uint64) {
+		w.Claimed &^= bit
+		if claimed {
+			w.Claimed |= bit
 		}
-		if *w == old {
-			continue
-		}
-		if err := f.store(r, i); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
-// store writes word i of a row to the kernel's map.
-func (f *Filter) store(r *row, i int) error {
-	if err := f.objects.Ports.Put(r.index*words+uint32(i), r.words[i]); err != nil {
-		return fmt.Errorf("xdp: write ports %d to %d to the filter: %w", i*64, i*64+63, err)
+// except adds exceptions at a port.
+func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []Flow, to owner) error {
+	if len(flows) == 0 {
+		return nil
+	}
+	if r.exceptions == nil {
+		r.exceptions = make(map[uint16]map[Flow]owner)
+	}
+	if r.exceptions[port] == nil {
+		r.exceptions[port] = make(map[Flow]owner)
+	}
+	for _, fl := range flows {
+		if fl.Local != netip.AddrPortFrom(addr, port) {
+			return fmt.Errorf("xdp: filter: flow to %v is none of %v port %d", fl.Local, addr, port)
+		}
+		if err := f.objects.Flows.Put(flowKey(fl), to); err != nil {
+			return fmt.Errorf("xdp: filter: keep flow of %v to %v: %w", fl.Remote, fl.Local, err)
+		}
+		r.exceptions[port][fl] = to
+	}
+	return f.edit(r, port, 1, func(w *filterPortWord, bit uint64) { w.Mixed |= bit })
+}
+
+// forget ends all exceptions at n ports.
+func (f *Filter) forget(r *row, first uint16, n int) error {
+	err := f.edit(r, first, n, func(w *filterPortWord, bit uint64) { w.Mixed &^= bit })
+	for port, flows := range r.exceptions {
+		if port < first || int(port) >= int(first)+n {
+			continue
+		}
+		for fl := range flows {
+			err = errors.Join(err, f.objects.Flows.Delete(flowKey(fl)))
+		}
+		delete(r.exceptions, port)
+	}
+	return err
+}
+
+// edit changes the bits of n ports, and writes the words that differ then.
+func (f *Filter) edit(r *row, first uint16, n int, change func(w *filterPortWord, bit uint64)) error {
+	for port, end := int(first), int(first)+n; port < end; {
+		i := port / 64
+		old := r.words[i]
+		for ; port < end && port/64 == i; port++ {
+			change(&r.words[i], 1<<(port%64))
+		}
+		if r.words[i] == old {
+			continue
+		}
+		if err := f.objects.Ports.Put(r.index*words+uint32(i), r.words[i]); err != nil {
+			return fmt.Errorf("xdp: write ports %d to %d to the filter: %w", i*64, i*64+63, err)
+		}
 	}
 	return nil
 }
@@ -309,19 +367,6 @@ func (f *Filter) prune(addr netip.Addr, r *row) error {
 	delete(f.rows, addr)
 	f.used[r.index] = false
 	return ignoreMissing(f.objects.Addrs.Delete(addrKey(addr)))
-}
-
-// check refuses what cannot be claimed, and returns the address in the form that
-// keys have: IPv4 as such, no zone.
-func check(addr netip.Addr, first uint16, n int) (netip.Addr, error) {
-	addr = addr.Unmap().WithZone("")
-	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
-		return addr, fmt.Errorf("xdp: filter: address %v: want one of this host's", addr)
-	}
-	if first == 0 || n < 1 || int(first)+n > 65536 {
-		return addr, fmt.Errorf("xdp: filter: %d ports from %d: want 1 to 65535", n, first)
-	}
-	return addr, nil
 }
 
 func ignoreMissing(err error) error {

@@ -27,9 +27,9 @@ type filterFlow struct {
 }
 
 type filterPortWord struct {
-	_        structs.HostLayout
-	Claimed  uint64
-	Draining uint64
+	_       structs.HostLayout
+	Claimed uint64
+	Mixed   uint64
 }
 
 // Names of all BPF objects in the ELF.

@@ -223,7 +223,7 @@ func TestAddressLimit(t *testing.T) {
 	}
 }
 
-func TestDrain(t *testing.T) {
+func TestExceptions(t *testing.T) {
 	for _, version := range []string{"IPv4", "IPv6"} {
 		t.Run(version, func(t *testing.T) {
 			b := newBench(t, xdp.Config{}, testnet.Wire{})
@@ -243,32 +243,39 @@ func TestDrain(t *testing.T) {
 					}
 				}
 			}
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
 			check("claimed", map[uint16]bool{1000: true, 1001: true, 1002: true})
-			if err := f.Drain(local, b.claimed, []xdp.Flow{flow(1000), flow(1001)}); err != nil {
-				t.Fatal(err)
-			}
+			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1000), flow(1001)}))
 			check("draining", map[uint16]bool{1000: true, 1001: true, 1002: false})
-			if err := f.Drain(local, b.claimed, []xdp.Flow{flow(1002)}); err != nil {
-				t.Fatal(err)
-			}
+			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1002)}))
 			check("one more", map[uint16]bool{1000: true, 1001: true, 1002: true, 1003: false})
-			if err := f.Release(local, b.claimed, 1); err != nil {
-				t.Fatal(err)
-			}
+			must(f.Except([]xdp.Flow{flow(1001), flow(1005)}))
+			check("one less", map[uint16]bool{1000: true, 1001: false, 1002: true})
+			must(f.Release(local, b.claimed, 1))
 			check("released", map[uint16]bool{1000: false, 1001: false, 1002: false})
 
-			// A port that drained can be claimed again, and forgets its flows.
-			if err := f.Claim(local, b.claimed, 1); err != nil {
-				t.Fatal(err)
-			}
+			// A port that drained can be claimed again, and forgets its exceptions.
+			must(f.Claim(local, b.claimed, 1))
 			check("claimed again", map[uint16]bool{1000: true, 1003: true})
-			if err := f.Drain(local, b.claimed, nil); err != nil {
-				t.Fatal(err)
-			}
+			must(f.Drain(local, b.claimed, nil))
 			check("drained of nothing", map[uint16]bool{1000: false, 1003: false})
 
-			if err := f.Drain(local, b.claimed, []xdp.Flow{{Local: netip.AddrPortFrom(local, 1), Remote: netip.AddrPortFrom(remote, 1)}}); err == nil {
-				t.Error("Drain took a flow of another port")
+			must(f.ClaimExcept(local, b.claimed, []xdp.Flow{flow(1000), flow(1001)}))
+			check("claimed but for two", map[uint16]bool{1000: false, 1001: false, 1002: true})
+			must(f.Except([]xdp.Flow{flow(1000)}))
+			check("claimed but for one", map[uint16]bool{1000: true, 1001: false, 1002: true})
+			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1002)}))
+			check("drained while mixed", map[uint16]bool{1000: false, 1001: false, 1002: true})
+			must(f.Except([]xdp.Flow{flow(1001), flow(1002)}))
+			check("no exception left", map[uint16]bool{1001: false, 1002: false})
+
+			if err := f.ClaimExcept(local, b.claimed, []xdp.Flow{{Local: netip.AddrPortFrom(local, 1), Remote: netip.AddrPortFrom(remote, 1)}}); err == nil {
+				t.Error("ClaimExcept took a flow of another port")
 			}
 			if err := f.Drain(netip.MustParseAddr("192.0.2.1"), 80, nil); err == nil {
 				t.Error("Drain took a port that is not claimed")

@@ -24,7 +24,7 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	busyPoll bool
-	veth     bool // see partial
+	veth     bool // see complete
 	sleeper  *sleeper
 	closed   atomic.Bool
 
@@ -112,7 +112,7 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		frames[n].Data = q.memory.mem[d.Addr:end:end]
 		frames[n].Checksum = link.Unchecked
 		if q.veth {
-			frames[n].Checksum = partial(frames[n].Data)
+			frames[n].Checksum = complete(frames[n].Data)
 		}
 		bytes += int(d.Len)
 		n++

@@ -29,17 +29,16 @@ func sound(frame []byte) bool {
 		checksum.Checksum(payload[offset:], 0), uint16(len(payload)-offset))
 }
 
-// A kernel at the other end of a veth pair leaves checksums out, or not. The
-// verdict is right in both cases.
+// A kernel at the other end of a veth pair leaves checksums out, or not. They are
+// right in both cases.
 func TestKernelChecksums(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		offloads bool
-		sound    bool
 		want     link.Verdict
 	}{
-		{"left out", true, false, link.Good},
-		{"filled in", false, true, link.Unchecked},
+		{"left out", true, link.Good},
+		{"filled in", false, link.Unchecked},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, xdp.Config{}, testnet.Wire{Offloads: tt.offloads})
@@ -70,8 +69,8 @@ func TestKernelChecksums(t *testing.T) {
 					return n > 0
 				})
 				frame := b.frames[0]
-				if got := sound(frame.Data); got != tt.sound {
-					t.Errorf("%v: checksums add up: %v, want %v: %x", local, got, tt.sound, frame.Data)
+				if !sound(frame.Data) {
+					t.Errorf("%v: checksums do not add up: %x", local, frame.Data)
 				}
 				if frame.Checksum != tt.want {
 					t.Errorf("%v: verdict %v, want %v", local, frame.Checksum, tt.want)
