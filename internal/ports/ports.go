@@ -1,0 +1,215 @@
+//go:build linux
+
+// Package ports reserves TCP ports with the kernel for another stack on the same
+// addresses.
+//
+// A reserved port is held by a socket that is bound and neither listens nor
+// connects. The kernel then gives the port to nobody else, refuses to bind it
+// with EADDRINUSE, and leaves it out when it picks ports for connections. The
+// other way round, reserving a port that a kernel socket listens on fails with
+// EADDRINUSE. Segments that reach the kernel all the same are answered with a
+// reset: that is what peers hear once the process that held the port is dead,
+// and its port with it.
+//
+// Connections that the kernel has had on the port before do not stand in the way,
+// just as they do not when a server of package net is restarted: Connections
+// lists them.
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Reservation holds one port, or a block of consecutive ports. Its methods may
+// be called by anyone.
+type Reservation struct {
+	first   uint16
+	sockets []int
+}
+
+// Reserve holds the port of an address, of which the network, "tcp", "tcp4" or
+// "tcp6", says the same as in net.Listen: "tcp" and an unspecified address stand
+// for all addresses of both IP versions. With port 0 the kernel chooses a free
+// one. An error wraps syscall.EADDRINUSE when the port is taken, EADDRNOTAVAIL
+// when the address is not one of this host's.
+func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
+	fd, port, err := hold(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &Reservation{port, []int{fd}}, nil
+}
+
+// ReserveBlock holds n consecutive ports at all addresses, the first a multiple
+// of n. n is a power of two up to 16384. It looks outside the range that the
+// kernel takes ports for its own connections from, then inside. An error wraps
+// syscall.EADDRINUSE when no block is free.
+func ReserveBlock(n int) (*Reservation, error) {
+	if n < 1 || n > 16384 || n&(n-1) != 0 {
+		return nil, fmt.Errorf("reserve %d ports: want a power of two up to 16384", n)
+	}
+	low, high := ephemeralRange()
+	var outside, inside []uint16
+	// Not below 16384, where servers listen.
+	for first := 16384; first+n <= 65536; first += n {
+		if first > high || first+n <= low {
+			outside = append(outside, uint16(first))
+		} else {
+			inside = append(inside, uint16(first))
+		}
+	}
+	for _, candidates := range [][]uint16{outside, inside} {
+		// At random, so that processes that start together do not collide all along.
+		for _, i := range rand.Perm(len(candidates)) {
+			r, err := reserveBlock(candidates[i], n)
+			if err == nil {
+				return r, nil
+			}
+			if !errors.Is(err, unix.EADDRINUSE) {
+				return nil, err
+			}
+		}
+	}
+	return nil, fmt.Errorf("reserve %d ports: no free block from 16384 to 65535: %w", n, unix.EADDRINUSE)
+}
+
+func reserveBlock(first uint16, n int) (*Reservation, error) {
+	r := &Reservation{first: first}
+	for i := range n {
+		fd, _, err := hold("tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), first+uint16(i)))
+		if err != nil {
+			r.Close()
+			return nil, err
+		}
+		r.sockets = append(r.sockets, fd)
+	}
+	return r, nil
+}
+
+// First returns the first port, Count the number of ports.
+func (r *Reservation) First() uint16 { return r.first }
+
+// Count returns the number of ports, from First on.
+func (r *Reservation) Count() int { return len(r.sockets) }
+
+// Close gives the ports back. It must not be called twice.
+func (r *Reservation) Close() error {
+	for _, fd := range r.sockets {
+		unix.Close(fd)
+	}
+	r.sockets = nil
+	return nil
+}
+
+// hold binds a socket to a port and returns the port.
+func hold(network string, addr netip.AddrPort) (fd int, port uint16, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("reserve %v: %w", addr, err)
+		}
+	}()
+	ip := addr.Addr().Unmap()
+	both := network == "tcp" && (!ip.IsValid() || ip.IsUnspecified())
+	if both || network == "tcp6" && !ip.IsValid() {
+		ip = netip.IPv6Unspecified()
+	} else if !ip.IsValid() {
+		ip = netip.IPv4Unspecified()
+	}
+	fd, port, err = bind(ip, addr.Port(), !both)
+	if both && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
+		return bind(netip.IPv4Unspecified(), addr.Port(), true) // a host without IPv6
+	}
+	return fd, port, err
+}
+
+func bind(ip netip.Addr, port uint16, v6Only bool) (_ int, _ uint16, err error) {
+	family := unix.AF_INET
+	var sa unix.Sockaddr
+	if ip.Is4() {
+		sa = &unix.SockaddrInet4{Port: int(port), Addr: ip.As4()}
+	} else {
+		family = unix.AF_INET6
+		zone, err := zoneIndex(ip.Zone())
+		if err != nil {
+			return -1, 0, err
+		}
+		sa = &unix.SockaddrInet6{Port: int(port), Addr: ip.As16(), ZoneId: zone}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if family == unix.AF_INET6 {
+		only := 0
+		if v6Only {
+			only = 1
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+			return -1, 0, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	// With the option, connections that a former server left behind do not stand in
+	// the way of bind. Without it afterwards, nobody can bind to the port, option or
+	// not, and then listen.
+	if port != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return -1, 0, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return -1, 0, os.NewSyscallError("bind", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
+		return -1, 0, os.NewSyscallError("setsockopt", err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return -1, 0, os.NewSyscallError("getsockname", err)
+	}
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		port = uint16(name.Port)
+	case *unix.SockaddrInet6:
+		port = uint16(name.Port)
+	}
+	return fd, port, nil
+}
+
+func zoneIndex(zone string) (uint32, error) {
+	if zone == "" {
+		return 0, nil
+	}
+	if ifi, err := net.InterfaceByName(zone); err == nil {
+		return uint32(ifi.Index), nil
+	}
+	n, err := strconv.ParseUint(zone, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("unknown zone %q", zone)
+	}
+	return uint32(n), nil
+}
+
+// ephemeralRange returns the ports that the kernel picks from for connections.
+func ephemeralRange() (low, high int) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &low, &high)
+	}
+	if err != nil {
+		return 32768, 60999 // its default
+	}
+	return low, high
+}

@@ -1,0 +1,281 @@
+//go:build linux
+
+package ports_test
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/gotpa/tpa/internal/ports"
+	"github.com/gotpa/tpa/internal/testnet"
+)
+
+// host is a host of its own, so that the ports of this machine play no part.
+func host(t *testing.T) *testnet.Host {
+	t.Helper()
+	return testnet.New(t).Host("host")
+}
+
+// TestConflicts: a port is taken, by a reservation or by package net, and then
+// wanted, by the other. What the kernel says to two sockets of package net is
+// the reference.
+func TestConflicts(t *testing.T) {
+	type claim struct{ network, addr string }
+	var claims []claim
+	for _, network := range []string{"tcp", "tcp4", "tcp6"} {
+		for _, addr := range []string{"0.0.0.0", "127.0.0.1", "::", "::1"} {
+			if ip := netip.MustParseAddr(addr); network == "tcp4" && ip.Is6() || network == "tcp6" && ip.Is4() {
+				continue
+			}
+			claims = append(claims, claim{network, addr})
+		}
+	}
+	h := host(t)
+	addrPort := func(c claim) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr(c.addr), 7000)
+	}
+	listen := func(c claim) (close func() error, err error) {
+		l, err := net.Listen(c.network, addrPort(c).String())
+		if err != nil {
+			return nil, err
+		}
+		return l.Close, nil
+	}
+	reserve := func(c claim) (close func() error, err error) {
+		r, err := ports.Reserve(c.network, addrPort(c))
+		if err != nil {
+			return nil, err
+		}
+		return r.Close, nil
+	}
+	conflict := func(first, second func(claim) (func() error, error), a, b claim) bool {
+		t.Helper()
+		close1, err := first(a)
+		if err != nil {
+			t.Fatalf("take %v: %v", a, err)
+		}
+		defer close1()
+		close2, err := second(b)
+		if err == nil {
+			close2()
+			return false
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatalf("take %v, then %v: %v, want EADDRINUSE", a, b, err)
+		}
+		return true
+	}
+	h.Do(func() {
+		for _, a := range claims {
+			for _, b := range claims {
+				want := conflict(listen, listen, a, b)
+				if got := conflict(reserve, listen, a, b); got != want {
+					t.Errorf("reserved %v, listen %v: in use is %v, want %v", a, b, got, want)
+				}
+				if got := conflict(listen, reserve, a, b); got != want {
+					t.Errorf("listen %v, reserve %v: in use is %v, want %v", a, b, got, want)
+				}
+				if got := conflict(reserve, reserve, a, b); got != want {
+					t.Errorf("reserved %v, reserve %v: in use is %v, want %v", a, b, got, want)
+				}
+			}
+		}
+	})
+}
+
+// A port can be reserved although connections of a former server are left, and
+// nobody can listen there then.
+func TestReserveAfterServer(t *testing.T) {
+	host(t).Do(func() {
+		l, err := net.Listen("tcp", "127.0.0.1:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := net.Dial("tcp", "127.0.0.1:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		established, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+
+		for _, state := range []string{"established", "closing", "time wait"} {
+			switch state {
+			case "closing":
+				established.Close()
+			case "time wait":
+				client.Close()
+			}
+			r, err := ports.Reserve("tcp", netip.MustParseAddrPort("[::]:7000"))
+			if err != nil {
+				t.Fatalf("a connection is %s: %v", state, err)
+			}
+			if l, err := net.Listen("tcp", ":7000"); !errors.Is(err, syscall.EADDRINUSE) {
+				if err == nil {
+					l.Close()
+				}
+				t.Errorf("a connection is %s, the port reserved: listen: %v, want EADDRINUSE", state, err)
+			}
+			r.Close()
+		}
+	})
+}
+
+// Connections finds what the kernel has at a port: both ends of a connection to
+// itself.
+func TestConnections(t *testing.T) {
+	h := host(t)
+	h.Do(func() {
+		for _, network := range []string{"tcp", "tcp4", "tcp6"} {
+			l, err := net.Listen(network, ":7000")
+			if err != nil {
+				t.Fatal(err)
+			}
+			target := "127.0.0.1:7000"
+			if network == "tcp6" {
+				target = "[::1]:7000"
+			}
+			client, err := net.Dial("tcp", target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			local, remote := netip.MustParseAddrPort(target), client.LocalAddr().(*net.TCPAddr).AddrPort()
+			want := map[uint16][]ports.Connection{
+				7000:          {{Local: local, Remote: remote}},
+				remote.Port(): {{Local: remote, Remote: local}},
+				7001:          nil,
+			}
+			for port, want := range want {
+				got, err := ports.Connections(port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("%s, port %d: %v, want %v", network, port, got, want)
+				}
+			}
+			l.Close()
+			server.Close() // first, and so waits
+			client.Close()
+			for _, port := range []uint16{7000, remote.Port()} {
+				if got, err := ports.Connections(port); err != nil || len(got) != 0 {
+					t.Errorf("%s, closed, port %d: %v, %v, want none", network, port, got, err)
+				}
+			}
+		}
+	})
+}
+
+// The kernel resets what reaches a reserved port.
+func TestReset(t *testing.T) {
+	host(t).Do(func() {
+		r, err := ports.Reserve("tcp", netip.AddrPort{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if r.First() == 0 || r.Count() != 1 {
+			t.Fatalf("%d ports from %d, want one that the kernel chose", r.Count(), r.First())
+		}
+		c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), r.First()).String())
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			if err == nil {
+				c.Close()
+			}
+			t.Errorf("dial: %v, want ECONNREFUSED", err)
+		}
+	})
+}
+
+func TestBlock(t *testing.T) {
+	h := host(t)
+	h.Sysctl("net/ipv4/ip_local_port_range", "20000 20200")
+	h.Do(func() {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		r, err := ports.ReserveBlock(128)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := r.First()
+		if first%128 != 0 || first < 16384 || r.Count() != 128 {
+			t.Errorf("%d ports from %d, want 128 from a multiple of that", r.Count(), first)
+		}
+		if first+127 >= 20000 && first <= 20200 {
+			t.Errorf("ports from %d are those that the kernel picks from", first)
+		}
+		for _, port := range []uint16{first, first + 127} {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{Port: int(port)}}
+			if c, err := d.Dial("tcp", l.Addr().String()); !errors.Is(err, syscall.EADDRINUSE) {
+				if err == nil {
+					c.Close()
+				}
+				t.Errorf("dial from port %d: %v, want EADDRINUSE", port, err)
+			}
+		}
+		r.Close()
+		if r, err = ports.ReserveBlock(1); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		for _, n := range []int{0, 3, 32768} {
+			if _, err := ports.ReserveBlock(n); err == nil {
+				t.Errorf("reserved a block of %d", n)
+			}
+		}
+	})
+}
+
+// With a port of each block taken, there is no block.
+func TestNoBlock(t *testing.T) {
+	host(t).Do(func() {
+		var taken []*ports.Reservation
+		for first := 16384; first < 65536; first += 8192 {
+			r, err := ports.Reserve("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(first+77)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken = append(taken, r)
+		}
+		if _, err := ports.ReserveBlock(8192); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%v, want EADDRINUSE", err)
+		}
+		for _, r := range taken {
+			r.Close()
+		}
+	})
+}
+
+func TestAddressErrors(t *testing.T) {
+	h := host(t)
+	h.Do(func() {
+		if _, err := ports.Reserve("tcp", netip.MustParseAddrPort("192.0.2.1:7000")); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			t.Errorf("foreign address: %v, want EADDRNOTAVAIL", err)
+		}
+		if _, err := ports.Reserve("tcp6", netip.MustParseAddrPort("[fe80::1%nowhere]:7000")); err == nil {
+			t.Error("unknown zone: no error")
+		}
+	})
+	h.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+	h.Do(func() {
+		r, err := ports.Reserve("tcp", netip.MustParseAddrPort("[::]:7000"))
+		if err != nil {
+			t.Fatalf("host without IPv6: %v", err)
+		}
+		r.Close()
+	})
+}
