@@ -1,0 +1,110 @@
+//go:build linux
+
+package mirror
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// A neighbour is what a notification says of one; or it says that notifications
+// were lost and that all neighbours have to be read again.
+type neighbour struct {
+	addr    netip.Addr
+	mac     [6]byte
+	state   int // NUD_*
+	deleted bool
+	reread  bool
+}
+
+// usable are the states in which the kernel sends to the MAC address.
+const usable = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE |
+	netlink.NUD_PERMANENT | netlink.NUD_NOARP
+
+func (m *Mirror) parseNeighbour(b []byte) (neighbour, bool) {
+	if len(b) < 12 { // struct ndmsg
+		return neighbour{}, false
+	}
+	n, err := netlink.NeighDeserialize(b)
+	if err != nil {
+		return neighbour{}, false
+	}
+	return m.neighbour(n)
+}
+
+func (m *Mirror) neighbour(n *netlink.Neigh) (neighbour, bool) {
+	addr, ok := netip.AddrFromSlice(n.IP)
+	if !ok || n.LinkIndex != m.index || addr.IsMulticast() {
+		return neighbour{}, false
+	}
+	v := neighbour{addr: addr.Unmap(), state: n.State}
+	if copy(v.mac[:], n.HardwareAddr) != len(v.mac) {
+		v.state &^= usable
+	}
+	return v, true
+}
+
+// neighbourTable has the usable neighbours of the kernel. The goroutine that
+// calls events owns it.
+type neighbourTable struct {
+	mirror *Mirror
+	known  map[netip.Addr][6]byte
+}
+
+// read takes the kernel's table.
+func (t *neighbourTable) read() {
+	m := t.mirror
+	all, err := m.kernel.NeighList(m.index, 0)
+	if err != nil {
+		m.log.Warn("cannot read the neighbours of the interface, trying again", "err", err)
+		time.AfterFunc(pause, m.reread)
+		return
+	}
+	clear(t.known)
+	for i := range all {
+		if n, ok := m.neighbour(&all[i]); ok {
+			t.update(n)
+		}
+	}
+}
+
+// update takes in news of a neighbour.
+func (t *neighbourTable) update(n neighbour) {
+	e := &t.mirror.events
+	t.mirror.stats.neighbours.Add(1)
+	switch {
+	case n.deleted:
+		delete(t.known, n.addr)
+	case n.state&usable != 0:
+		t.known[n.addr] = n.mac
+		if e.Neighbour != nil {
+			e.Neighbour(n.addr, n.mac)
+		}
+	default:
+		delete(t.known, n.addr)
+		if n.state&netlink.NUD_FAILED != 0 && e.Unreachable != nil {
+			e.Unreachable(n.addr)
+		}
+	}
+}
+
+// resolve asks the kernel to resolve or confirm a neighbour, as it does for
+// packets of its own, and tells what it knows already.
+func (t *neighbourTable) resolve(addr netip.Addr) {
+	m := t.mirror
+	if mac, ok := t.known[addr]; ok && m.events.Neighbour != nil {
+		m.events.Neighbour(addr, mac)
+	}
+	m.stats.resolves.Add(1)
+	// NTF_USE leaves an entry that is there as it is, and starts the kernel's own
+	// procedure for the state that it is in.
+	err := m.kernel.NeighSet(&netlink.Neigh{
+		LinkIndex: m.index, IP: addr.AsSlice(), State: netlink.NUD_NONE, Flags: netlink.NTF_USE,
+	})
+	if err != nil {
+		m.stats.resolveErrors.Add(1)
+		m.log.Debug("the kernel does not resolve a neighbour", "addr", addr, "err", err)
+	}
+}
