@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package mirror follows what the kernel knows of one network interface: whether
 // it is up, its MTU, addresses and routes, the neighbours behind it, and what
 // ICMP errors arrive there. On an interface that is shared with the kernel, the

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package ports reserves TCP ports with the kernel for another stack on the same
 // addresses.
 //

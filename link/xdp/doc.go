@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package xdp is a device over AF_XDP sockets: it shares an interface with the
 // kernel, needs no DPDK, no cgo and no huge pages, and runs on any driver.
 //

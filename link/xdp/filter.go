@@ -1,5 +1,3 @@
-//go:build linux
-
 package xdp
 
 import (
@@ -12,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // Limits of the filter, as in filter.c.
@@ -33,13 +33,13 @@ type Filter struct {
 	attach Attach
 
 	// mu guards the following fields.
-	mu      sync.Mutex
-	objects filterObjects
-	link    ebpflink.Link
-	rows    map[netip.Addr]*row
-	used    [MaxAddrs]bool // row indexes in use
-	final   Verdicts
-	closed  bool
+	mu       sync.Mutex
+	objects  filterObjects
+	attached ebpflink.Link
+	rows     map[netip.Addr]*row
+	used     [MaxAddrs]bool // row indexes in use
+	final    Verdicts
+	closed   bool
 }
 
 // A row has the ports of one local address: what the kernel's maps hold, too.
@@ -47,7 +47,7 @@ type row struct {
 	index uint32
 	words [words]filterPortWord
 	// exceptions are the flows at mixed ports, by port.
-	exceptions map[uint16]map[Flow]owner
+	exceptions map[uint16]map[link.Flow]owner
 }
 
 // owner is who gets a flow at a mixed port, as in filter.c.
@@ -57,9 +57,6 @@ const (
 	kernel owner = iota
 	ours
 )
-
-// A Flow is one TCP connection.
-type Flow struct{ Local, Remote netip.AddrPort }
 
 // Verdicts count frames by what the filter made of them. All but the first went
 // on to the kernel.
@@ -103,7 +100,7 @@ func openFilter(index int, mode Attach) (f *Filter, notNative, err error) {
 	if mode != AttachGeneric {
 		options.Flags = ebpflink.XDPDriverMode
 		f.attach = AttachNative
-		if f.link, notNative = ebpflink.AttachXDP(options); notNative == nil {
+		if f.attached, notNative = ebpflink.AttachXDP(options); notNative == nil {
 			return f, nil, nil
 		}
 		if mode == AttachNative || occupied(notNative) {
@@ -113,7 +110,7 @@ func openFilter(index int, mode Attach) (f *Filter, notNative, err error) {
 	}
 	options.Flags = ebpflink.XDPGenericMode
 	f.attach = AttachGeneric
-	if f.link, err = ebpflink.AttachXDP(options); err != nil {
+	if f.attached, err = ebpflink.AttachXDP(options); err != nil {
 		f.objects.Close()
 		return nil, nil, err
 	}
@@ -157,7 +154,7 @@ func (f *Filter) Release(addr netip.Addr, first uint16, n int) error {
 
 // ClaimExcept is Claim for one port, at which the kernel keeps the given flows:
 // those that it has already.
-func (f *Filter) ClaimExcept(addr netip.Addr, port uint16, flows []Flow) error {
+func (f *Filter) ClaimExcept(addr netip.Addr, port uint16, flows []link.Flow) error {
 	return f.change(addr, port, 1, func(addr netip.Addr) error {
 		r, err := f.row(addr)
 		if err != nil {
@@ -173,7 +170,7 @@ func (f *Filter) ClaimExcept(addr netip.Addr, port uint16, flows []Flow) error {
 
 // Drain gives a claimed port back to the kernel, except for the given flows:
 // those stay ours until Except or Release takes them away.
-func (f *Filter) Drain(addr netip.Addr, port uint16, flows []Flow) error {
+func (f *Filter) Drain(addr netip.Addr, port uint16, flows []link.Flow) error {
 	return f.change(addr, port, 1, func(addr netip.Addr) error {
 		r := f.rows[addr]
 		if r == nil {
@@ -189,7 +186,7 @@ func (f *Filter) Drain(addr netip.Addr, port uint16, flows []Flow) error {
 
 // Except ends exceptions: the flows go where their port goes. Unknown flows do no
 // harm.
-func (f *Filter) Except(flows []Flow) error {
+func (f *Filter) Except(flows []link.Flow) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -269,7 +266,7 @@ func (f *Filter) close() error {
 	}
 	f.final = f.verdicts()
 	f.closed = true
-	return errors.Join(f.link.Close(), f.objects.Close())
+	return errors.Join(f.attached.Close(), f.objects.Close())
 }
 
 // row returns the row of an address, a new one where there is none.
@@ -304,15 +301,15 @@ func (f *Filter) mark(r *row, first uint16, n int, claimed bool) error {
 }
 
 // except adds exceptions at a port.
-func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []Flow, to owner) error {
+func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []link.Flow, to owner) error {
 	if len(flows) == 0 {
 		return nil
 	}
 	if r.exceptions == nil {
-		r.exceptions = make(map[uint16]map[Flow]owner)
+		r.exceptions = make(map[uint16]map[link.Flow]owner)
 	}
 	if r.exceptions[port] == nil {
-		r.exceptions[port] = make(map[Flow]owner)
+		r.exceptions[port] = make(map[link.Flow]owner)
 	}
 	for _, fl := range flows {
 		if fl.Local != netip.AddrPortFrom(addr, port) {
@@ -386,7 +383,7 @@ func addrKey(a netip.Addr) (key filterAddr) {
 	return key
 }
 
-func flowKey(f Flow) filterFlow {
+func flowKey(f link.Flow) filterFlow {
 	return filterFlow{
 		Local:      addrKey(f.Local.Addr()),
 		Remote:     addrKey(f.Remote.Addr()),

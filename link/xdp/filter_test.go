@@ -1,5 +1,3 @@
-//go:build linux
-
 package xdp_test
 
 import (
@@ -13,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
 )
 
@@ -232,8 +231,8 @@ func TestExceptions(t *testing.T) {
 			if version == "IPv6" {
 				local, remote = b.near.IPv6.Addr(), b.far.IPv6.Addr()
 			}
-			flow := func(remotePort uint16) xdp.Flow {
-				return xdp.Flow{Local: netip.AddrPortFrom(local, b.claimed), Remote: netip.AddrPortFrom(remote, remotePort)}
+			flow := func(remotePort uint16) link.Flow {
+				return link.Flow{Local: netip.AddrPortFrom(local, b.claimed), Remote: netip.AddrPortFrom(remote, remotePort)}
 			}
 			check := func(when string, want map[uint16]bool) {
 				t.Helper()
@@ -250,11 +249,11 @@ func TestExceptions(t *testing.T) {
 				}
 			}
 			check("claimed", map[uint16]bool{1000: true, 1001: true, 1002: true})
-			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1000), flow(1001)}))
+			must(f.Drain(local, b.claimed, []link.Flow{flow(1000), flow(1001)}))
 			check("draining", map[uint16]bool{1000: true, 1001: true, 1002: false})
-			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1002)}))
+			must(f.Drain(local, b.claimed, []link.Flow{flow(1002)}))
 			check("one more", map[uint16]bool{1000: true, 1001: true, 1002: true, 1003: false})
-			must(f.Except([]xdp.Flow{flow(1001), flow(1005)}))
+			must(f.Except([]link.Flow{flow(1001), flow(1005)}))
 			check("one less", map[uint16]bool{1000: true, 1001: false, 1002: true})
 			must(f.Release(local, b.claimed, 1))
 			check("released", map[uint16]bool{1000: false, 1001: false, 1002: false})
@@ -265,16 +264,16 @@ func TestExceptions(t *testing.T) {
 			must(f.Drain(local, b.claimed, nil))
 			check("drained of nothing", map[uint16]bool{1000: false, 1003: false})
 
-			must(f.ClaimExcept(local, b.claimed, []xdp.Flow{flow(1000), flow(1001)}))
+			must(f.ClaimExcept(local, b.claimed, []link.Flow{flow(1000), flow(1001)}))
 			check("claimed but for two", map[uint16]bool{1000: false, 1001: false, 1002: true})
-			must(f.Except([]xdp.Flow{flow(1000)}))
+			must(f.Except([]link.Flow{flow(1000)}))
 			check("claimed but for one", map[uint16]bool{1000: true, 1001: false, 1002: true})
-			must(f.Drain(local, b.claimed, []xdp.Flow{flow(1002)}))
+			must(f.Drain(local, b.claimed, []link.Flow{flow(1002)}))
 			check("drained while mixed", map[uint16]bool{1000: false, 1001: false, 1002: true})
-			must(f.Except([]xdp.Flow{flow(1001), flow(1002)}))
+			must(f.Except([]link.Flow{flow(1001), flow(1002)}))
 			check("no exception left", map[uint16]bool{1001: false, 1002: false})
 
-			if err := f.ClaimExcept(local, b.claimed, []xdp.Flow{{Local: netip.AddrPortFrom(local, 1), Remote: netip.AddrPortFrom(remote, 1)}}); err == nil {
+			if err := f.ClaimExcept(local, b.claimed, []link.Flow{{Local: netip.AddrPortFrom(local, 1), Remote: netip.AddrPortFrom(remote, 1)}}); err == nil {
 				t.Error("ClaimExcept took a flow of another port")
 			}
 			if err := f.Drain(netip.MustParseAddr("192.0.2.1"), 80, nil); err == nil {

@@ -1,0 +1,43 @@
+package bifurcation
+
+import (
+	"fmt"
+
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/xdp"
+)
+
+// XDP is the filter of an interface shared by AF_XDP.
+type XDP struct{ *xdp.Filter }
+
+var _ Sharer = XDP{}
+
+// Verdicts implements Filter.
+func (x XDP) Verdicts() []Verdict {
+	v := x.Filter.Verdicts()
+	return []Verdict{
+		{"redirected", v.Redirected},
+		{"no socket", v.NoSocket},
+		{"not IP", v.NotIP},
+		{"not TCP", v.NotTCP},
+		{"fragment", v.Fragment},
+		{"IP options", v.IPOptions},
+		{"malformed", v.Malformed},
+		{"other address", v.OtherAddress},
+		{"other port", v.OtherPort},
+	}
+}
+
+func (x XDP) String() string { return fmt.Sprintf("XDP filter, %v", x.Attach()) }
+
+// Of returns the filter that goes with a device: flow rules where it is in
+// isolated mode, the XDP filter where it shares an interface, else Whole.
+func Of(d link.Device) Filter {
+	if d, ok := d.(link.FlowRuler); ok && d.Isolated() {
+		return NewRules(d)
+	}
+	if d, ok := d.(*xdp.Device); ok {
+		return XDP{d.Filter()}
+	}
+	return Whole{}
+}
