@@ -1,0 +1,701 @@
+package link_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/faketime"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/memory"
+)
+
+var (
+	peerMAC  = link.MAC{2, 0, 0, 0, 0, 2}
+	ourMAC   = link.MAC{2, 0, 0, 0, 0, 1}
+	everyone = link.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+	our4, peer4 = tcpip.AddrFrom4([4]byte{10, 0, 0, 1}), tcpip.AddrFrom4([4]byte{10, 0, 0, 2})
+	our6, peer6 = addr6(1), addr6(2)
+)
+
+func addr6(last byte) tcpip.Address {
+	return tcpip.AddrFrom16([16]byte{0: 0xfd, 15: last})
+}
+
+// bench is an endpoint with its neighbour table, the wire behind it, and a
+// stack that writes down what it is given.
+type bench struct {
+	t          testing.TB
+	clock      *faketime.ManualClock
+	neighbours *link.Neighbours
+	endpoint   *link.Endpoint
+	wire       link.Queue
+	stack      *stack.Stack // made by route
+	delivered  []tcpip.NetworkProtocolNumber
+	unresolved int
+}
+
+func newBench(t testing.TB, resolver link.Resolver) *bench {
+	t.Helper()
+	dev, wire, err := memory.Pair(memory.Options{Ring: 128})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, clock: faketime.NewManualClock(), wire: wire.Queue(0)}
+	b.neighbours = link.NewNeighbours(ourMAC, b.clock, resolver)
+	b.neighbours.AddLocal(our4)
+	b.neighbours.AddLocal(our6)
+	b.endpoint = link.NewEndpoint(dev.Info(), dev.Queue(0), b.neighbours, 1500)
+	b.endpoint.OnUnresolved(func(*stack.PacketBuffer) { b.unresolved++ })
+	b.endpoint.Attach(b)
+	t.Cleanup(func() { b.neighbours.Close(); dev.Close(); wire.Close() })
+	return b
+}
+
+// DeliverNetworkPacket implements stack.NetworkDispatcher.
+func (b *bench) DeliverNetworkPacket(p tcpip.NetworkProtocolNumber, _ *stack.PacketBuffer) {
+	b.delivered = append(b.delivered, p)
+}
+
+// DeliverLinkPacket implements stack.NetworkDispatcher.
+func (b *bench) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+
+func (b *bench) deliver(frame []byte) { b.endpoint.Deliver(&link.Frame{Data: frame}) }
+
+// sent returns the frames that left since the last call.
+func (b *bench) sent() [][]byte {
+	b.t.Helper()
+	b.endpoint.Kick()
+	var all [][]byte
+	frames := make([]link.Frame, link.MaxBurst)
+	for {
+		n, err := b.wire.Receive(frames)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if n == 0 {
+			return all
+		}
+		for _, f := range frames[:n] {
+			all = append(all, bytes.Clone(f.Data))
+		}
+	}
+}
+
+func ethernet(dst, src link.MAC, etherType uint16, payload []byte) []byte {
+	f := append(append(dst[:len(dst):len(dst)], src[:]...), byte(etherType>>8), byte(etherType))
+	return append(f, payload...)
+}
+
+func arp(op uint16, senderMAC link.MAC, sender tcpip.Address, targetMAC link.MAC, target tcpip.Address) []byte {
+	p := []byte{0, 1, 8, 0, 6, 4, byte(op >> 8), byte(op)}
+	p = append(append(p, senderMAC[:]...), sender.AsSlice()...)
+	return append(append(p, targetMAC[:]...), target.AsSlice()...)
+}
+
+// ndp makes a neighbour solicitation (135) or advertisement (136) with a
+// link-layer address option.
+func ndp(kind, flags byte, src, dst, target tcpip.Address, mac link.MAC) []byte {
+	m := append([]byte{kind, 0, 0, 0, flags, 0, 0, 0}, target.AsSlice()...)
+	option := byte(1)
+	if kind == 136 {
+		option = 2
+	}
+	m = append(append(m, option, 1), mac[:]...)
+	sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, src, dst, uint16(len(m)))
+	binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, sum))
+	p := make([]byte, header.IPv6MinimumSize)
+	header.IPv6(p).Encode(&header.IPv6Fields{
+		PayloadLength: uint16(len(m)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: 255, SrcAddr: src, DstAddr: dst,
+	})
+	return append(p, m...)
+}
+
+// packet returns a packet as the stack hands it down: IP header, TCP header with
+// an empty checksum, payload.
+func packet(src, dst tcpip.Address, payload []byte, gso stack.GSO) *stack.PacketBuffer {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: header.IPv6MinimumSize + header.TCPMinimumSize,
+		Payload:            buffer.MakeWithData(payload),
+	})
+	tcp := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
+	tcp.Encode(&header.TCPFields{
+		SrcPort: 80, DstPort: 1234, SeqNum: 1000, AckNum: 7, DataOffset: header.TCPMinimumSize,
+		Flags: header.TCPFlagAck | header.TCPFlagPsh | header.TCPFlagFin, WindowSize: 100,
+	})
+	size := header.TCPMinimumSize + len(payload)
+	if src.Len() == 4 {
+		header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize)).Encode(&header.IPv4Fields{
+			TotalLength: uint16(header.IPv4MinimumSize + size), Protocol: uint8(header.TCPProtocolNumber), TTL: 64,
+			SrcAddr: src, DstAddr: dst,
+		})
+		pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
+	} else {
+		header.IPv6(pkt.NetworkHeader().Push(header.IPv6MinimumSize)).Encode(&header.IPv6Fields{
+			PayloadLength: uint16(size), TransportProtocol: header.TCPProtocolNumber, HopLimit: 64, SrcAddr: src, DstAddr: dst,
+		})
+		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
+	}
+	pkt.TransportProtocolNumber = header.TCPProtocolNumber
+	pkt.GSOOptions = gso
+	return pkt
+}
+
+func (b *bench) write(pkt *stack.PacketBuffer) tcpip.Error {
+	defer pkt.DecRef()
+	return b.endpoint.Discipline().WritePacket(pkt)
+}
+
+// checkTCP checks lengths and checksums of a frame, and returns its TCP header
+// and payload.
+func checkTCP(t *testing.T, frame []byte) (header.TCP, []byte) {
+	t.Helper()
+	var src, dst tcpip.Address
+	p := frame[link.EthernetHeaderLen:]
+	if p[0]>>4 == 4 {
+		ip := header.IPv4(p)
+		if int(ip.TotalLength()) != len(p) || !ip.IsChecksumValid() {
+			t.Fatalf("IPv4 header: length %d of %d, checksum valid: %v", ip.TotalLength(), len(p), ip.IsChecksumValid())
+		}
+		src, dst, p = ip.SourceAddress(), ip.DestinationAddress(), ip.Payload()
+	} else {
+		ip := header.IPv6(p)
+		if int(ip.PayloadLength())+header.IPv6MinimumSize != len(p) {
+			t.Fatalf("IPv6 header: payload %d of %d", ip.PayloadLength(), len(p))
+		}
+		src, dst, p = ip.SourceAddress(), ip.DestinationAddress(), ip.Payload()
+	}
+	tcp := header.TCP(p)
+	payload := p[tcp.DataOffset():]
+	if !tcp.IsChecksumValid(src, dst, checksum.Checksum(payload, 0), uint16(len(payload))) {
+		t.Fatal("wrong TCP checksum")
+	}
+	return tcp, payload
+}
+
+// TestRefused checks that frames which are none of ours are counted by their
+// kind, and neither answered nor delivered.
+func TestRefused(t *testing.T) {
+	ndpBadSum := ethernet(ourMAC, peerMAC, 0x86dd, ndp(135, 0, peer6, our6, our6, peerMAC))
+	ndpBadSum[len(ndpBadSum)-1] ^= 1
+	ndpRouted := ethernet(ourMAC, peerMAC, 0x86dd, ndp(135, 0, peer6, our6, our6, peerMAC))
+	ndpRouted[link.EthernetHeaderLen+7] = 254
+	for _, tc := range []struct {
+		name  string
+		frame link.Frame
+		want  link.EndpointStats
+	}{
+		{"empty", link.Frame{}, link.EndpointStats{RxMalformed: 1}},
+		{"runt", link.Frame{Data: make([]byte, 13)}, link.EndpointStats{RxMalformed: 1}},
+		{"truncated IPv4", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 19))}, link.EndpointStats{RxMalformed: 1}},
+		{"truncated IPv6", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x86dd, make([]byte, 39))}, link.EndpointStats{RxMalformed: 1}},
+		{"truncated ARP", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 27))}, link.EndpointStats{RxMalformed: 1}},
+		{"ARP of another network", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 28))}, link.EndpointStats{RxMalformed: 1}},
+		{"VLAN", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x8100, make([]byte, 64))}, link.EndpointStats{RxVLAN: 1}},
+		{"QinQ", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x88a8, make([]byte, 64))}, link.EndpointStats{RxVLAN: 1}},
+		{"LLDP", link.Frame{Data: ethernet(everyone, peerMAC, 0x88cc, make([]byte, 64))}, link.EndpointStats{RxUnknown: 1}},
+		{"another station's", link.Frame{Data: ethernet(peerMAC, peerMAC, 0x0800, make([]byte, 64))}, link.EndpointStats{RxNotOurs: 1}},
+		{"the device's verdict is bad", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)), Checksum: link.Bad}, link.EndpointStats{RxBadChecksum: 1}},
+		{"NDP with a wrong checksum", link.Frame{Data: ndpBadSum}, link.EndpointStats{RxBadChecksum: 1}},
+		{"NDP from beyond a router", link.Frame{Data: ndpRouted}, link.EndpointStats{RxMalformed: 1}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.endpoint.Deliver(&tc.frame)
+			if diff := cmp.Diff(tc.want, b.endpoint.Stats()); diff != "" {
+				t.Errorf("counters, -want +got:\n%s", diff)
+			}
+			if got := b.sent(); len(got) != 0 || len(b.delivered) != 0 {
+				t.Errorf("answered with %d frames, delivered %d packets; want none", len(got), len(b.delivered))
+			}
+		})
+	}
+}
+
+func TestDelivered(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliver(ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)))
+	b.deliver(ethernet(everyone, peerMAC, 0x86dd, make([]byte, 64)))
+	want := []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber, header.IPv6ProtocolNumber}
+	if diff := cmp.Diff(want, b.delivered); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestAnswers checks the answers to questions for our addresses, and that who
+// asked is known afterwards.
+func TestAnswers(t *testing.T) {
+	unspecified := tcpip.AddrFrom16([16]byte{})
+	for _, tc := range []struct {
+		name           string
+		question, want []byte
+		learned        tcpip.Address
+	}{
+		{
+			name:     "ARP",
+			question: ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, our4)),
+			want:     ethernet(peerMAC, ourMAC, 0x0806, arp(2, ourMAC, our4, peerMAC, peer4)),
+			learned:  peer4,
+		},
+		{
+			name:     "ARP for another",
+			question: ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, tcpip.AddrFrom4([4]byte{10, 0, 0, 9}))),
+		},
+		{
+			name:     "solicitation",
+			question: ethernet(link.MAC{0x33, 0x33, 0xff, 0, 0, 1}, peerMAC, 0x86dd, ndp(135, 0, peer6, header.SolicitedNodeAddr(our6), our6, peerMAC)),
+			want:     ethernet(peerMAC, ourMAC, 0x86dd, ndp(136, 0x60, our6, peer6, our6, ourMAC)),
+			learned:  peer6,
+		},
+		{
+			name:     "duplicate address detection",
+			question: ethernet(link.MAC{0x33, 0x33, 0xff, 0, 0, 1}, peerMAC, 0x86dd, ndp(135, 0, unspecified, header.SolicitedNodeAddr(our6), our6, peerMAC)),
+			want: ethernet(link.MAC{0x33, 0x33, 0, 0, 0, 1}, ourMAC, 0x86dd,
+				ndp(136, 0x20, our6, header.IPv6AllNodesMulticastAddress, our6, ourMAC)),
+		},
+		{
+			name:     "solicitation for another",
+			question: ethernet(everyone, peerMAC, 0x86dd, ndp(135, 0, peer6, our6, addr6(9), peerMAC)),
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.deliver(tc.question)
+			var want [][]byte
+			if tc.want != nil {
+				want = append(want, tc.want)
+			}
+			if diff := cmp.Diff(want, b.sent()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			known := b.neighbours.All()
+			if tc.learned.Len() == 0 {
+				if len(known) != 0 {
+					t.Errorf("learned %v, want nothing", known)
+				}
+			} else if known[tc.learned] != peerMAC {
+				t.Errorf("learned %v, want %v at %v", known, tc.learned, peerMAC)
+			}
+		})
+	}
+}
+
+// TestResolution checks that packets wait for their next hop's address and then
+// leave in order.
+func TestResolution(t *testing.T) {
+	for _, tc := range []struct {
+		name             string
+		our, peer        tcpip.Address
+		question, answer []byte
+	}{
+		{
+			"ARP", our4, peer4,
+			ethernet(everyone, ourMAC, 0x0806, arp(1, ourMAC, our4, link.MAC{}, peer4)),
+			ethernet(ourMAC, peerMAC, 0x0806, arp(2, peerMAC, peer4, ourMAC, our4)),
+		},
+		{
+			"NDP", our6, peer6,
+			ethernet(link.MAC{0x33, 0x33, 0xff, 0, 0, 2}, ourMAC, 0x86dd, ndp(135, 0, our6, header.SolicitedNodeAddr(peer6), peer6, ourMAC)),
+			ethernet(ourMAC, peerMAC, 0x86dd, ndp(136, 0x60, peer6, our6, peer6, peerMAC)),
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			for i := range 3 {
+				if err := b.write(packet(tc.our, tc.peer, []byte{byte(i)}, stack.GSO{})); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff([][]byte{tc.question}, b.sent()); diff != "" {
+				t.Fatalf("one question, -want +got:\n%s", diff)
+			}
+			b.clock.Advance(time.Second)
+			if diff := cmp.Diff([][]byte{tc.question}, b.sent()); diff != "" {
+				t.Fatalf("the question again after a second, -want +got:\n%s", diff)
+			}
+			b.deliver(tc.answer)
+			got := b.sent()
+			if len(got) != 3 {
+				t.Fatalf("%d frames left after the answer, want 3", len(got))
+			}
+			for i, frame := range got {
+				if _, payload := checkTCP(t, frame); link.MAC(frame) != peerMAC || payload[0] != byte(i) {
+					t.Errorf("frame %d: to %v with %v", i, link.MAC(frame), payload)
+				}
+			}
+			b.clock.Advance(10 * time.Second)
+			if got := b.sent(); len(got) != 0 {
+				t.Errorf("%d frames after the answer, want none", len(got))
+			}
+		})
+	}
+}
+
+func TestNoAnswer(t *testing.T) {
+	b := newBench(t, nil)
+	for range 40 { // more than are held for one address
+		if err := b.write(packet(our4, peer4, nil, stack.GSO{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	questions := len(b.sent())
+	for range 5 {
+		b.clock.Advance(time.Second)
+		questions += len(b.sent())
+	}
+	if questions != 3 || b.unresolved != 32 {
+		t.Errorf("%d questions, %d packets reported, want 3 and 32", questions, b.unresolved)
+	}
+	want := link.NeighbourStats{RequestsSent: 3, Failures: 1, HeldDropped: 40}
+	if diff := cmp.Diff(want, b.neighbours.Stats()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	// The table is not filled by packets to many strangers either.
+	refused := 0
+	for i := range 300 {
+		if b.write(packet(our4, tcpip.AddrFrom4([4]byte{10, 0, 1 + byte(i/200), byte(i % 200)}), nil, stack.GSO{})) != nil {
+			refused++
+		}
+	}
+	if got := b.neighbours.Stats().Unresolved; got != 256 || refused != 44 {
+		t.Errorf("%d addresses are asked for, %d packets refused, want 256 and 44", got, refused)
+	}
+}
+
+// TestUnasked checks that nobody can enter addresses that we did not ask for,
+// and that a known neighbour may move.
+func TestUnasked(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliver(ethernet(ourMAC, peerMAC, 0x0806, arp(2, peerMAC, peer4, ourMAC, our4)))
+	b.deliver(ethernet(ourMAC, peerMAC, 0x86dd, ndp(136, 0x20, peer6, our6, peer6, peerMAC)))
+	b.deliver(ethernet(everyone, peerMAC, 0x0806, arp(1, everyone, peer4, link.MAC{}, our4))) // a group as sender
+	b.deliver(ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, our4, link.MAC{}, our4)))   // claims to be us
+	if got := b.neighbours.All(); len(got) != 0 {
+		t.Errorf("learned %v, want nothing", got)
+	}
+	b.deliver(ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, our4)))
+	moved := link.MAC{2, 0, 0, 0, 0, 9}
+	b.deliver(ethernet(everyone, moved, 0x0806, arp(1, moved, peer4, link.MAC{}, peer4))) // gratuitous
+	if got := b.neighbours.All()[peer4]; got != moved {
+		t.Errorf("after a gratuitous ARP the neighbour is at %v, want %v", got, moved)
+	}
+	if got := b.neighbours.Stats().Changes; got != 1 {
+		t.Errorf("%d changes counted, want 1", got)
+	}
+}
+
+// TestAgeing checks that entries in use are confirmed, those without an answer
+// and those out of use are forgotten.
+func TestAgeing(t *testing.T) {
+	b := newBench(t, nil)
+	hello := ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, our4))
+	use := func() {
+		if _, ok := b.neighbours.Lookup(peer4); !ok {
+			t.Fatal("the neighbour is gone")
+		}
+	}
+	b.deliver(hello)
+	b.sent()
+	question := ethernet(peerMAC, ourMAC, 0x0806, arp(1, ourMAC, our4, link.MAC{}, peer4))
+	use()
+	b.clock.Advance(30 * time.Second)
+	if diff := cmp.Diff([][]byte{question}, b.sent()); diff != "" {
+		t.Fatalf("an entry in use is confirmed, -want +got:\n%s", diff)
+	}
+	b.deliver(ethernet(ourMAC, peerMAC, 0x0806, arp(2, peerMAC, peer4, ourMAC, our4)))
+	for range 3 {
+		use()
+		b.clock.Advance(30 * time.Second)
+		b.sent()
+	}
+	use()
+	b.clock.Advance(30 * time.Second)
+	if got := b.neighbours.All(); len(got) != 0 {
+		t.Errorf("after three questions without an answer: %v, want nothing", got)
+	}
+	b.deliver(hello)
+	b.clock.Advance(6 * time.Minute)
+	if got := b.neighbours.All(); len(got) != 0 {
+		t.Errorf("after six minutes out of use: %v, want nothing", got)
+	}
+}
+
+// resolver is a link.Resolver that remembers what it was asked.
+type resolver struct{ asked []tcpip.Address }
+
+func (r *resolver) Resolve(a tcpip.Address) { r.asked = append(r.asked, a) }
+
+func TestResolver(t *testing.T) {
+	var r resolver
+	b := newBench(t, &r)
+	if err := b.write(packet(our4, peer4, []byte("x"), stack.GSO{})); err != nil {
+		t.Fatal(err)
+	}
+	b.deliver(ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, our4)))
+	if got := b.sent(); len(got) != 0 || len(r.asked) != 1 || r.asked[0] != peer4 {
+		t.Fatalf("sent %d frames and asked for %v, want none and %v", len(got), r.asked, peer4)
+	}
+	b.neighbours.Set(peer4, peerMAC)
+	if got := b.sent(); len(got) != 1 || link.MAC(got[0]) != peerMAC {
+		t.Errorf("after Set %d frames left, want the one that waited", len(got))
+	}
+	b.neighbours.Delete(peer4)
+	if _, ok := b.neighbours.Lookup(peer4); ok {
+		t.Error("the neighbour is still known after Delete")
+	}
+}
+
+// TestSegmentation cuts a large segment up and puts it together again.
+func TestSegmentation(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		b := newBench(t, nil)
+		our, peer, gso := our4, peer4, stack.GSO{Type: stack.GSOTCPv4, MSS: 1400}
+		if v6 {
+			our, peer, gso.Type = our6, peer6, stack.GSOTCPv6
+		}
+		b.neighbours.Set(peer, peerMAC)
+		want := make([]byte, 10_000)
+		for i := range want {
+			want[i] = byte(i * 7)
+		}
+		if err := b.write(packet(our, peer, want, gso)); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		frames := b.sent()
+		for i, frame := range frames {
+			tcp, payload := checkTCP(t, frame)
+			if seq := 1000 + uint32(len(got)); tcp.SequenceNumber() != seq || len(payload) > 1400 {
+				t.Errorf("piece %d: sequence %d, want %d; %d bytes", i, tcp.SequenceNumber(), seq, len(payload))
+			}
+			final := i == len(frames)-1
+			if has := tcp.Flags()&(header.TCPFlagFin|header.TCPFlagPsh) != 0; has != final {
+				t.Errorf("piece %d has flags %v", i, tcp.Flags())
+			}
+			got = append(got, payload...)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("v6 %v: the pieces do not make up the segment", v6)
+		}
+		if s := b.endpoint.Stats(); s.TxSegmented != uint64(len(frames)) {
+			t.Errorf("counted %d pieces, want %d", s.TxSegmented, len(frames))
+		}
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	b := newBench(t, nil)
+	b.neighbours.Set(peer4, peerMAC)
+	err := b.write(packet(our4, peer4, make([]byte, 3000), stack.GSO{}))
+	if _, ok := err.(*tcpip.ErrMessageTooLong); !ok {
+		t.Errorf("got %v, want message too long", err)
+	}
+	if s := b.endpoint.Stats(); s.TxTooLong != 1 {
+		t.Errorf("counted %d, want 1", s.TxTooLong)
+	}
+}
+
+// TestFullQueue checks that a full queue is waited for, then that the loss is
+// counted and told.
+func TestFullQueue(t *testing.T) {
+	b := newBench(t, nil)
+	b.neighbours.Set(peer4, peerMAC)
+	var err tcpip.Error
+	n := 0
+	for ; err == nil && n < 1000; n++ {
+		err = b.write(packet(our4, peer4, nil, stack.GSO{}))
+	}
+	if _, ok := err.(*tcpip.ErrNoBufferSpace); !ok || n != 129 {
+		t.Fatalf("packet %d: got %v, want no buffer space for the 129th", n, err)
+	}
+	if s := b.endpoint.Stats(); s.TxNoBuffer != 1 || s.TxWaits != 1 {
+		t.Errorf("counted %d drops after %d waits, want 1 and 1", s.TxNoBuffer, s.TxWaits)
+	}
+	if got := len(b.sent()); got != 128 {
+		t.Errorf("%d frames left, want 128", got)
+	}
+	if err := b.write(packet(our4, peer4, nil, stack.GSO{})); err != nil {
+		t.Errorf("once there is room: %v", err)
+	}
+}
+
+// TestAsleep checks that frames leave at once while the poller sleeps.
+func TestAsleep(t *testing.T) {
+	b := newBench(t, nil)
+	b.neighbours.Set(peer4, peerMAC)
+	frames := make([]link.Frame, 4)
+	b.write(packet(our4, peer4, nil, stack.GSO{}))
+	if n, _ := b.wire.Receive(frames); n != 0 {
+		t.Errorf("%d frames left before the poller's flush, want 0", n)
+	}
+	b.endpoint.SetAsleep(true)
+	b.write(packet(our4, peer4, nil, stack.GSO{}))
+	if n, _ := b.wire.Receive(frames); n != 2 {
+		t.Errorf("%d frames left while the poller sleeps, want 2", n)
+	}
+}
+
+// segment sends a TCP segment of a flow by the short way.
+func (b *bench) segment(hash, ack uint32, flags header.TCPFlags, payload string) {
+	b.t.Helper()
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: header.TCPMinimumSize, Payload: buffer.MakeWithData([]byte(payload)),
+	})
+	defer pkt.DecRef()
+	header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize)).Encode(&header.TCPFields{
+		SrcPort: 80, DstPort: uint16(hash), AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags,
+	})
+	pkt.Hash = hash
+	r := b.route()
+	defer r.Release()
+	sent, err := b.endpoint.WriteTCP(r, &stack.NetworkHeaderParams{Protocol: header.TCPProtocolNumber, TTL: 64, DF: true}, pkt)
+	if !sent || err != nil {
+		b.t.Fatalf("WriteTCP: %v, %v", sent, err)
+	}
+}
+
+// route is a route from our address to the peer's, as the stack would find it.
+func (b *bench) route() *stack.Route {
+	b.t.Helper()
+	if b.stack == nil {
+		b.stack = stack.New(stack.Options{NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol}})
+		b.t.Cleanup(b.stack.Destroy)
+		if err := b.stack.CreateNIC(1, channel.New(1, 1500, "")); err != nil {
+			b.t.Fatal(err)
+		}
+		local := tcpip.ProtocolAddress{
+			Protocol:          header.IPv4ProtocolNumber,
+			AddressWithPrefix: tcpip.AddressWithPrefix{Address: our4, PrefixLen: 24},
+		}
+		if err := b.stack.AddProtocolAddress(1, local, stack.AddressProperties{}); err != nil {
+			b.t.Fatal(err)
+		}
+		b.stack.SetRouteTable([]tcpip.Route{{Destination: local.AddressWithPrefix.Subnet(), NIC: 1}})
+	}
+	r, err := b.stack.FindRoute(1, our4, peer4, header.IPv4ProtocolNumber, false)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// TestAckHold checks which acknowledgements wait for the end of the poll, and
+// that none is lost which says something new.
+func TestAckHold(t *testing.T) {
+	type seg struct {
+		hash, ack uint32
+		flags     header.TCPFlags
+		payload   string
+	}
+	ack := header.TCPFlagAck
+	for _, tc := range []struct {
+		name  string
+		sent  []seg
+		want  []seg // in the order in which they leave
+		saved uint64
+	}{
+		{
+			name: "first of a flow leaves at once",
+			sent: []seg{{1, 100, ack, ""}}, want: []seg{{1, 100, ack, ""}},
+		},
+		{
+			name:  "data cancels",
+			sent:  []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 200, ack, "b"}},
+			want:  []seg{{1, 100, ack, "a"}, {1, 200, ack, "b"}},
+			saved: 1,
+		},
+		{
+			name: "alone it leaves with the flush, behind the data of others",
+			sent: []seg{{1, 100, ack, "a"}, {2, 5, ack, "x"}, {1, 200, ack, ""}, {2, 6, ack, "y"}},
+			want: []seg{{1, 100, ack, "a"}, {2, 5, ack, "x"}, {2, 6, ack, "y"}, {1, 200, ack, ""}},
+		},
+		{
+			name:  "a later one replaces it",
+			sent:  []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 300, ack, ""}},
+			want:  []seg{{1, 100, ack, "a"}, {1, 300, ack, ""}},
+			saved: 1,
+		},
+		{
+			name: "duplicates leave at once, each of them",
+			sent: []seg{{1, 100, ack, "a"}, {1, 100, ack, ""}, {1, 100, ack, ""}, {1, 100, ack, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1, 100, ack, ""}, {1, 100, ack, ""}, {1, 100, ack, ""}},
+		},
+		{
+			name: "a duplicate does not cancel the one it repeats",
+			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 200, ack, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 200, ack, ""}},
+		},
+		{
+			name: "FIN and RST do not wait",
+			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack | header.TCPFlagFin, ""}, {1, 300, ack | header.TCPFlagRst, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1, 200, ack | header.TCPFlagFin, ""}, {1, 300, ack | header.TCPFlagRst, ""}},
+		},
+		{
+			name: "flows that share a place keep theirs",
+			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1025, 7, ack, "z"}, {1025, 8, ack, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1025, 7, ack, "z"}, {1, 200, ack, ""}, {1025, 8, ack, ""}},
+		},
+		{
+			name: "sequence numbers wrap",
+			sent: []seg{{1, 0xfffffff0, ack, "a"}, {1, 16, ack, ""}, {1, 16, ack, "b"}},
+			want: []seg{{1, 0xfffffff0, ack, "a"}, {1, 16, ack, "b"}}, saved: 1,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.neighbours.Set(peer4, peerMAC)
+			for _, s := range tc.sent {
+				b.segment(s.hash, s.ack, s.flags, s.payload)
+			}
+			var got []seg
+			for _, frame := range b.sent() {
+				tcp, payload := checkTCP(t, frame)
+				got = append(got, seg{uint32(tcp.DestinationPort()), tcp.AckNumber(), tcp.Flags(), string(payload)})
+			}
+			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(seg{})); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if got := b.endpoint.Stats().TxAcksSaved; got != tc.saved {
+				t.Errorf("%d acknowledgements saved, want %d", got, tc.saved)
+			}
+		})
+	}
+}
+
+func FuzzDeliver(f *testing.F) {
+	f.Add(ethernet(everyone, peerMAC, 0x0806, arp(1, peerMAC, peer4, link.MAC{}, our4)))
+	f.Add(ethernet(ourMAC, peerMAC, 0x86dd, ndp(135, 0, peer6, our6, our6, peerMAC)))
+	f.Add(ethernet(ourMAC, peerMAC, 0x86dd, ndp(136, 0x60, peer6, our6, peer6, peerMAC)))
+	f.Add(ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 40)))
+	b := newBench(f, nil)
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		b.t = t
+		b.delivered = b.delivered[:0]
+		before := b.endpoint.Stats()
+		b.deliver(frame)
+		answers := b.sent()
+		if len(answers) > 1 {
+			t.Errorf("%d answers to one frame", len(answers))
+		}
+		after := b.endpoint.Stats()
+		refused := after.RxMalformed + after.RxBadChecksum + after.RxVLAN + after.RxUnknown + after.RxNotOurs -
+			(before.RxMalformed + before.RxBadChecksum + before.RxVLAN + before.RxUnknown + before.RxNotOurs)
+		if uint64(len(b.delivered))+refused > 1 {
+			t.Errorf("delivered %d times and refused %d times", len(b.delivered), refused)
+		}
+		if len(b.neighbours.All()) > 4096 {
+			t.Errorf("the neighbour table has %d entries", len(b.neighbours.All()))
+		}
+	})
+}
