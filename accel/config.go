@@ -73,6 +73,11 @@ type Config struct {
 	// be safe for concurrent use. Default: the system's random numbers.
 	Random io.Reader
 
+	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
+	// the runtime, open to the same user and to root; "off" for none. Default: in
+	// the first of DebugSocketDirs that can be used.
+	DebugSocket string
+
 	// DebugRemote lets DebugHandler answer clients on other hosts. Default: only
 	// those on this host.
 	DebugRemote bool
@@ -128,6 +133,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
 //	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
 //	TPA_FALLBACK  Config.Fallback: auto or never
+//	TPA_SOCKET    Config.DebugSocket: a path or off
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //
@@ -162,6 +168,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
 	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
 	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
+	env("TPA_SOCKET", func(v string) error { c.DebugSocket = v; return nil }, "a path or off")
 	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
 	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
 	if err := errors.Join(errs...); err != nil {

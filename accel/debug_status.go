@@ -50,6 +50,8 @@ type Program struct {
 	DPDK       string    `json:"dpdk,omitempty"`
 	GOMAXPROCS int       `json:"gomaxprocs"`
 	Started    time.Time `json:"started"` // the runtime
+	// Socket is the path of the debug socket, empty without one.
+	Socket string `json:"socket,omitempty"`
 }
 
 // DeviceStatus describes a runtime's device.
@@ -161,6 +163,9 @@ func (rt *Runtime) Status() Status {
 		},
 		Accelerated: s.Accelerated,
 		Events:      rt.journal.Events(),
+	}
+	if rt.socket != nil {
+		status.Program.Socket = rt.socket.path
 	}
 	if !s.Accelerated {
 		status.Reason = s.Reason.Error()

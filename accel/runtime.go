@@ -35,6 +35,7 @@ type Runtime struct {
 
 	dials   dialCounters
 	journal journal.Journal
+	socket  *debugSocket // nil without one
 	started time.Time
 
 	// stopped ends watch, which closes watched when it has.
@@ -58,6 +59,7 @@ func New(c Config) (*Runtime, error) {
 		}
 		rt.fallBack(err)
 	}
+	rt.openSocket()
 	return rt, nil
 }
 
@@ -201,6 +203,7 @@ func (rt *Runtime) Close() error {
 	listeners := rt.listeners
 	rt.listeners = nil
 	rt.mu.Unlock()
+	rt.socket.close()
 	for l := range listeners {
 		l.Close()
 	}
@@ -253,6 +256,7 @@ func Default() (*Runtime, error) {
 		}
 		rt := newRuntime(Config{})
 		rt.fallBack(err)
+		rt.openSocket()
 		standard.rt = rt
 		return rt, nil
 	}

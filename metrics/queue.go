@@ -67,6 +67,7 @@ var queueMetrics = []metric[queue]{
 	count("queue_transmit_full_total", "Flushes that found the device's ring full.", func(s *accel.ShardStats) uint64 { return s.Queue.TxFull }),
 	count("queue_transmit_waits_total", "Times that a sender waited because the queue was full.", func(s *accel.ShardStats) uint64 { return s.Link.TxWaits }),
 	count("queue_transmit_segmented_packets_total", "Frames made from larger segments in software, for want of TSO.", func(s *accel.ShardStats) uint64 { return s.Link.TxSegmented }),
+	count("queue_transmit_acks_saved_total", "Pure acknowledgements that data sent in the same poll made needless.", func(s *accel.ShardStats) uint64 { return s.Link.TxAcksSaved }),
 	{
 		name: "queue_polls_total", kind: counter, help: "Looks at the receive queue, and whether they found frames.",
 		labels: []string{"result"},

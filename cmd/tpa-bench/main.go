@@ -64,6 +64,12 @@ accelerated one under the same load.
   run       a load generator for such a server, or for any Redis server
   plot      a page, a table or benchstat lines from the results of compare
 
+and it looks into programs that run on the accelerated stack, and at the machine:
+
+  sockets   the connections of a program, as ss has the kernel's
+  shards    what its pollers do, as top
+  stats     all its counters, as nstat
+
 Exit status: 0 if all went well, 1 for errors in a measurement or no
 measurement, 2 for wrong flags.`,
 		Version:       version(),
@@ -74,6 +80,7 @@ measurement, 2 for wrong flags.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addProfileFlag(root)
 	root.AddCommand(newServe(), newRun(), newCompare(), newPlot())
+	root.AddCommand(newSockets(), newShards(), newStats())
 	return root
 }
 

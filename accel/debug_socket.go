@@ -1,0 +1,202 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// socketOff is the value of Config.DebugSocket for no socket.
+const socketOff = "off"
+
+// A debugSocket serves a runtime's pages on a Unix socket, to processes of the
+// same user and of root.
+type debugSocket struct {
+	path   string
+	server *http.Server
+	done   chan struct{}
+}
+
+// DebugSocketDirs are the directories that hold debug sockets unless
+// Config.DebugSocket names a place, best first: /run/tpa for root, tpa in
+// $XDG_RUNTIME_DIR, tpa-UID in the directory for temporary files. A socket is
+// named after its process, such as 4711.sock; further runtimes of one process
+// add a number: 4711-2.sock.
+func DebugSocketDirs() []string {
+	var dirs []string
+	if os.Geteuid() == 0 {
+		dirs = append(dirs, "/run/tpa")
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		dirs = append(dirs, filepath.Join(dir, "tpa"))
+	}
+	return append(dirs, filepath.Join(os.TempDir(), "tpa-"+strconv.Itoa(os.Geteuid())))
+}
+
+// openSocket starts to serve the debug socket, or says in the log why not: no
+// program should fail for want of it.
+func (rt *Runtime) openSocket() {
+	if rt.config.DebugSocket == socketOff {
+		return
+	}
+	l, err := listenDebug(rt.config.DebugSocket)
+	if err != nil {
+		level := slog.LevelDebug
+		if rt.config.DebugSocket != "" {
+			level = slog.LevelWarn
+		}
+		rt.log.Log(context.Background(), level, "no debug socket", "reason", err)
+		return
+	}
+	s := &debugSocket{
+		path:   l.Addr().String(),
+		server: &http.Server{Handler: http.HandlerFunc(rt.serveDebug), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(rt.log.Handler(), slog.LevelDebug)},
+		done:   make(chan struct{}),
+	}
+	rt.socket = s
+	go func() {
+		defer close(s.done)
+		s.server.Serve(ownListener{l})
+	}()
+}
+
+// close stops serving and removes the socket.
+func (s *debugSocket) close() {
+	if s == nil {
+		return
+	}
+	s.server.Close() // which closes the listener, and that removes the file
+	<-s.done
+}
+
+// listenDebug opens the socket at a path, or at the first place that works.
+func listenDebug(path string) (*net.UnixListener, error) {
+	if path != "" {
+		return listenUnix(path)
+	}
+	var errs []error
+	for _, dir := range DebugSocketDirs() {
+		if err := ownDir(dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removeStale(dir)
+		// Runtimes of one process take numbers.
+		for n := 1; n < 100; n++ {
+			name := fmt.Sprintf("%d.sock", os.Getpid())
+			if n > 1 {
+				name = fmt.Sprintf("%d-%d.sock", os.Getpid(), n)
+			}
+			l, err := listenUnix(filepath.Join(dir, name))
+			if err == nil {
+				return l, nil
+			}
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				errs = append(errs, err)
+				break
+			}
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// ownDir makes a directory that only we can enter, and refuses one that others
+// made: they could put their own socket there.
+func ownDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is not a directory of ours that nobody else can write to", dir)
+	}
+	return nil
+}
+
+// removeStale removes the sockets of processes that have ended without.
+func removeStale(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		stem, ok := strings.CutSuffix(e.Name(), ".sock")
+		stem, _, _ = strings.Cut(stem, "-")
+		pid, err := strconv.Atoi(stem)
+		if !ok || err != nil || e.Type() != fs.ModeSocket {
+			continue
+		}
+		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func listenUnix(path string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil && errors.Is(err, syscall.EADDRINUSE) {
+		// Somebody's, or left behind by a process that had our number.
+		c, dialErr := net.DialTimeout("unix", path, time.Second)
+		if dialErr == nil {
+			c.Close()
+			return nil, err
+		}
+		if !errors.Is(dialErr, syscall.ECONNREFUSED) {
+			return nil, err
+		}
+		os.Remove(path)
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ownListener accepts processes of our own user and of root only. The file's
+// mode says the same, but modes get changed.
+type ownListener struct{ *net.UnixListener }
+
+func (l ownListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peer(c); err == nil && (uid == 0 || uid == os.Geteuid()) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+// peer returns the user at the other end.
+func peer(c *net.UnixConn) (uid int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); e != nil || err != nil {
+		return 0, errors.Join(e, err)
+	}
+	return int(cred.Uid), nil
+}

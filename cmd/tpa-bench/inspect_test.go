@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link/memory"
+)
+
+// program starts a runtime with a debug socket and two connections to it, which
+// have carried 1,000 and 2,000 bytes each way.
+func program(t *testing.T) (rt *accel.Runtime, socket string) {
+	t.Helper()
+	a, b, err := memory.Pair(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(t.TempDir(), "debug.sock")
+	start := func(d *memory.Device, addr, socket string) *accel.Runtime {
+		rt, err := accel.New(accel.Config{
+			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.Never,
+			DebugSocket: socket, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { rt.Close() })
+		return rt
+	}
+	client, server := start(a, "10.0.0.1/24", "off"), start(b, "10.0.0.2/24", socket)
+	ln, err := (&accel.ListenConfig{Runtime: server}).Listen(t.Context(), "tcp", ":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go io.Copy(c, c)
+		}
+	}()
+	for i := range 2 {
+		c, err := (&accel.Dialer{Runtime: client, Timeout: 10 * time.Second}).Dial("tcp", "10.0.0.2:7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 1000*(i+1))
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return server, socket
+}
+
+// command runs a command and returns what it printed.
+func command(ctx context.Context, args ...string) (string, error) {
+	cmd := newRoot()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	return out.String(), err
+}
+
+func TestInspect(t *testing.T) {
+	rt, socket := program(t)
+	page := httptest.NewServer(accel.DebugHandler(rt))
+	defer page.Close()
+	for _, addr := range []string{socket, page.URL + "/debug/tpa/"} {
+		for _, tt := range []struct {
+			args []string
+			want []string // regular expressions, in this order
+		}{
+			{[]string{"sockets"}, []string{
+				`State +Shard +Recv-Q +Local +Peer`,
+				`LISTEN +all +0 +\[::\]:7`,
+				`ESTABLISHED +0 +0 +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 2\.0k +2\.0k`,
+				`ESTABLISHED +0 +0 +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 1\.0k +1\.0k`,
+			}},
+			{[]string{"sockets", "--sort", "age", "-n", "1"}, []string{`ESTABLISHED .* 1\.0k +1\.0k`, `and 1 more`}},
+			{[]string{"shards"}, []string{`Shard +CPU +Busy`, `0 +floats +\d+\.\d%`}},
+			{[]string{"stats"}, []string{`conns\.read_bytes +3000\n`, `queue\.rx_frames +\d+`, `stack\.tcp\.passive_connection_openings +2`}},
+			{[]string{"stats", "--match", "conns"}, []string{`^conns\.read_bytes +3000\nconns\.written_bytes +3000\n$`}},
+		} {
+			got, err := command(t.Context(), append(tt.args, "--addr", addr)...)
+			if err != nil {
+				t.Errorf("%v at %s: %v", tt.args, addr, err)
+			}
+			if want := regexp.MustCompile("(?s)" + strings.Join(tt.want, ".*")); !want.MatchString(got) {
+				t.Errorf("%v at %s: got\n%swant %s", tt.args, addr, got, want)
+			}
+		}
+	}
+	out, err := command(t.Context(), "sockets", "--json", "--addr", socket)
+	var s accel.Status
+	if err != nil || json.Unmarshal([]byte(out), &s) != nil || len(s.Conns) != 2 {
+		t.Errorf("--json: got %d connections and %v, want 2", len(s.Conns), err)
+	}
+}
+
+// TestWatch checks that a later look shows what changed, until it is ended.
+func TestWatch(t *testing.T) {
+	_, socket := program(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	out, err := command(ctx, "stats", "--watch=50ms", "--match", "conns", "--addr", socket)
+	if err != nil {
+		t.Error(err)
+	}
+	if got := strings.Count(out, "conns.read_bytes"); got != 1 {
+		t.Errorf("bytes that were read once show %d times:\n%s", got, out)
+	}
+	if got := strings.Count(out, "(pid "); got < 3 {
+		t.Errorf("got %d looks within a second, want one every 50ms:\n%s", got, out)
+	}
+}
+
+func TestInspectNobody(t *testing.T) {
+	for _, args := range [][]string{
+		{"sockets", "--addr", filepath.Join(t.TempDir(), "none")},
+		{"shards", "--pid", "1"},
+		{"sockets", "--sort", "colour"},
+	} {
+		if out, err := command(t.Context(), args...); err == nil {
+			t.Errorf("%v: got no error, and\n%s", args, out)
+		}
+	}
+}
