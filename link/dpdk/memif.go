@@ -35,6 +35,13 @@ func (c *Config) prepareMemif() error {
 	if !c.isMemif() {
 		return nil
 	}
+	_, args, _ := strings.Cut(c.Device, ",")
+	for arg := range strings.SplitSeq(args, ",") {
+		if strings.Count(arg, "=") > 1 {
+			// It would start with defaults and say nothing.
+			return fmt.Errorf("%s: the driver reads no value that holds a '='", arg)
+		}
+	}
 	// A frame that needs two buffers of the ring leaves a mark on the first that
 	// the driver does not clear before DPDK 26.03: what uses that buffer next is
 	// glued to its successor. So every frame has to fit one.

@@ -369,7 +369,7 @@ func TestSocketOfAKilledServer(t *testing.T) {
 
 func BenchmarkMemif(b *testing.B) {
 	for _, size := range []int{64, 1514} {
-		b.Run(fmt.Sprint("size=", size), func(b *testing.B) {
+		b.Run(fmt.Sprint(size, " bytes"), func(b *testing.B) {
 			server, client := memifPair(b, dpdk.Config{})
 			tx, rx := server.Queue(0), client.Queue(0)
 			frames := make([]link.Frame, link.MaxBurst)

@@ -49,6 +49,7 @@ func TestOpenErrors(t *testing.T) {
 		{"no server", dpdk.Config{Device: memifDevice(0, "client", dir+"/m.sock")}, "start the side with role=server first", syscall.ECONNREFUSED},
 		{"small memif buffers", dpdk.Config{Device: memifDevice(0, "server", dir+"/m.sock") + ",bsize=1024"}, "bsize is 1024: frames of up to 1518 bytes must fit", nil},
 		{"odd memif buffers", dpdk.Config{Device: memifDevice(0, "server", dir+"/m.sock") + ",bsize=big"}, "bsize is big", nil},
+		{"odd socket", dpdk.Config{Device: memifDevice(0, "server", dir+"/a=b.sock")}, "no value that holds a '='", nil},
 		{"memif ring", dpdk.Config{Device: memifDevice(0, "server", dir+"/m.sock"), RxRing: 16385}, "memif takes up to 16384", nil},
 		{"queues", dpdk.Config{Device: "net_ring0", Queues: 17}, "Config.Queues is 17: the device has at most 16", nil},
 		{"MTU", dpdk.Config{Device: "net_af_packet0,iface=lo", MTU: 9001}, "Config.MTU is 9001: the device takes", nil},
