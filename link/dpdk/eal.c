@@ -70,19 +70,24 @@ void tpa_log_mark(const char *mark)
  * while a quiet section lasts. stderr and stdout are C's variables: nothing
  * changes for Go, which writes to the file descriptors. */
 
-static FILE *loud_stderr, *loud_stdout;
-
 void tpa_quiet(bool on)
 {
-	if (on) {
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static FILE *loud_stderr, *loud_stdout;
+	static int sections;
+
+	pthread_mutex_lock(&lock);
+	if (on && sections++ == 0) {
 		loud_stderr = stderr;
 		loud_stdout = stdout;
 		stderr = stdout = log_stream;
-	} else {
+	}
+	if (!on && --sections == 0) {
 		fflush(log_stream);
 		stderr = loud_stderr;
 		stdout = loud_stdout;
 	}
+	pthread_mutex_unlock(&lock);
 }
 
 /* rte_eal_init pins its thread to a CPU, marks it as an lcore, and makes

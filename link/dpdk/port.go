@@ -28,6 +28,9 @@ type Config struct {
 	// Promiscuous makes the device accept frames for other addresses. Default: it
 	// does not.
 	Promiscuous bool
+	// Isolated starts the port in isolated mode: see Port.Isolate. Default: the
+	// port receives all that the device does.
+	Isolated bool
 }
 
 const (

@@ -30,6 +30,7 @@ type device struct {
 	mu     sync.Mutex // guards what follows, and the calls that control the port
 	closed bool
 	last   link.DeviceStats // when it was closed
+	rules  map[*FlowRule]flow
 }
 
 const (
@@ -129,11 +130,17 @@ func (d *device) open(c Config) (err error) {
 	if err := errno(C.tpa_get_info(d.id, &info)); err != nil {
 		return fmt.Errorf("cannot be asked for its properties: %w", err)
 	}
+	d.info.Driver = C.GoString(&info.driver[0])
 	env.log.begin() // being asked, drivers log errors that are none
 	d.keySize, d.tableSize = info.key_size, info.reta_size
 	setup, err := negotiate(&info, &c)
 	if err != nil {
 		return err
+	}
+	if c.Isolated {
+		if err := d.setIsolated(true); err != nil {
+			return err
+		}
 	}
 	if err := errno(C.tpa_configure(d.id, &setup)); err != nil {
 		return attachError(fmt.Sprintf("refuses %d queues with MTU %d", c.Queues, setup.mtu), err, env.log.reason())
@@ -364,17 +371,18 @@ func (d *device) release() error {
 	for _, q := range d.queues {
 		q.Close()
 	}
-	var err error
+	err := d.removeRules()
+	var removed error
 	if d.info.Driver == memif {
-		err = errno(C.tpa_memif_remove(d.id))
+		removed = errno(C.tpa_memif_remove(d.id))
 	} else {
-		err = errno(C.tpa_remove(d.id))
+		removed = errno(C.tpa_remove(d.id))
 	}
 	for _, q := range d.queues {
 		q.free()
 	}
-	if err != nil {
-		err = d.errorf("cannot be given back: %w", err)
+	if removed != nil {
+		err = errors.Join(err, d.errorf("cannot be given back: %w", removed))
 	}
 	for _, p := range d.pools {
 		// What is still in use has an owner that may yet write to it: better lose

@@ -87,6 +87,20 @@ unsigned tpa_pool_in_use(void *pool);
 unsigned tpa_pool_size(void *pool);
 void tpa_pool_free(void *pool);
 
+/* flow.c: why is what the driver says about an error, or left as it is. */
+
+struct tpa_rule {
+	bool ipv6, has_addr;
+	uint8_t addr[16];
+	uint16_t port, port_mask;
+	uint16_t queues; /* 1 to 256 */
+	uint16_t queue[256];
+};
+
+int tpa_flow_create(uint16_t port, const struct tpa_rule *rule, void **flow, char *why, size_t size);
+int tpa_flow_destroy(uint16_t port, void *flow, char *why, size_t size);
+int tpa_flow_isolate(uint16_t port, bool on, char *why, size_t size);
+
 /* memif.c */
 
 int tpa_memif_remove(uint16_t port);
