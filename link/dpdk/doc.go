@@ -28,6 +28,23 @@
 // into the file system (the socket of a memif server) stays after a SIGKILL and
 // is replaced by the next start.
 //
+// # Drivers
+//
+// What is worth knowing about some of DPDK 22.11's:
+//
+//   - net_memif, shared memory between two processes: the side with role=server
+//     starts first; a client does not come back to a server that was started
+//     anew, it has to be opened again. Give socket=PATH,socket-abstract=no: an
+//     abstract socket cannot be opened a second time by one process. Each side
+//     can write to the memory that they share, so the peer must be trusted.
+//   - net_af_packet takes one queue only, see quirks.go. The kernel sees its
+//     packets too, and answers them.
+//   - net_af_xdp leaves its XDP program and promiscuous mode on the interface
+//     when the process is killed. Package link/xdp does not.
+//   - net_tap cuts no segments here, see quirks.go.
+//   - mlx5 shares its device with the kernel in isolated mode: Config.Isolated
+//     and Port.CreateRule.
+//
 // # Threads
 //
 // Open, and the methods of Port, may be called by anyone. For queues see

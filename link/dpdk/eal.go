@@ -156,12 +156,6 @@ func checkVersion(s string) error {
 	return nil
 }
 
-// same tells whether two environments differ in nothing but their loggers.
-func (e EAL) same(o EAL) bool {
-	return e.HugePages == o.HugePages && e.MemoryMB == o.MemoryMB && e.FilePrefix == o.FilePrefix &&
-		slices.Equal(e.CPUs, o.CPUs) && slices.Equal(e.ExtraArgs, o.ExtraArgs)
-}
-
 func join(numbers []int) string {
 	s := make([]string, len(numbers))
 	for i, n := range numbers {

@@ -21,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const hugePagesDir = "/sys/kernel/mm/hugepages"
+
 // environment is the EAL of this process.
 var environment struct {
 	mu      sync.Mutex
@@ -91,6 +93,12 @@ func startEAL(e EAL, needMB int) error {
 	}
 	env.started, env.config = true, wanted
 	return nil
+}
+
+// same tells whether two environments differ in nothing but their loggers.
+func (e EAL) same(o EAL) bool {
+	return e.HugePages == o.HugePages && e.MemoryMB == o.MemoryMB && e.FilePrefix == o.FilePrefix &&
+		slices.Equal(e.CPUs, o.CPUs) && slices.Equal(e.ExtraArgs, o.ExtraArgs)
 }
 
 // allowedCPUs returns the CPUs that this thread may run on.

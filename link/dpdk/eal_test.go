@@ -167,3 +167,25 @@ func TestFreeHugePages(t *testing.T) {
 		t.Errorf("got %d MB, want %d", got, want)
 	}
 }
+
+// Whatever a configuration holds, checking it does not panic, and what passes
+// neither loads code nor runs any.
+func FuzzCheck(f *testing.F) {
+	f.Add("net_memif0,role=server,socket=/x.sock", "--iova-mode=va")
+	f.Add("3b:00.0", "-d")
+	f.Add("net_failsafe0,exec(ls)", "--d=evil.so")
+	f.Fuzz(func(t *testing.T, device, arg string) {
+		c := Config{Device: device}
+		if c.check() == nil && (strings.Contains(c.Device, "exec(") || !c.isPCI() && c.name()[3] != '_') {
+			t.Errorf("%q passes", device)
+		}
+		c.arg("socket", "")
+		if (EAL{ExtraArgs: []string{arg}}).check() != nil {
+			return
+		}
+		name, _, _ := strings.Cut(arg, "=")
+		if _, ok := extraArgs[strings.TrimPrefix(name, "--")]; !ok || !strings.HasPrefix(name, "--") {
+			t.Errorf("%q passes", arg)
+		}
+	})
+}

@@ -8,8 +8,6 @@ import (
 	"strings"
 )
 
-const hugePagesDir = "/sys/kernel/mm/hugepages"
-
 // freeHugePagesMB returns how many MB of huge pages of all sizes are free. dir is
 // the kernel's directory of them.
 func freeHugePagesMB(dir string) int {

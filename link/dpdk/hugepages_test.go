@@ -94,6 +94,34 @@ func TestHugePages(t *testing.T) {
 	}
 }
 
+// A peer whose buffers lie in huge pages gets and sends the same bytes.
+func TestFramesInHugePages(t *testing.T) {
+	reserveHugePages(t, 128)
+	socket := filepath.Join(t.TempDir(), "m.sock")
+	server := open(t, dpdk.Config{Device: memifDevice(0, "server", socket)})
+	peer := start(t, "echo", order{
+		EAL:   dpdk.EAL{HugePages: dpdk.Always, MemoryMB: 64},
+		Ports: []dpdk.Config{{Device: memifDevice(0, "client", socket)}},
+	}, silent(t))
+	peer.expect(t, "ready")
+	if kB := hugeKB(t, peer.cmd.Process.Pid); kB == 0 {
+		t.Error("the peer uses no huge pages")
+	}
+	if err := connect(server); err != nil {
+		t.Fatal(err)
+	}
+	for size := 14; size <= server.Info().MaxFrame; size += 47 {
+		want := bytesOf(size, byte(size))
+		if err := send(server.Queue(0), size, link.TxOffload{}, func(b []byte) { copy(b, want) }); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := receive(server.Queue(0)); err != nil || !bytes.Equal(f.Data, want) {
+			t.Fatalf("%d bytes: got %x, %v", size, f.Data, err)
+		}
+	}
+	peer.end(t)
+}
+
 // hugeKB returns how much of a process lies in huge pages.
 func hugeKB(tb testing.TB, pid int) int {
 	tb.Helper()

@@ -35,13 +35,14 @@ type order struct {
 
 // programs answer lines of input with lines of output and end with the input.
 var programs = map[string]func(o order, in *bufio.Scanner) error{
-	"open": openPorts,
-	"echo": echo,
-	"lazy": readLate,
-	"wire": oneEachWay,
-	"fill": fillChecksums,
-	"big":  sendBig,
-	"keep": keepSecret,
+	"open":    openPorts,
+	"echo":    echo,
+	"lazy":    readLate,
+	"threads": startThreads,
+	"wire":    oneEachWay,
+	"fill":    fillChecksums,
+	"big":     sendBig,
+	"keep":    keepSecret,
 }
 
 // suppressions names what leaks in the libraries under the drivers.

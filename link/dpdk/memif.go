@@ -1,3 +1,5 @@
+//go:build dpdk && cgo && linux
+
 package dpdk
 
 import (

@@ -388,3 +388,15 @@ func BenchmarkMemif(b *testing.B) {
 		})
 	}
 }
+
+// The cost of looking at an empty queue, which pollers do all the time.
+func BenchmarkEmptyPoll(b *testing.B) {
+	server, _ := memifPair(b, dpdk.Config{})
+	q := server.Queue(0)
+	frames := make([]link.Frame, link.MaxBurst)
+	b.ReportAllocs()
+	for b.Loop() {
+		q.Receive(frames)
+		q.Flush()
+	}
+}

@@ -11,7 +11,7 @@ import (
 type Config struct {
 	// Device names the device: a virtual one with its driver's arguments, such as
 	// "net_memif0,role=server,socket=/run/m.sock,socket-abstract=no", or a PCI
-	// address, such as "0000:3b:00.0".
+	// address, such as "0000:3b:00.0". Required.
 	Device string
 	// Queues is the number of receive and of transmit queues, 1 to 256 and at
 	// most what the device has. Default: 1.
@@ -34,9 +34,6 @@ type Config struct {
 }
 
 const (
-	ethernet = 14 // bytes of an Ethernet header
-	vlanTag  = 4
-
 	minMTU     = 68    // RFC 791
 	maxMTU     = 65389 // 65535 bytes of an mbuf less headroom, Ethernet header and a VLAN tag
 	maxQueues  = 256
@@ -58,13 +55,13 @@ func (c *Config) check() error {
 		name            string
 		value, min, max int
 	}{
-		{"Queues", c.Queues, 1, maxQueues},
-		{"RxRing", c.RxRing, 0, 65535},
-		{"TxRing", c.TxRing, 0, 65535},
-		{"Staging", c.Staging, minStaging, maxStaging},
+		{"Config.Queues", c.Queues, 1, maxQueues},
+		{"Config.RxRing", c.RxRing, 0, 65535},
+		{"Config.TxRing", c.TxRing, 0, 65535},
+		{"Config.Staging", c.Staging, minStaging, maxStaging},
 	} {
 		if v.value < v.min || v.value > v.max {
-			errs = append(errs, fmt.Errorf("Config.%s is %d: want %d to %d", v.name, v.value, v.min, v.max))
+			errs = append(errs, fmt.Errorf("%s is %d: want %d to %d", v.name, v.value, v.min, v.max))
 		}
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
@@ -72,9 +69,6 @@ func (c *Config) check() error {
 	}
 	return errors.Join(errs...)
 }
-
-// align rounds n up to a multiple of step.
-func align(n, step int) int { return (n + step - 1) / step * step }
 
 // Open starts the EAL if this is the first port of the process, and opens and
 // starts a device. Every further Open must bring the same EAL, or the zero EAL,

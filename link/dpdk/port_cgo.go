@@ -34,6 +34,8 @@ type device struct {
 }
 
 const (
+	ethernet  = 14 // bytes of an Ethernet header
+	vlanTag   = 4
 	headroom  = 128              // RTE_PKTMBUF_HEADROOM
 	maxRoom   = 65535 - headroom // an mbuf's length has 16 bits
 	cacheSize = 256              // mbufs in a mempool's cache for each side of a queue
@@ -248,14 +250,14 @@ func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 			want = min(max(align(want, step), low), high)
 		}
 		if want < low || want > high || want%step != 0 {
-			errs = append(errs, fmt.Errorf("Config.%s is %d: the device takes %d to %d in steps of %d", name, want, low, high, step))
+			errs = append(errs, fmt.Errorf("%s is %d: the device takes %d to %d in steps of %d", name, want, low, high, step))
 		}
 		return C.uint16_t(want)
 	}
 	setup := C.struct_tpa_setup{
 		queues:      C.uint16_t(c.Queues),
-		rx_ring:     ring("RxRing", c.RxRing, &info.rx),
-		tx_ring:     ring("TxRing", c.TxRing, &info.tx),
+		rx_ring:     ring("Config.RxRing", c.RxRing, &info.rx),
+		tx_ring:     ring("Config.TxRing", c.TxRing, &info.tx),
 		mtu:         info.mtu,
 		sets_mtu:    info.sets_mtu,
 		promiscuous: C.bool(c.Promiscuous),
@@ -400,3 +402,6 @@ func (d *device) release() error {
 	d.lcores = nil
 	return err
 }
+
+// align rounds n up to a multiple of step.
+func align(n, step int) int { return (n + step - 1) / step * step }

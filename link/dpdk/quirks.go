@@ -1,3 +1,5 @@
+//go:build dpdk && cgo && linux
+
 package dpdk
 
 // quirk is what has to be known about a driver that it does not tell.

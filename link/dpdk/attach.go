@@ -1,0 +1,56 @@
+//go:build dpdk && cgo && linux
+
+package dpdk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+const pciDevices = "/sys/bus/pci/devices"
+
+// attachError says what to do about a device that a driver did not take. reason
+// is what DPDK logged.
+func (c *Config) attachError(err error, reason string) error {
+	switch {
+	case errors.Is(err, syscall.EEXIST):
+		return fmt.Errorf("is open in this process already: %w", err)
+	case c.isPCI():
+		return c.attachPCIError(err, reason)
+	case errors.Is(err, syscall.EFAULT), errors.Is(err, syscall.ENODEV):
+		return fmt.Errorf("this DPDK has no driver for a virtual device of that name: check the spelling and that the driver's package is installed (Debian: librte-net-*): %w", os.ErrNotExist)
+	}
+	return attachError("cannot be attached", err, reason)
+}
+
+func (c *Config) attachPCIError(err error, reason string) error {
+	device := filepath.Join(pciDevices, c.name())
+	if _, err := os.Stat(device); err != nil {
+		return fmt.Errorf("there is no such PCI device (lspci -D lists them): %w", os.ErrNotExist)
+	}
+	driver := "no driver"
+	if link, err := os.Readlink(filepath.Join(device, "driver")); err == nil {
+		driver = filepath.Base(link)
+	}
+	switch driver {
+	case "vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core":
+		return attachError("cannot be attached", err, reason)
+	}
+	return fmt.Errorf("DPDK cannot use it while it is bound to %s: if it is a network device that the kernel can do without, bind it with \"dpdk-devbind.py --bind=vfio-pci %s\": %w%s",
+		driver, c.name(), ErrNotSupported, reason)
+}
+
+// attachError makes an error of a driver's number and of what DPDK logged.
+func attachError(what string, err error, reason string) error {
+	if !errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("%s: %w%s", what, err, reason)
+	}
+	// Drivers return -1 for anything, which is EPERM's number.
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s, perhaps for want of permission (run as root): %w%s", what, err, reason)
+	}
+	return fmt.Errorf("%s%s", what, reason)
+}
