@@ -1,12 +1,12 @@
 package accel
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
+	"github.com/gotpa/tpa/link/xdp"
 )
 
 // pciAddress is domain:bus:device.function.
@@ -31,5 +31,24 @@ func openDevice(c *Config) (link.Device, error) {
 		}
 		return port, nil
 	}
-	return nil, fmt.Errorf("device %q is neither a DPDK virtual device (net_…) nor a PCI address (0000:3b:00.0)", c.Device)
+	// Anything else is the name of an interface.
+	dev, err := xdp.Open(xdp.Config{Interface: strings.TrimPrefix(c.Device, "xdp:"), Queues: max(c.Queues, 1)})
+	if err != nil {
+		return nil, err
+	}
+	if why := dev.NotNative(); why != nil {
+		c.Logger.Warn("the driver does not run XDP at this MTU or at all: the generic mode of the kernel takes its place, at a higher price for each frame",
+			"device", dev, "reason", why)
+	}
+	return dev, nil
+}
+
+// isShared tells whether the kernel has the device, too, with its addresses and
+// neighbours.
+func isShared(d link.Device) bool {
+	if _, ok := d.(*xdp.Device); ok {
+		return true
+	}
+	rules, ok := d.(link.FlowRuler)
+	return ok && rules.Isolated()
 }

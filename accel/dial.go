@@ -221,7 +221,17 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 		return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: errClosed}
 	}
 	stack := a.rt.stacks[int(a.rt.next.Add(1)-1)%len(a.rt.stacks)]
+	var lease *lease
+	if a.rt.sharing != nil {
+		var err error
+		if lease, err = a.rt.sharing.dial(a.network, a.laddr); err != nil {
+			return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
+		}
+	}
 	c, err := tpanet.Dial(ctx, stack, a.laddr, raddr, a.network, a.options)
+	if lease != nil {
+		lease.end() // as far as it has no connection
+	}
 	if err != nil {
 		return nil, err // not c, which would be a net.Conn that is not nil
 	}

@@ -60,15 +60,24 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	if err != nil {
 		return fail(nil, err)
 	}
+	var lease *lease
+	if rt.sharing != nil {
+		if lease, err = rt.sharing.listen(network, laddr); err != nil {
+			return fail(laddr, err)
+		}
+	}
 	l, err := tpanet.Listen(rt.stacks, laddr, network, tpanet.ListenOptions{
 		Backlog: lc.Backlog, KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
 	})
 	if err != nil {
+		if lease != nil {
+			lease.release()
+		}
 		return nil, err
 	}
-	tracked := &listener{Listener: l, rt: rt}
+	tracked := &listener{Listener: l, rt: rt, lease: lease}
 	if !rt.keep(tracked) {
-		l.Close()
+		tracked.Close()
 		return fail(laddr, errClosed)
 	}
 	rt.log.Debug("listening", "addr", l.Addr())
@@ -78,16 +87,21 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 // listener is a listener that its runtime knows of.
 type listener struct {
 	*tpanet.Listener
-	rt   *Runtime
-	once sync.Once
+	rt    *Runtime
+	lease *lease // of the port on a shared device, else nil
+	once  sync.Once
 }
 
 func (l *listener) Close() error {
+	err := l.Listener.Close()
 	l.once.Do(func() {
+		if l.lease != nil {
+			l.lease.end()
+		}
 		l.rt.forget(l)
 		l.rt.log.Debug("no longer listening", "addr", l.Addr())
 	})
-	return l.Listener.Close()
+	return err
 }
 
 func orDefault(rt *Runtime) (*Runtime, error) {

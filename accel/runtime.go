@@ -28,6 +28,7 @@ type Runtime struct {
 	reason error
 
 	device     link.Device
+	sharing    *sharing // nil on a device of our own
 	neighbours *link.Neighbours
 	shards     []*shard.Shard
 	stacks     []tpanet.Stack
@@ -98,7 +99,13 @@ func (rt *Runtime) start() (err error) {
 	}()
 	rt.device = dev
 	info := dev.Info()
-	if len(c.Addrs) == 0 {
+	var resolver link.Resolver
+	if isShared(dev) {
+		if rt.sharing, err = rt.share(dev, len(c.Addrs) == 0); err != nil {
+			return err
+		}
+		resolver = rt.sharing
+	} else if len(c.Addrs) == 0 {
 		return errors.New("no address for the device: set TPA_ADDR or Config.Addrs, such as 10.0.0.2/24")
 	}
 	mtu := info.MTU
@@ -118,7 +125,7 @@ func (rt *Runtime) start() (err error) {
 	if n := len(c.CPUs); n != 0 && n < queues {
 		return fmt.Errorf("Config.CPUs names %d CPUs for %d queues: want one for each", n, queues)
 	}
-	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
+	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
 	for i := range queues {
 		cpu := -1
 		if len(c.CPUs) > 0 {
@@ -135,16 +142,33 @@ func (rt *Runtime) start() (err error) {
 		rt.stacks = append(rt.stacks, s)
 		s.Start()
 	}
-	for _, a := range c.Addrs {
-		if err := rt.addAddress(a); err != nil {
+	if rt.sharing != nil {
+		if len(c.Gateways) > 0 {
+			rt.setRoutes()
+		}
+		if err := rt.sharing.start(mtu); err != nil {
 			return err
 		}
+	} else {
+		for _, a := range c.Addrs {
+			if err := rt.addAddress(a); err != nil {
+				return err
+			}
+		}
+		rt.setRoutes()
 	}
-	rt.setRoutes()
 	rt.stopped, rt.watched = make(chan struct{}), make(chan struct{})
 	go rt.watch()
-	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", c.Addrs, "mtu", mtu)
+	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)
 	return nil
+}
+
+// localAddrs are the addresses that the runtime started with.
+func (rt *Runtime) localAddrs() []netip.Prefix {
+	if len(rt.config.Addrs) == 0 && rt.sharing != nil {
+		return rt.sharing.mirror.State().Addrs
+	}
+	return rt.config.Addrs
 }
 
 func (rt *Runtime) addAddress(p netip.Prefix) error {
@@ -158,10 +182,20 @@ func (rt *Runtime) addAddress(p netip.Prefix) error {
 	return nil
 }
 
+func (rt *Runtime) removeAddress(p netip.Prefix) error {
+	var errs []error
+	a := tcpip.AddrFromSlice(p.Addr().AsSlice())
+	rt.neighbours.RemoveLocal(a)
+	for _, s := range rt.shards {
+		errs = append(errs, s.RemoveAddress(a))
+	}
+	return errors.Join(errs...)
+}
+
 // setRoutes installs the prefixes of the addresses and the gateways.
 func (rt *Runtime) setRoutes() {
 	var routes []shard.Route
-	for _, p := range rt.config.Addrs {
+	for _, p := range rt.localAddrs() {
 		a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
 		routes = append(routes, shard.Route{Destination: a.Subnet()})
 	}
@@ -182,11 +216,17 @@ func (rt *Runtime) stop() error {
 		close(rt.stopped)
 		<-rt.watched
 	}
+	if rt.sharing != nil {
+		rt.sharing.quiet()
+	}
 	for _, s := range rt.shards {
 		s.Close()
 	}
 	if rt.neighbours != nil {
 		rt.neighbours.Close()
+	}
+	if rt.sharing != nil {
+		rt.sharing.stop()
 	}
 	return rt.device.Close()
 }

@@ -36,6 +36,9 @@ func (rt *Runtime) watch() {
 				up = is
 				rt.log.Warn("link changed", "device", rt.device.Info().Name, "up", up)
 			}
+			if rt.sharing != nil {
+				rt.sharing.tend()
+			}
 			if now.Sub(sampled) < sampleEvery {
 				continue
 			}

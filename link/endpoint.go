@@ -189,6 +189,19 @@ func (e *Endpoint) deliverIP(proto tcpip.NetworkProtocolNumber, atLeast int, pay
 	pkt.DecRef()
 }
 
+// DeliverPacket hands the stack an IP packet that did not come through the queue:
+// what the kernel heard on a device that is shared with it. Anyone may call it.
+func (e *Endpoint) DeliverPacket(packet []byte) {
+	if len(packet) == 0 {
+		return
+	}
+	if packet[0]>>4 == 6 {
+		e.deliverIP(header.IPv6ProtocolNumber, header.IPv6MinimumSize, packet)
+	} else {
+		e.deliverIP(header.IPv4ProtocolNumber, header.IPv4MinimumSize, packet)
+	}
+}
+
 // Attach implements stack.LinkEndpoint.
 func (e *Endpoint) Attach(d stack.NetworkDispatcher) { e.dispatcher = d }
 

@@ -40,7 +40,9 @@ const (
 
 // A Resolver finds addresses for a Neighbours table that does not ask by itself
 // because somebody else, the kernel, owns ARP and ND on the device. It answers
-// with Neighbours.Set. Resolve must not block.
+// with Neighbours.Set, at once for an address that it knows. Resolve is called
+// again and again for entries that are in use, to have them confirmed. It must not
+// block.
 type Resolver interface {
 	Resolve(addr tcpip.Address)
 }
@@ -354,7 +356,7 @@ func (n *Neighbours) learn(addr tcpip.Address, mac MAC, create bool, via *Endpoi
 		r.timer.Stop()
 		held = r.held
 	}
-	if n.ticking == nil && n.resolver == nil {
+	if n.ticking == nil {
 		n.ticking = n.clock.AfterFunc(reachableTime, n.age)
 	}
 	n.mu.Unlock()
@@ -394,9 +396,9 @@ func (n *Neighbours) age() {
 		age := now.Sub(e.confirmed)
 		switch used := e.used.Swap(false); {
 		case age < reachableTime:
-		case e.questions >= maxQuestions, !used && age >= staleTime:
-			gone = append(gone, addr)
-		case used && e.via != nil:
+		case e.questions >= maxQuestions && n.resolver == nil, !used && age >= staleTime:
+			gone = append(gone, addr) // a Resolver says so with Delete
+		case used && (e.via != nil || n.resolver != nil):
 			e.questions++
 			questions[addr] = e
 		}
@@ -414,6 +416,10 @@ func (n *Neighbours) age() {
 	}
 	n.mu.Unlock()
 	for addr, e := range questions {
+		if n.resolver != nil {
+			n.resolver.Resolve(addr)
+			continue
+		}
 		n.request(e.via, addr, e.source, e.mac)
 	}
 }
