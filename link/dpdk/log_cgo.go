@@ -86,7 +86,7 @@ func (r *logReader) add(level int, line string) {
 	}
 	// DPDK calls many a thing an error or a warning that is part of trying, and
 	// what makes an operation fail is in the operation's error.
-	r.logger.Debug("dpdk", "level", level, "message", line)
+	r.logger.Debug("dpdk", "severity", level, "message", line)
 	if level <= logError && !strings.HasSuffix(line, attachFailed) && !strings.HasPrefix(line, driverFailed) {
 		r.mu.Lock()
 		if len(r.errors) < 16 {

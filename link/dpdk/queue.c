@@ -418,9 +418,9 @@ static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_
 	return true;
 }
 
-/* Hands up to TPA_BURST staged frames to the device and fills the stock.
- * Returns how many left the staging area. */
-unsigned tpa_tx_burst(struct tpa_tx *tx)
+/* Hands up to TPA_BURST staged frames, of which there is at least one, to the
+ * device and fills the stock. Returns false when the ring is full. */
+bool tpa_tx_burst(struct tpa_tx *tx)
 {
 	unsigned outer = enter(&tx->side);
 	struct rte_mbuf *burst[TPA_BURST];
@@ -428,10 +428,8 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 	uint16_t ready, sent = 0;
 	bool prepare = false;
 	uint64_t bytes = 0;
-	unsigned gone = 0;
+	bool full;
 
-	if (n == 0)
-		goto restock;
 	for (i = 0; i < n; i++) {
 		burst[i] = (struct rte_mbuf *)tx->slots[tx->head + i].mbuf;
 		prepare |= fill(tx, burst[i], &tx->slots[tx->head + i]);
@@ -443,21 +441,21 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 		sent = rte_eth_tx_burst(tx->side.port, tx->side.queue, burst, ready);
 	for (i = 0; i < sent; i++)
 		bytes += tx->slots[tx->head + i].len;
-	gone = sent;
-	if (unlikely(sent < ready)) {
+	tx->head += sent;
+	full = sent < ready;
+	if (unlikely(full)) {
 		tx->gone = tpa_port_gone(tx->side.port);
 		count(&tx->n_full, 1);
 	} else if (unlikely(ready < n)) {
 		/* The driver refuses this frame for good. */
 		rte_pktmbuf_free(burst[ready]);
 		count(&tx->n_dropped, 1);
-		gone++;
+		tx->head++;
 	}
 	if (sent > 0) {
 		count(&tx->n_frames, sent);
 		count(&tx->n_bytes, bytes);
 	}
-	tx->head += gone;
 	if (tx->head == tx->tail) {
 		tx->head = tx->tail = 0;
 	} else if (tx->head > tx->depth / 2 || (tx->head > 0 && tx->tail == tx->depth)) {
@@ -465,11 +463,10 @@ unsigned tpa_tx_burst(struct tpa_tx *tx)
 		tx->tail -= tx->head;
 		tx->head = 0;
 	}
-restock:
 	if (tx->nstock < TPA_BURST / 2)
 		stock(tx);
 	leave(&tx->side, outer);
-	return gone;
+	return !full;
 }
 
 /* Frees all that is staged or in stock. */

@@ -109,10 +109,7 @@ func (q *queue) Flush() (int, error) {
 		return 0, net.ErrClosed
 	}
 	tx := q.tx
-	for tx.head != tx.tail {
-		if C.tpa_tx_burst(tx) < link.MaxBurst {
-			break
-		}
+	for tx.head != tx.tail && bool(C.tpa_tx_burst(tx)) {
 	}
 	if tx.gone {
 		C.tpa_tx_release(tx)

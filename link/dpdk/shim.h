@@ -177,7 +177,7 @@ void tpa_tx_stock_big(struct tpa_tx *tx);
 /* Takes back what the device has sent. -ENOTSUP: it does so only to make room for
  * more. */
 int tpa_tx_reap(struct tpa_tx *tx);
-unsigned tpa_tx_burst(struct tpa_tx *tx);
+bool tpa_tx_burst(struct tpa_tx *tx); /* false: the ring is full */
 void tpa_tx_release(struct tpa_tx *tx);
 void tpa_tx_free(struct tpa_tx *tx);
 
