@@ -56,8 +56,8 @@ build: ## build bin/tpa-bench, with DPDK if libdpdk is there
 .PHONY: bench
 bench: deps build ## compare accel with the kernel: a table, and a page with the curves
 	@mkdir -p $(OUT)
-	bin/tpa-bench compare $(BENCHFLAGS) -o table
-	@echo "More workloads: docs/benchmarks.md"
+	bin/tpa-bench compare $(BENCHFLAGS) -o html --out $(OUT)/bench.html
+	@echo "The curves: $(OUT)/bench.html. More workloads: docs/benchmarks.md"
 
 # The profile is of a GET load over memif, server and client together.
 .PHONY: pgo
@@ -117,7 +117,7 @@ test-fuzz:
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME each
-	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
+	@{ grep -rlE '^func Fuzz' --include='*_test.go' . || true; } | sort | while read -r file; do \
 	  grep -oE '^func Fuzz\w+' "$$file" | while read -r _ target; do \
 	    echo "$$target in $${file%/*}"; \
 	    $(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
