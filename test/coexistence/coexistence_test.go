@@ -26,6 +26,8 @@ import (
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/tidwall/redcon"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain turns the test binary into the server.
@@ -106,7 +108,7 @@ func answer(c net.Conn, dial string) {
 				w.WriteError("ERR " + err.Error())
 				break
 			}
-			w.WriteString(strings.TrimSpace(line))
+			w.WriteString(strings.TrimSpace(line[1:]))
 		case len(cmd.Args) > 1:
 			w.WriteBulk(cmd.Args[1])
 		default:
@@ -324,7 +326,13 @@ func (s *site) load(h *testnet.Host, n int, addr string, request func(net.Conn) 
 					}
 				}
 				if err == nil {
+					// A peer that is dead leaves us waiting until the next keep-alive.
+					stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 					err = request(c)
+					stop()
+				}
+				if err != nil && ctx.Err() != nil {
+					break
 				}
 				if err != nil {
 					l.failures.Add(1)
@@ -455,6 +463,7 @@ func TestCoexistence(t *testing.T) {
 
 	for round := 0; round < 3 || total() < kernelRequests; round++ {
 		before := s.resets()
+		start := time.Now()
 		p := s.start(port)
 		served := []*load{s.load(s.client, 8, server4, ping), s.load(s.client, 8, server6, ping)}
 		target := total() + kernelRequests/6
@@ -464,6 +473,7 @@ func TestCoexistence(t *testing.T) {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
+		t.Logf("round %d: %v, %d and %d requests served", round, time.Since(start), served[0].requests.Load(), served[1].requests.Load())
 		if n := s.resets() - before; n != 0 {
 			t.Errorf("round %d: the kernel sent %d resets while the server lived", round, n)
 		}
@@ -539,6 +549,281 @@ func (s *site) udp() *load {
 	s.Cleanup(func() { c.Close() })
 	neighbour, _ := at(s.si, port+1)
 	return s.load(s.client, 1, neighbour, func(net.Conn) error { return echo(c) })
+}
+
+// TestDial: an accelerated server connects to the client's host, by both IP
+// versions, while the kernel does so too.
+func TestDial(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	up4, up6 := at(s.ci, 8000)
+	var ln net.Listener
+	var err error
+	s.client.Do(func() { ln, err = net.Listen("tcp", ":8000") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go redcon.Serve(ln, func(c redcon.Conn, _ redcon.Command) {
+		c.WriteString("PONG")
+	}, nil, nil)
+	addr, _ := at(s.si, port)
+	for _, up := range []string{up4, up6} {
+		before := s.resets()
+		p := s.start(port, "COEXISTENCE_DIAL="+up)
+		kernel := s.load(s.server, 1, up, ping)
+		l := s.load(s.client, 4, addr, ping)
+		s.eventually("requests with an upstream", func() error {
+			if n := l.requests.Load(); n < 300 && l.failures.Load() == 0 {
+				return fmt.Errorf("%d requests", n)
+			}
+			return nil
+		})
+		if n := s.resets() - before; n != 0 {
+			t.Errorf("to %s: the kernel sent %d resets", up, n)
+		}
+		l.stop()
+		kernel.stop()
+		l.ok(t, "accelerated, to "+up)
+		kernel.ok(t, "kernel, to "+up)
+		p.terminate()
+		p.Wait()
+	}
+}
+
+// TestTwoServers: a port that one server has is refused to another, at once, and a
+// second server on the same interface serves another port through the kernel. The
+// first does not notice.
+func TestTwoServers(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	first4, _ := at(s.si, port)
+	second4, _ := at(s.si, port+1)
+	p := s.start(port)
+	l := s.load(s.client, 4, first4, ping)
+	start := time.Now()
+	if line := s.launch(port, "TPA_FALLBACK=auto").line(); !strings.Contains(line, "address already in use") {
+		t.Errorf("a second server on the same port says %q", line)
+	}
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("the port was refused after %v, want 1 s", d)
+	}
+	if line := s.launch(port + 1).line(); !strings.Contains(line, "another process that uses this library") {
+		t.Errorf("a second server that may not fall back says %q", line)
+	}
+	second := s.launch(port+1, "TPA_FALLBACK=auto")
+	if line := second.line(); !strings.HasPrefix(line, "serving: accelerated false") {
+		t.Errorf("a second server on another port says %q", line)
+	}
+	if err := s.served(second4); err != nil {
+		t.Errorf("the second server: %v", err)
+	}
+	s.server.Do(func() {
+		if ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); !errors.Is(err, syscall.EADDRINUSE) {
+			if err == nil {
+				ln.Close()
+			}
+			t.Errorf("a kernel listener on the server's port: %v, want EADDRINUSE", err)
+		}
+	})
+	l.stop()
+	l.ok(t, "the first server")
+	second.kill()
+	p.kill()
+}
+
+// TestHandOver: a server that has closed its listener finishes the connections
+// that it has, while another one has the port for new ones; and the other way
+// round, one that starts leaves alone the connections that the kernel has.
+func TestHandOver(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	for _, addr := range func() []string { a, b := at(s.si, port); return []string{a, b} }() {
+		connect := func() net.Conn {
+			t.Helper()
+			c, err := dial(s.client, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			if err := ping(c); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		before := s.resets()
+		// The kernel has the port first, by a server without acceleration.
+		kernel := s.launch(port, "TPA_FALLBACK=auto", "TPA_DEV=nowhere")
+		if line := kernel.line(); !strings.HasPrefix(line, "serving: accelerated false") {
+			t.Fatalf("the server says %q", line)
+		}
+		old := connect()
+		kernel.terminate()
+		if line := kernel.line(); line != "closed" {
+			t.Fatalf("the server says %q", line)
+		}
+		p := s.start(port)
+		conns := []net.Conn{old, connect(), connect()}
+		for _, c := range conns {
+			if err := ping(c); err != nil {
+				t.Errorf("two servers at %s: %v", addr, err)
+			}
+		}
+		// And back: the accelerated one drains.
+		p.terminate()
+		if line := p.line(); line != "closed" {
+			t.Fatalf("the server says %q", line)
+		}
+		var next *process
+		s.eventually("port free", func() error {
+			next = s.launch(port, "TPA_FALLBACK=auto", "TPA_DEV=nowhere")
+			if line := next.line(); !strings.HasPrefix(line, "serving: accelerated false") {
+				return errors.New(line)
+			}
+			return nil
+		})
+		for range 100 {
+			conns = append(conns, connect())
+			for _, c := range conns[:4] {
+				if err := ping(c); err != nil {
+					t.Fatalf("three servers at %s: %v", addr, err)
+				}
+			}
+		}
+		if n := s.resets() - before; n != 0 {
+			t.Errorf("the kernel sent %d resets", n)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+		p.Wait() // ends by itself with its last connection
+		kernel.Wait()
+		if s.attached() {
+			t.Error("a program stayed attached")
+		}
+		next.kill()
+	}
+}
+
+// TestChanges: the network around a loaded server changes, and connections go on.
+func TestChanges(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	p := s.start(port)
+	addr4, addr6 := at(s.si, port)
+	loads := []*load{s.load(s.client, 4, addr4, ping), s.load(s.client, 4, addr6, ping)}
+	nl := s.server.Netlink
+	serverLink := func() netlink.Link {
+		l, err := nl.LinkByName(s.si.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// goesOn waits for more requests of all loads.
+	goesOn := func(what string) {
+		t.Helper()
+		var from []int64
+		for _, l := range loads {
+			from = append(from, l.requests.Load())
+		}
+		d := s.eventually(what, func() error {
+			for i, l := range loads {
+				if l.requests.Load() < from[i]+200 {
+					return fmt.Errorf("load %d: %d requests more", i, l.requests.Load()-from[i])
+				}
+			}
+			return nil
+		})
+		t.Logf("%s: goes on after %v", what, d)
+	}
+	goesOn("start")
+
+	must(nl.LinkSetMTU(serverLink(), 1400))
+	goesOn("MTU 1400")
+	must(nl.LinkSetMTU(serverLink(), 1500))
+	goesOn("MTU 1500")
+
+	for _, added := range []netip.Prefix{netip.MustParsePrefix("10.99.1.77/24"), netip.MustParsePrefix("fd99:1::77/64")} {
+		a := &netlink.Addr{Flags: unix.IFA_F_NODAD, IPNet: &net.IPNet{IP: added.Addr().AsSlice(), Mask: net.CIDRMask(added.Bits(), added.Addr().BitLen())}}
+		must(nl.AddrAdd(serverLink(), a))
+		to := netip.AddrPortFrom(added.Addr(), port).String()
+		s.eventually("address added", func() error { return s.served(to) })
+		must(nl.AddrDel(serverLink(), a))
+	}
+	goesOn("address added and deleted")
+
+	clientLink, err := s.client.Netlink.LinkByName(s.ci.Name)
+	must(err)
+	s.client.Sysctl("net/ipv4/conf/all/arp_notify", "1")
+	s.client.Sysctl("net/ipv6/conf/all/ndisc_notify", "1")
+	must(s.client.Netlink.LinkSetHardwareAddr(clientLink, net.HardwareAddr{2, 0, 0, 0, 0, 9}))
+	goesOn("the neighbour has another MAC address")
+
+	must(nl.LinkSetDown(serverLink()))
+	time.Sleep(300 * time.Millisecond) // the kernel drops everything meanwhile
+	must(nl.LinkSetUp(serverLink()))
+	// IPv6 addresses go with the link.
+	must(nl.AddrReplace(serverLink(), &netlink.Addr{Flags: unix.IFA_F_NODAD, IPNet: &net.IPNet{IP: s.si.IPv6.Addr().AsSlice(), Mask: net.CIDRMask(64, 128)}}))
+	goesOn("interface down and up")
+	for i, l := range loads {
+		l.stop()
+		l.ok(t, fmt.Sprintf("load %d", i))
+	}
+	p.kill()
+}
+
+// TestGateway: clients behind a router, whose address moves to another one.
+func TestGateway(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	behind4, behind6 := netip.MustParsePrefix("10.200.0.1/32"), netip.MustParsePrefix("fd00:200::1/128")
+	lo, err := s.client.Netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ipNet := func(p netip.Prefix) *net.IPNet {
+		return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(s.client.Netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(behind4)}))
+	must(s.client.Netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(behind6), Flags: unix.IFA_F_NODAD}))
+	route := func(p netip.Prefix, gw netip.Addr) *netlink.Route {
+		return &netlink.Route{LinkIndex: s.si.Index, Dst: ipNet(p), Gw: gw.AsSlice()}
+	}
+	p := s.start(port)
+	for i, tt := range []struct {
+		from netip.Prefix
+		gw   netip.Addr
+		to   *net.TCPAddr
+	}{
+		{behind4, s.ci.IPv4.Addr(), &net.TCPAddr{IP: s.si.IPv4.Addr().AsSlice(), Port: port}},
+		{behind6, s.ci.IPv6.Addr(), &net.TCPAddr{IP: s.si.IPv6.Addr().AsSlice(), Port: port}},
+	} {
+		// The first gateway does not exist; the second one does.
+		must(s.server.Netlink.RouteAdd(route(tt.from, []netip.Addr{netip.MustParseAddr("10.99.1.99"), netip.MustParseAddr("fd99:1::99")}[i])))
+		must(s.server.Netlink.RouteReplace(route(tt.from, tt.gw)))
+		s.eventually("connection by the new gateway", func() error {
+			var c net.Conn
+			var err error
+			s.client.Do(func() {
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: tt.from.Addr().AsSlice()}, Timeout: 5 * time.Second}
+				c, err = d.Dial("tcp", tt.to.String())
+			})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return ping(c)
+		})
+	}
+	p.kill()
 }
 
 // TestRestart: a server that is killed under load leaves nothing behind, its
