@@ -79,7 +79,7 @@ func newHost(t testing.TB, d link.Device, ip4, ip6 string) host {
 	rt, err := accel.New(accel.Config{
 		Link: d, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
 		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},
-		TCP:   accel.TCP{TimeWait: time.Millisecond},
+		TCP:   accel.TCP{TimeWait: 200 * time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)
