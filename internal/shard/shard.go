@@ -142,8 +142,12 @@ func (s *Shard) configure() error {
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.ReceiveBuffer), Max: s.tcp.ReceiveBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.SendBuffer), Max: s.tcp.SendBuffer}
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
-	// Without RACK: with it, a flow that lost the tail of a burst sends two
-	// segments per retransmission timeout from then on, 15 KB/s, for good.
+	// Without RACK-TLP (RFC 8985): as gVisor has it, it takes segments for lost
+	// that are not, on a link that loses none (149 MB/s with it, 2,143 MB/s
+	// without, one connection over link/memory), and a flow that did lose the tail
+	// of a burst sends two segments per retransmission timeout from then on, for
+	// good. Tailscale has it off as well (tailscale/tailscale#9707). A loss at the
+	// end of a flight costs a retransmission timeout now.
 	recovery := tcpip.TCPRecovery(0)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait, &recovery} {
 		if err := set(o); err != nil {

@@ -205,3 +205,20 @@ func BenchmarkPingPong(bench *testing.B) {
 		io.ReadFull(client, buf)
 	}
 }
+
+func BenchmarkStream(bench *testing.B) {
+	a, b := newPair(bench, memory.Options{}, TCP{})
+	client, server := connect(bench, a, b, header.IPv4ProtocolNumber, address("10.0.0.2"))
+	defer client.Close()
+	defer server.Close()
+	go io.Copy(io.Discard, server)
+	buf := make([]byte, 64<<10)
+	bench.SetBytes(int64(len(buf)))
+	bench.ReportAllocs()
+	for bench.Loop() {
+		if _, err := client.Write(buf); err != nil {
+			bench.Fatal(err)
+		}
+	}
+	bench.ReportMetric(float64(a.Stats().Stack.TCP.Retransmits.Value())/float64(bench.N), "retransmits/op")
+}
