@@ -39,6 +39,7 @@ type Endpoint struct {
 	// txMu guards the transmit side of queue and the following fields.
 	txMu   sync.Mutex
 	staged int
+	stuck  bool // the last wait for a full queue was in vain
 	hop    nextHop
 	acks   ackHold
 

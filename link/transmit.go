@@ -12,13 +12,14 @@ import (
 )
 
 // maxTxWaits bounds how often a sender lets others run because the queue is
-// full before its frame is dropped and counted. TCP then sends it again.
-const maxTxWaits = 256
+// full before its frame is dropped and counted: a few milliseconds, in which a
+// device that works sends thousands of frames. TCP then sends it again.
+const maxTxWaits = 1 << 14
 
 // flushAt is how many staged frames are flushed without waiting for the end of
 // the poll: the peer can start on them while we make the rest. With 64, two
 // stacks that talk to each other work in turns instead of side by side.
-const flushAt = 8
+const flushAt = 4
 
 // ipHeaderMax is room for the IP headers that TCP packets of ours have.
 const ipHeaderMax = header.IPv6MinimumSize
@@ -86,12 +87,18 @@ func (e *Endpoint) reserveLocked(n int) []byte {
 	for range maxTxWaits {
 		e.flushLocked()
 		if b := e.queue.Reserve(n); b != nil {
+			e.stuck = false
 			return b
+		}
+		if e.stuck {
+			break
 		}
 		e.txMu.Unlock()
 		sync.Goyield()
 		e.txMu.Lock()
 	}
+	// Whoever comes next does not wait again, until the device has moved.
+	e.stuck = true
 	e.stats.txNoBuffer.Add(1)
 	return nil
 }
