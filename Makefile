@@ -15,7 +15,7 @@ HUGEPAGES ?= 256
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
 
 # DPDK and the clients that the tests run against our servers.
-PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 util-linux redis-tools curl wrk
+PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk
 
 # These are looked up when a recipe runs, after `deps`.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -73,7 +73,7 @@ pgo: deps build ## renew the profile that tpa-bench is optimised with
 	$(GO) tool pprof -proto $(OUT)/serve.pprof $(OUT)/run.pprof >cmd/tpa-bench/default.pgo
 
 .PHONY: test
-test: deps hugepages lint test-pure test-race test-asan test-fuzz ## run every test there is
+test: deps hugepages lint generated test-pure test-race test-asan test-fuzz ## run every test there is
 	@echo "All tests passed."
 
 # Huge pages let the tests run DPDK both with and without them.
@@ -93,6 +93,13 @@ lint: ## vet and staticcheck, with and without DPDK
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	@if [ -n "$(TAGS)" ]; then set -x; $(GO) vet -tags $(TAGS) ./... && $(TOOL) staticcheck -tags $(TAGS) ./...; fi
+
+# The compiler is Debian 12's clang 14, which makes the same object everywhere.
+.PHONY: generated
+generated: ## check that generated files are what their sources say
+	@$(MAKE) --no-print-directory deps PACKAGES="clang llvm"
+	$(GO) generate ./link/xdp
+	@git diff --exit-code -- link/xdp || { echo "link/xdp: commit what go generate makes of filter.c" >&2; exit 1; }
 
 # As most users build: no tag, no C. What crosses packages runs once, below.
 .PHONY: test-pure

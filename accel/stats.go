@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/histogram"
+	"github.com/gotpa/tpa/internal/mirror"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/bifurcation"
 	"github.com/gotpa/tpa/link/dpdk"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -74,6 +76,8 @@ type Stats struct {
 	Device link.DeviceStats
 	// Neighbours are those of the table that all shards share.
 	Neighbours link.NeighbourStats
+	// Sharing tells about a device that is shared with the kernel, nil for others.
+	Sharing *SharingStats
 	// Shards has one element per queue.
 	Shards []ShardStats
 	// Listeners has one element per open listener, sorted by address.
@@ -82,6 +86,16 @@ type Stats struct {
 	FallbackListens, FallbackDials uint64
 	// Dials counts accelerated dials by their end.
 	Dials DialStats
+}
+
+// SharingStats tell how a device is shared with the kernel.
+type SharingStats struct {
+	// Filter says what keeps our flows apart.
+	Filter string
+	// Steering counts claimed ports, and frames by what the filter made of them.
+	Steering bifurcation.Stats
+	// Kernel counts the news from the kernel.
+	Kernel mirror.Stats
 }
 
 // ListenerStats tell about one listener.
@@ -131,6 +145,13 @@ func (rt *Runtime) Stats() Stats {
 		s.LinkUp, s.Device = rt.device.LinkUp(), rt.device.Stats()
 	}
 	s.Neighbours = rt.neighbours.Stats()
+	if rt.sharing != nil {
+		s.Sharing = &SharingStats{
+			Filter:   rt.sharing.steering.Filter().String(),
+			Steering: rt.sharing.steering.Stats(),
+			Kernel:   rt.sharing.mirror.Stats(),
+		}
+	}
 	for _, sh := range rt.shards {
 		s.Shards = append(s.Shards, sh.Stats())
 	}

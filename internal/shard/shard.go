@@ -209,9 +209,6 @@ func (s *Shard) Routes() []Route {
 	return routes
 }
 
-// SetMTU changes the greatest IP packet, at most the device's.
-func (s *Shard) SetMTU(mtu int) { s.link.SetMTU(uint32(mtu)) }
-
 // Start starts the poller.
 func (s *Shard) Start() {
 	s.counters.started.Store(time.Now().UnixNano())

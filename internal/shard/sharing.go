@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
@@ -24,6 +25,39 @@ func (s *Shard) SetPortRange(first, last uint16) error {
 	}
 	return nil
 }
+
+// SetMTU changes the greatest IP packet in bytes, at most the device's. Connections
+// that send larger ones are told.
+func (s *Shard) SetMTU(mtu int) {
+	lower := mtu < int(s.link.MTU())
+	s.link.SetMTU(uint32(mtu))
+	if !lower {
+		return
+	}
+	for _, ep := range s.stack.RegisteredEndpoints() {
+		info, ok := ep.(interface{ Info() tcpip.EndpointInfo }).Info().(*stack.TransportEndpointInfo)
+		if !ok {
+			continue
+		}
+		headers := header.IPv4MinimumSize
+		if info.ID.LocalAddress.Len() == header.IPv6AddressSize {
+			headers = header.IPv6MinimumSize
+		}
+		ep.HandleError(packetTooBig(mtu-headers), nil)
+	}
+}
+
+// packetTooBig is the error that an ICMP message of that kind becomes in the
+// stack. It holds the greatest payload of an IP packet in bytes.
+type packetTooBig uint32
+
+var _ stack.TransportError = packetTooBig(0)
+
+func (packetTooBig) Origin() tcpip.SockErrOrigin    { return tcpip.SockExtErrorOriginLocal }
+func (packetTooBig) Type() uint8                    { return 0 }
+func (packetTooBig) Code() uint8                    { return 0 }
+func (p packetTooBig) Info() uint32                 { return uint32(p) }
+func (packetTooBig) Kind() stack.TransportErrorKind { return stack.PacketTooBigTransportError }
 
 // Flows returns the connections at a local port, in whatever state: also those
 // that are being closed and those that only wait for old duplicates.

@@ -17,13 +17,12 @@ import (
 // A bench is a device at one end of a wire, and raw frames at the other.
 type bench struct {
 	*testing.T
-	net        *testnet.Net
-	dev        *xdp.Device
-	near, far  *testnet.Interface // near has the device
-	peer       int                // packet socket at far
-	claimed    uint16             // a port that is claimed for near's addresses
-	frames     []link.Frame
-	receivable int
+	net       *testnet.Net
+	dev       *xdp.Device
+	near, far *testnet.Interface // near has the device
+	peer      int                // packet socket at far
+	claimed   uint16             // a port that is claimed for near's addresses
+	frames    []link.Frame
 }
 
 func newBench(t *testing.T, cfg xdp.Config, wire testnet.Wire) *bench {

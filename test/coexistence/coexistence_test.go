@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve answers Redis commands on an accelerated listener, with PONG and echoes.
+// serve answers Redis commands on an accelerated listener: PONG, or as many bytes
+// as the first argument says.
 // It says on standard output how it serves. SIGTERM closes the listener, and the
 // server ends when the last connection has. With dial set, each command is
 // forwarded to that address first.
@@ -110,7 +111,8 @@ func answer(c net.Conn, dial string) {
 			}
 			w.WriteString(strings.TrimSpace(line[1:]))
 		case len(cmd.Args) > 1:
-			w.WriteBulk(cmd.Args[1])
+			n, _ := strconv.Atoi(string(cmd.Args[1]))
+			w.WriteBulk(make([]byte, n))
 		default:
 			w.WriteString("PONG")
 		}
@@ -741,8 +743,15 @@ func TestChanges(t *testing.T) {
 	}
 	goesOn("start")
 
+	large, err := dial(s.client, addr4)
+	must(err)
+	defer large.Close()
+	must(bulk(large, 1<<20))
 	must(nl.LinkSetMTU(serverLink(), 1400))
 	goesOn("MTU 1400")
+	if err := bulk(large, 1<<20); err != nil {
+		t.Errorf("1 MB on an old connection, MTU 1400: %v", err)
+	}
 	must(nl.LinkSetMTU(serverLink(), 1500))
 	goesOn("MTU 1500")
 
@@ -771,6 +780,67 @@ func TestChanges(t *testing.T) {
 	for i, l := range loads {
 		l.stop()
 		l.ok(t, fmt.Sprintf("load %d", i))
+	}
+	p.kill()
+}
+
+// bulk asks for n bytes and reads them.
+func bulk(c net.Conn, n int) error {
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := fmt.Fprintf(c, "GET %d\r\n", n); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, c, int64(len(fmt.Sprintf("$%d\r\n\r\n", n))+n))
+	return err
+}
+
+// TestPathMTU: a link further away takes smaller packets than ours. The kernel
+// hears of it, and the server gets the news.
+func TestPathMTU(t *testing.T) {
+	testnet.Need(t, testnet.Root)
+	n := testnet.New(t)
+	s := &site{T: t, client: n.Host("client"), server: n.Host("server")}
+	router := n.Host("router")
+	s.ci, _ = n.Connect(s.client, router, testnet.Wire{})
+	var near *testnet.Interface
+	near, s.si = n.Connect(router, s.server, testnet.Wire{})
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		router.Sysctl(key, "1")
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The router sends no more than 1400 bytes to the client, who does not know.
+	toClient, err := router.Netlink.LinkByName("eth0")
+	must(err)
+	must(router.Netlink.LinkSetMTU(toClient, 1400))
+	for _, r := range []struct {
+		host *testnet.Host
+		via  *testnet.Interface
+		dst  string
+		gw   string
+	}{
+		{s.client, s.ci, "10.99.2.0/24", "10.99.1.2"}, {s.client, s.ci, "fd99:2::/64", "fd99:1::2"},
+		{s.server, s.si, "10.99.1.0/24", near.IPv4.Addr().String()}, {s.server, s.si, "fd99:1::/64", near.IPv6.Addr().String()},
+	} {
+		_, dst, err := net.ParseCIDR(r.dst)
+		must(err)
+		must(r.host.Netlink.RouteAdd(&netlink.Route{LinkIndex: r.via.Index, Dst: dst, Gw: net.ParseIP(r.gw)}))
+	}
+	p := s.start(port)
+	addr4, addr6 := at(s.si, port)
+	for _, addr := range []string{addr4, addr6} {
+		start := time.Now()
+		c, err := dial(s.client, addr)
+		must(err)
+		if err := bulk(c, 10<<20); err != nil {
+			t.Errorf("10 MB from %s: %v", addr, err)
+		}
+		c.Close()
+		t.Logf("10 MB from %s in %v", addr, time.Since(start))
 	}
 	p.kill()
 }
