@@ -1,0 +1,54 @@
+// Redis is a small Redis server on tidwall/redcon: PING, SET, GET, DEL.
+//
+//	go run ./examples/redis
+//	redis-cli -p 6380 set key value
+package main
+
+import (
+	"bytes"
+	"flag"
+	"log"
+	"strings"
+	"sync"
+
+	"github.com/tidwall/redcon"
+
+	"github.com/gotpa/tpa/accel"
+)
+
+func main() {
+	addr := flag.String("addr", ":6380", "where to listen")
+	flag.Parse()
+	ln, err := accel.Listen("tcp", *addr) // was net.Listen
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("serving %v", ln.Addr())
+	var s store
+	srv := redcon.NewServer("", s.handle, func(redcon.Conn) bool { return true }, func(redcon.Conn, error) {})
+	log.Fatal(srv.Serve(ln))
+}
+
+type store struct{ values sync.Map } // string to []byte
+
+func (s *store) handle(conn redcon.Conn, cmd redcon.Command) {
+	name, args := strings.ToLower(string(cmd.Args[0])), cmd.Args[1:]
+	switch {
+	case name == "ping" && len(args) == 0:
+		conn.WriteString("PONG")
+	case name == "set" && len(args) == 2:
+		s.values.Store(string(args[0]), bytes.Clone(args[1]))
+		conn.WriteString("OK")
+	case name == "get" && len(args) == 1:
+		if v, ok := s.values.Load(string(args[0])); ok {
+			conn.WriteBulk(v.([]byte))
+		} else {
+			conn.WriteNull()
+		}
+	case name == "del" && len(args) == 1:
+		_, had := s.values.LoadAndDelete(string(args[0]))
+		conn.WriteInt(map[bool]int{true: 1}[had])
+	default:
+		conn.WriteError("ERR unknown command or wrong number of arguments: " + name)
+	}
+}
