@@ -55,6 +55,7 @@ func (e *Env) describe(err error) string {
 	}
 	s := fmt.Sprintf("%q is%s types %s", e.neutral(err.Error()), identity(err), types(err))
 	if ne, ok := err.(net.Error); ok {
+		//lint:ignore SA1019 deprecated, but programs call it
 		s += fmt.Sprintf(" timeout=%v temporary=%v", ne.Timeout(), ne.Temporary())
 	}
 	if op, ok := err.(*net.OpError); ok {
