@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
@@ -72,6 +73,10 @@ type Config struct {
 	// knows it can forge segments: only simulations that must repeat set it. It must
 	// be safe for concurrent use. Default: the system's random numbers.
 	Random io.Reader
+
+	// Record is how many connections the flight recorder records at once, 1 to
+	// 65536 at 6 KB each; negative for none. Default: 1024.
+	Record int
 
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
 	// the runtime, open to the same user and to root; "off" for none. Default: in
@@ -133,6 +138,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
 //	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
 //	TPA_FALLBACK  Config.Fallback: auto or never
+//	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
@@ -168,6 +174,14 @@ func configFrom(getenv func(string) string) (Config, error) {
 	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
 	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
 	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
+	env("TPA_RECORD", func(v string) (err error) {
+		if v == "off" {
+			c.Record = -1
+			return nil
+		}
+		c.Record, err = strconv.Atoi(v)
+		return err
+	}, "a number of connections or off")
 	env("TPA_SOCKET", func(v string) error { c.DebugSocket = v; return nil }, "a path or off")
 	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
 	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
@@ -217,6 +231,9 @@ func (c *Config) check() error {
 	}
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		bad("Config.MTU is %d: want 1280 to 65535 bytes, or 0 for the device's", c.MTU)
+	}
+	if c.Record > recorder.MaxConns {
+		bad("Config.Record is %d: want 1 to %d connections, 0 for the default, or less for none", c.Record, recorder.MaxConns)
 	}
 	if len(c.Addrs) > 64 {
 		bad("Config.Addrs has %d addresses: at most 64", len(c.Addrs))

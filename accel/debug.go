@@ -27,7 +27,7 @@ import (
 // The path itself is a page for people. Its parameters are refresh=N, to load it
 // anew every N seconds, sort=NAME, a column of the table of connections, and
 // conns=N, how many of them to show (default 100). Below it, status.json is a
-// Status.
+// Status, and recording what the flight recorder holds, for tpa-bench trace.
 func DebugHandler(rt *Runtime) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !rt.config.DebugRemote && !local(r) {
@@ -67,6 +67,9 @@ func (rt *Runtime) serveDebug(w http.ResponseWriter, r *http.Request) {
 	case path.Base(r.URL.Path) == "status.json":
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(rt.Status())
+	case path.Base(r.URL.Path) == "recording" && rt.recorder != nil:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Write(rt.recorder.Snapshot())
 	default:
 		http.NotFound(w, r)
 	}

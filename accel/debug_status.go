@@ -131,9 +131,11 @@ type ConnStatus struct {
 	FastRetransmits uint64 `json:"fast_retransmits"`
 	Timeouts        uint64 `json:"timeouts"`
 	// ReceiveQueue is how many bytes wait to be read.
-	ReceiveQueue int    `json:"receive_queue"`
-	Read         uint64 `json:"read"`    // bytes
-	Written      uint64 `json:"written"` // bytes
+	ReceiveQueue int `json:"receive_queue"`
+	// Trace is the connection's number with the flight recorder, 0 for none.
+	Trace   uint64 `json:"trace,omitempty"`
+	Read    uint64 `json:"read"`    // bytes
+	Written uint64 `json:"written"` // bytes
 }
 
 // RouteStatus is one line of the routing table. The first that fits wins.
@@ -205,7 +207,12 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 	for _, s := range rt.shards {
 		for c := range s.Conns() {
 			i := c.Info()
+			var trace uint64
+			if t := c.Trace(); t != nil {
+				trace = t.ID()
+			}
 			conns = append(conns, ConnStatus{
+				Trace: trace,
 				Shard: i.Shard, State: i.State,
 				Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String(), Age: now.Sub(i.Since),
 				RTT: i.RTT, RTTVar: i.RTTVar, RTO: i.RTO,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/journal"
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
@@ -37,7 +38,9 @@ type Runtime struct {
 	dials   dialCounters
 	journal journal.Journal
 	socket  *debugSocket // nil without one
-	started time.Time
+	// recorder records connections, nil does not.
+	recorder *recorder.Recorder
+	started  time.Time
 
 	// stopped ends watch, which closes watched when it has.
 	stopped, watched chan struct{}
@@ -125,6 +128,7 @@ func (rt *Runtime) start() (err error) {
 	if n := len(c.CPUs); n != 0 && n < queues {
 		return fmt.Errorf("Config.CPUs names %d CPUs for %d queues: want one for each", n, queues)
 	}
+	rt.openRecorder()
 	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
 	for i := range queues {
 		cpu := -1
@@ -133,7 +137,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Random: c.Random, Logger: rt.log,
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
 		})
 		if err != nil {
 			return err
@@ -221,6 +225,9 @@ func (rt *Runtime) stop() error {
 	}
 	for _, s := range rt.shards {
 		s.Close()
+	}
+	if rt.recorder != nil {
+		rt.recorder.Close()
 	}
 	if rt.neighbours != nil {
 		rt.neighbours.Close()

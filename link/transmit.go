@@ -9,6 +9,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/internal/recorder"
 )
 
 // maxTxWaits bounds how often a sender lets others run because the queue is
@@ -279,7 +281,11 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	}
 	var err tcpip.Error
 	tcp := pkt.TransportHeader().Slice()
-	if e.holdAckLocked(mac, ip[:ipLen], tcp, pkt.Hash, pkt.Size()-len(tcp)) {
+	held := e.holdAckLocked(mac, ip[:ipLen], tcp, pkt.Hash, pkt.Size()-len(tcp))
+	if t, ok := pkt.Owner.(*recorder.Trace); ok {
+		t.Sent(tcp, pkt.Size()-len(tcp), held)
+	}
+	if held {
 		e.pending.Store(true)
 	} else {
 		err = e.writeTCPLocked(mac, ip[:ipLen], 0, pkt)

@@ -8,6 +8,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/recorder"
 )
 
 // A Conn is a TCP connection. Besides net.Conn it has the methods of
@@ -36,6 +38,8 @@ type Conn struct {
 	src payload
 
 	bytesRead, bytesWritten atomic.Uint64
+
+	trace *recorder.Trace // nil: not recorded
 }
 
 var (

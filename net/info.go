@@ -5,6 +5,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/recorder"
 )
 
 // Info is what is known about a connection at one moment.
@@ -32,6 +34,13 @@ type Info struct {
 	// the RTO ran out.
 	Retransmits, FastRetransmits, Timeouts uint64
 }
+
+// SetTrace records the connection from now on. It may be called by
+// Stack.Established only.
+func (c *Conn) SetTrace(t *recorder.Trace) { c.trace = t }
+
+// Trace returns what records the connection, nil for none.
+func (c *Conn) Trace() *recorder.Trace { return c.trace }
 
 // Bytes returns what the program read and wrote so far. Unlike Info it takes no
 // lock.

@@ -115,7 +115,7 @@ func (c *Conn) writeDirect(r io.Reader, size int) (int64, error) {
 			}
 			return int64(k), src.err
 		case terr == nil:
-			c.bytesWritten.Add(uint64(n))
+			c.wrote(int(n))
 			if int(n) < src.n {
 				// SetWriteBuffer took away the room meanwhile.
 				return n, io.ErrShortWrite
@@ -273,7 +273,7 @@ func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
 	n, err := c.writeBuffers(bufs)
-	c.bytesWritten.Add(uint64(n))
+	c.wrote(int(n))
 	if err != nil {
 		err = c.opError("writev", err)
 	}

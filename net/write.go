@@ -47,7 +47,7 @@ func (c *Conn) write(b []byte) (int, error) {
 		n += int(k)
 		if terr == nil {
 			if n == len(b) {
-				c.bytesWritten.Add(uint64(n))
+				c.wrote(n)
 				return n, nil
 			}
 			continue
@@ -59,7 +59,7 @@ func (c *Conn) write(b []byte) (int, error) {
 			return 0, nil // an empty write does not wait for room
 		}
 		if err != nil {
-			c.bytesWritten.Add(uint64(n))
+			c.wrote(n)
 			return n, err
 		}
 	}
@@ -94,4 +94,12 @@ func (c *Conn) CloseWrite() error {
 		return c.opError("close", sysError("shutdown", terr))
 	}
 	return nil
+}
+
+// wrote accounts for n bytes written. wr.mu is held.
+func (c *Conn) wrote(n int) {
+	c.bytesWritten.Add(uint64(n))
+	if c.trace != nil {
+		c.trace.Write(n)
+	}
 }

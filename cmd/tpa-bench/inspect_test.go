@@ -4,17 +4,24 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
+
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -59,12 +66,14 @@ func program(t *testing.T) (rt *accel.Runtime, socket string) {
 		}
 		t.Cleanup(func() { c.Close() })
 		c.SetDeadline(time.Now().Add(10 * time.Second))
-		b := make([]byte, 1000*(i+1))
-		if _, err := c.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, b); err != nil {
-			t.Fatal(err)
+		b := make([]byte, 500*(i+1))
+		for range 2 {
+			if _, err := c.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, b); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return server, socket
@@ -142,5 +151,64 @@ func TestInspectNobody(t *testing.T) {
 		if out, err := command(t.Context(), args...); err == nil {
 			t.Errorf("%v: got no error, and\n%s", args, out)
 		}
+	}
+}
+
+// TestTrace checks the list, the time line, the export and the file.
+func TestTrace(t *testing.T) {
+	_, socket := program(t)
+	out, err := command(t.Context(), "trace", "--addr", socket)
+	if want := regexp.MustCompile(`(?s)ID +Shard.*1 +0 +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* open .*2 +0 +10\.0\.0\.2:7`); err != nil || !want.MatchString(out) {
+		t.Errorf("list: got %v and\n%swant %s", err, out, want)
+	}
+	out, err = command(t.Context(), "trace", "--id", "1", "--addr", socket)
+	if want := regexp.MustCompile(`(?s)Connection 1 .* in +P\. +\d+ +500 +\d+ +500\n.* read +500\n.* write +500\n.* out +P\. +500 +\d+ +\d+ +500\n`); err != nil || !want.MatchString(out) {
+		t.Errorf("time line: got %v and\n%swant %s", err, out, want)
+	}
+	if _, err := command(t.Context(), "trace", "--id", "99", "--addr", socket); err == nil {
+		t.Error("a connection that is not there: got no error")
+	}
+	file := filepath.Join(t.TempDir(), "trace.pcapng")
+	if _, err := command(t.Context(), "trace", "--pcap", file, "--addr", socket); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := pcapgo.NewNgReader(f, pcapgo.DefaultNgReaderOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes := make(map[layers.TCPPort]int)
+	for {
+		data, info, err := r.ReadPacketData()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		tcp, ok := gopacket.NewPacket(data, layers.LayerTypeIPv4, gopacket.Default).Layer(layers.LayerTypeTCP).(*layers.TCP)
+		if !ok || len(data) != 40 {
+			t.Fatalf("%d bytes, no TCP header in them", len(data))
+		}
+		if tcp.SrcPort == 7 {
+			bytes[7] += info.Length - 40
+		} else {
+			bytes[0] += info.Length - 40
+		}
+	}
+	// Recording starts with Accept: what came before is missing.
+	if bytes[7] != 3000 || bytes[0] < 1500 || bytes[0] > 3000 {
+		t.Errorf("got %d bytes from the server and %d to it, want 3000 and at least 1500", bytes[7], bytes[0])
+	}
+	garbage := filepath.Join(t.TempDir(), "garbage.rec")
+	if err := os.WriteFile(garbage, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := command(t.Context(), "trace", "--file", garbage); !errors.Is(err, recorder.ErrFormat) {
+		t.Errorf("garbage: got %v, want %v", err, recorder.ErrFormat)
 	}
 }

@@ -33,6 +33,14 @@ func (c *Clock) Refresh() int64 {
 	return t
 }
 
+// Nanos returns the time as Refresh does, cached or not. Anyone may call it.
+func (c *Clock) Nanos() int64 {
+	if t := c.cached.Load(); t != 0 {
+		return t
+	}
+	return nanoseconds(c.std.NowMonotonic())
+}
+
 // Stop makes the clock ask the system again, because nobody will refresh it.
 func (c *Clock) Stop() { c.cached.Store(0) }
 

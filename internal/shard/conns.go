@@ -3,8 +3,12 @@ package shard
 import (
 	"iter"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/histogram"
 	tpanet "github.com/gotpa/tpa/net"
@@ -84,5 +88,47 @@ func (s *Shard) SampleRTT(limit int) {
 		if rtt := conn.Info().RTT; rtt > 0 {
 			s.conns.rtt.Observe(rtt)
 		}
+	}
+}
+
+// record starts to record a connection, where there is a recorder with room.
+func (s *Shard) record(ep tpanet.Endpoint, c *tpanet.Conn, f *established) {
+	if s.recorder == nil || c == nil {
+		return
+	}
+	var timeouts *tcpip.StatCounter
+	if e, ok := ep.(interface{ Stats() tcpip.EndpointStats }); ok {
+		if stats, ok := e.Stats().(*tcp.Stats); ok {
+			timeouts = &stats.SendErrors.Timeouts
+		}
+	}
+	addr := func(a tcpip.Address, port uint16) netip.AddrPort {
+		ip, _ := netip.AddrFromSlice(a.AsSlice())
+		return netip.AddrPortFrom(ip, port)
+	}
+	t := s.recorder.Open(s.clock, s.index, addr(f.id.LocalAddress, f.id.LocalPort), addr(f.id.RemoteAddress, f.id.RemotePort), timeouts)
+	if t == nil {
+		return
+	}
+	f.trace = t
+	c.SetTrace(t)
+	// The endpoint marks its packets with their owner, by which the way out finds
+	// the trace. It may be sending already.
+	if e, ok := ep.(interface {
+		LockUser()
+		UnlockUser()
+		SetOwner(tcpip.PacketOwner)
+	}); ok {
+		e.LockUser()
+		e.SetOwner(t)
+		e.UnlockUser()
+	}
+}
+
+// recordReset records a reset, which takes the long way. Whether TCP believes it
+// is seen by what follows.
+func (s *Shard) recordReset(g *segment) {
+	if f, ok := s.flows.Lookup(&g.key); ok && f.trace != nil {
+		f.trace.Received(g.header(), len(g.payload()))
 	}
 }

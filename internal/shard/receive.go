@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -29,6 +30,8 @@ type established struct {
 	key      flow.Key
 	// conn stands on the endpoint; nil in tests that have none.
 	conn *tpanet.Conn
+	// trace records the flow; nil does not.
+	trace *recorder.Trace
 }
 
 // segment is a TCP segment found in a frame.
@@ -116,8 +119,12 @@ func (s *Shard) receive(frames []link.Frame) {
 	var t train
 	for i := range frames {
 		f := &frames[i]
-		if f.Checksum == link.Bad || !parse(f.Data, s.mac, &g) || g.header().Flags()&unusual != 0 {
+		segment := f.Checksum != link.Bad && parse(f.Data, s.mac, &g)
+		if !segment || g.header().Flags()&unusual != 0 {
 			s.depart(&t)
+			if segment && g.header().Flags()&header.TCPFlagRst != 0 {
+				s.recordReset(&g)
+			}
 			s.link.Deliver(f)
 			continue
 		}
@@ -132,6 +139,9 @@ func (s *Shard) receive(frames []link.Frame) {
 			continue
 		}
 		bump(&s.shortcuts, 1)
+		if owner.trace != nil {
+			owner.trace.Received(g.header(), len(g.payload()))
+		}
 		if t.flow == owner && t.join(&g) {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -41,6 +42,8 @@ type Options struct {
 	CPU     int
 	Polling Polling
 	TCP     TCP
+	// Recorder records the connections. Default: none.
+	Recorder *recorder.Recorder
 	// Random is where the stack takes its secrets from. Default: the system's.
 	Random io.Reader
 	Logger *slog.Logger
@@ -60,6 +63,8 @@ type Shard struct {
 	tcp     TCP
 	log     *slog.Logger
 	onBreak func(error)
+	// recorder records the connections, nil does not.
+	recorder *recorder.Recorder
 
 	clock  *clock.Clock
 	link   *link.Endpoint
@@ -92,7 +97,7 @@ func New(o Options) (*Shard, error) {
 	s := &Shard{
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
-		log: o.Logger, onBreak: o.Broken,
+		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
 		clock: clock.New(), done: make(chan struct{}),
 	}
 	copy(s.mac[:], o.Device.HardwareAddr)
@@ -274,6 +279,7 @@ func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
 		f.conn = c
+		s.record(ep, c, f)
 		s.flows.Insert(f.key, f)
 	}
 }
@@ -283,6 +289,9 @@ func (s *Shard) Closed(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
 		s.flows.Delete(f.key)
 		s.conns.closed(c)
+		if c != nil && c.Trace() != nil {
+			c.Trace().Close()
+		}
 	}
 }
 

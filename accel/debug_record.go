@@ -1,0 +1,86 @@
+package accel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/gotpa/tpa/internal/recorder"
+)
+
+// maxRecordings is how many files of processes that died are kept.
+const maxRecordings = 8
+
+// openRecorder makes the flight recorder. Its file lies with the debug sockets
+// and is removed with the runtime: one that is left is that of a crash.
+func (rt *Runtime) openRecorder() {
+	conns := rt.config.Record
+	if conns < 0 {
+		return
+	}
+	if conns == 0 {
+		conns = recorder.DefaultConns
+	}
+	o := recorder.Options{Conns: conns, Program: filepath.Base(os.Args[0]), Logger: rt.log}
+	var errs []error
+	for _, dir := range DebugSocketDirs() {
+		if err := ownDir(dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removeRecordings(dir)
+		for n := 1; n < 100; n++ {
+			o.Path = filepath.Join(dir, fmt.Sprintf("%d.rec", os.Getpid()))
+			if n > 1 {
+				o.Path = filepath.Join(dir, fmt.Sprintf("%d-%d.rec", os.Getpid(), n))
+			}
+			r, err := recorder.New(o)
+			if err == nil {
+				rt.recorder = r
+				return
+			}
+			if !errors.Is(err, fs.ErrExist) {
+				errs = append(errs, err)
+				break
+			}
+		}
+	}
+	// Better one that does not outlive a crash than none.
+	o.Path = ""
+	r, err := recorder.New(o)
+	if err != nil {
+		rt.log.Warn("no flight recorder", "reason", err)
+		return
+	}
+	rt.log.Debug("the flight recorder has no file and will not outlive a crash", "reason", errors.Join(errs...))
+	rt.recorder = r
+}
+
+// removeRecordings removes files that crashes left, but for the newest.
+func removeRecordings(dir string) {
+	type left struct {
+		path string
+		when int64
+	}
+	var all []left
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		stem, ok := strings.CutSuffix(e.Name(), ".rec")
+		stem, _, _ = strings.Cut(stem, "-")
+		pid, err := strconv.Atoi(stem)
+		info, infoErr := e.Info()
+		if ok && err == nil && infoErr == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			all = append(all, left{filepath.Join(dir, e.Name()), info.ModTime().UnixNano()})
+		}
+	}
+	slices.SortFunc(all, func(a, b left) int { return int(min(max(b.when-a.when, -1), 1)) })
+	for _, l := range all[min(len(all), maxRecordings):] {
+		os.Remove(l.path)
+	}
+}

@@ -1,0 +1,296 @@
+package recorder
+
+import (
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/gotpa/tpa/internal/clock"
+)
+
+const (
+	ack = 16
+	psh = 8
+)
+
+// tcp makes a header.
+func tcp(seq, acked uint32, flags byte, window uint16) []byte {
+	h := make([]byte, 20)
+	binary.BigEndian.PutUint32(h[4:], seq)
+	binary.BigEndian.PutUint32(h[8:], acked)
+	h[12], h[13] = 5<<4, flags
+	binary.BigEndian.PutUint16(h[14:], window)
+	return h
+}
+
+var (
+	local  = netip.MustParseAddrPort("10.0.0.2:80")
+	remote = netip.MustParseAddrPort("10.0.0.1:4000")
+)
+
+func newRecorder(t *testing.T, conns int, path string) *Recorder {
+	t.Helper()
+	r, err := New(Options{Conns: conns, Path: path, Program: "test", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func decode(t *testing.T, data []byte) *Recording {
+	t.Helper()
+	rec, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10s: %s", what)
+		}
+	}
+}
+
+// TestRecording checks that what went in comes out, of a file that the process
+// has not closed, as after a crash.
+func TestRecording(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "1.rec")
+	r := newRecorder(t, 4, path)
+	before := time.Now()
+	trace := r.Open(clock.New(), 3, local, remote, nil)
+	trace.Received(tcp(1000, 500, ack|psh, 512), 64)
+	trace.Read(64)
+	trace.Write(10)
+	trace.Sent(tcp(500, 1064, ack, 65535), 0, true)
+	trace.Sent(tcp(500, 1064, ack|psh, 65535), 10, false)
+	v6 := netip.MustParseAddrPort("[fd00::1]:4000")
+	r.Open(clock.New(), 0, netip.MustParseAddrPort("[fd00::2]:80"), v6, nil).Close()
+
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := decode(t, data)
+	if rec.Program != "test" || rec.PID != os.Getpid() || len(rec.Conns) != 2 {
+		t.Fatalf("got %q, process %d, %d connections; want test, %d, 2", rec.Program, rec.PID, len(rec.Conns), os.Getpid())
+	}
+	c := rec.Conns[0]
+	if c.ID != 1 || c.Shard != 3 || c.Local != local || c.Remote != remote || !c.Closed.IsZero() || !c.Captured.IsZero() {
+		t.Errorf("first connection: got %+v", c)
+	}
+	if d := c.Opened.Sub(before); d < -time.Millisecond || d > 10*time.Second {
+		t.Errorf("opened %v after it was", d)
+	}
+	if c := rec.Conns[1]; c.Remote != v6 || c.Closed.IsZero() {
+		t.Errorf("second connection: got %v, closed %v; want %v, closed", c.Remote, c.Closed, v6)
+	}
+	var got []Event
+	for _, e := range c.Events {
+		e.Time = time.Time{}
+		got = append(got, e)
+	}
+	want := []Event{
+		{Kind: In, Size: 64, Seq: 1000, Ack: 500, Flags: ack | psh, Window: 512},
+		{Kind: Read, Size: 64},
+		{Kind: Write, Size: 10},
+		{Kind: Held, Seq: 500, Ack: 1064, Flags: ack, Window: 65535},
+		{Kind: Out, Size: 10, Seq: 500, Ack: 1064, Flags: ack | psh, Window: 65535},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	r.Close()
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Close: got %v, want no file", err)
+	}
+	trace.Read(1) // does nothing
+}
+
+// TestRing checks that a lane keeps the latest.
+func TestRing(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	trace := r.Open(clock.New(), 0, local, remote, nil)
+	for i := range 3*laneRecords + 5 {
+		trace.Read(i)
+	}
+	events := decode(t, r.Snapshot()).Conns[0].Events
+	if len(events) != laneRecords || events[0].Size != 2*laneRecords+5 || events[laneRecords-1].Size != 3*laneRecords+4 {
+		t.Errorf("got %d events from %d to %d", len(events), events[0].Size, events[len(events)-1].Size)
+	}
+}
+
+// TestSlots checks that the slot of the connection closed first is used again,
+// and that its old trace then records nothing.
+func TestSlots(t *testing.T) {
+	r := newRecorder(t, 2, "")
+	c := clock.New()
+	a, b := r.Open(c, 0, local, remote, nil), r.Open(c, 0, local, remote, nil)
+	if r.Open(c, 0, local, remote, nil) != nil {
+		t.Error("a third connection got one of two slots")
+	}
+	b.Close()
+	a.Close()
+	b.Close()
+	b.Write(1) // still recorded
+	third := r.Open(c, 0, local, remote, nil)
+	b.Write(2) // no longer
+	a.Write(3)
+	third.Write(4)
+	sizes := make(map[uint64][]int)
+	for _, c := range decode(t, r.Snapshot()).Conns {
+		for _, e := range c.Events {
+			sizes[c.ID] = append(sizes[c.ID], e.Size)
+		}
+	}
+	if len(sizes) != 2 || !slices.Equal(sizes[a.ID()], []int{3}) || !slices.Equal(sizes[third.ID()], []int{4}) {
+		t.Errorf("got %v, want 3 for %d and 4 for %d", sizes, a.ID(), third.ID())
+	}
+	if s := r.Stats(); s != (Stats{Recorded: 1, Missed: 1}) {
+		t.Errorf("got %+v, want 1 recorded and 1 missed", s)
+	}
+}
+
+func TestCaptures(t *testing.T) {
+	var timeouts tcpip.StatCounter
+	data := func(seq uint32) []byte { return tcp(seq, 1, ack, 100) }
+	for _, tt := range []struct {
+		name string
+		do   func(*Trace)
+		want Reason
+	}{
+		{"reset by the peer", func(t *Trace) { t.Received(tcp(1, 0, flagRST, 0), 0) }, ResetIn},
+		{"reset by us", func(t *Trace) { t.Sent(tcp(1, 0, flagRST, 0), 0, false) }, ResetOut},
+		{"sent again", func(t *Trace) { t.Sent(data(1), 10, false); t.Sent(data(1), 10, false) }, Recovery},
+		{"sent again after a timeout", func(t *Trace) {
+			t.Sent(data(1), 10, false)
+			timeouts.Increment()
+			t.Sent(data(1), 10, false)
+		}, Timeout},
+		{"sent again across the wrap", func(t *Trace) {
+			t.Sent(data(0xfffffffa), 10, false)
+			t.Sent(data(0xfffffffa), 10, false)
+		}, Recovery},
+		{"window shut", func(t *Trace) { t.Received(tcp(1, 1, ack, 0), 0) }, Stall},
+		{"no trouble", func(t *Trace) {
+			t.Sent(data(1), 10, false)
+			t.Sent(data(11), 0, false)
+			t.Sent(data(11), 0, false)
+			t.Sent(data(11), 10, false)
+		}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRecorder(t, 1, "")
+			trace := r.Open(clock.New(), 0, local, remote, &timeouts)
+			trace.expired = timeouts.Value()
+			tt.do(trace)
+			if tt.want == 0 {
+				if got := len(r.captures); got != 0 || trace.lastTrouble.Load() != 0 {
+					t.Errorf("got a capture")
+				}
+				return
+			}
+			// The aftermath belongs to it; a second trouble at once does not make
+			// another.
+			trace.Write(99)
+			tt.do(trace)
+			eventually(t, "a capture", func() bool { return r.Stats().Captures == 1 })
+			conns := decode(t, r.Snapshot()).Conns
+			last := conns[len(conns)-1]
+			if len(conns) != 2 || last.Reason != tt.want || last.Captured.IsZero() {
+				t.Fatalf("got %d connections, the last captured for %v; want 2, %v", len(conns), last.Reason, tt.want)
+			}
+			if !slices.ContainsFunc(last.Events, func(e Event) bool { return e.Kind == Write && e.Size == 99 }) {
+				t.Error("the capture lacks what came after")
+			}
+		})
+	}
+}
+
+// TestArchive checks that captures take no more than their room.
+func TestArchive(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	trace := r.Open(clock.New(), 0, local, remote, nil)
+	for range archived + 3 {
+		r.take(capture{trace: trace, reason: Recovery})
+	}
+	if got, want := len(decode(t, r.Snapshot()).Conns), archived+1; got != want {
+		t.Errorf("got %d connections, want %d", got, want)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good := newRecorder(t, 2, "").Snapshot()
+	for name, data := range map[string][]byte{
+		"empty":       nil,
+		"short":       good[:100],
+		"truncated":   good[:len(good)-1],
+		"other magic": append([]byte("tparec99"), good[8:]...),
+		"other":       make([]byte, len(good)),
+	} {
+		if _, err := Decode(data); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrFormat)
+		}
+	}
+	if _, err := New(Options{}); err == nil {
+		t.Error("a recorder of no connections: got no error")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	r, err := New(Options{Conns: 1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer r.Close()
+	r.Open(clock.New(), 0, local, remote, nil).Read(1)
+	f.Add(r.Snapshot()[:headerSize+2*slotSize])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// The file's size is checked first: give every input the right one.
+		whole := make([]byte, fileSize(1))
+		copy(whole, data)
+		Decode(data)
+		Decode(whole)
+	})
+}
+
+// BenchmarkRequest is what one request and its reply cost.
+func BenchmarkRequest(b *testing.B) {
+	r, err := New(Options{Conns: 1024, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	c := clock.New()
+	c.Refresh()
+	trace := r.Open(c, 0, local, remote, nil)
+	in := tcp(1, 1, ack|psh, 512)
+	out := make([][]byte, 1024)
+	for i := range out {
+		out[i] = tcp(uint32(1+i), 1, ack|psh, 512)
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		trace.Received(in, 64)
+		trace.Read(64)
+		trace.Write(1)
+		h := out[i&1023]
+		binary.BigEndian.PutUint32(h[4:], uint32(i))
+		trace.Sent(h, 1, false)
+		i++
+	}
+}
