@@ -125,8 +125,8 @@ func (rt *Runtime) start() (err error) {
 		}
 		queues = c.Queues
 	}
-	if n := len(c.CPUs); n != 0 && n < queues {
-		return fmt.Errorf("Config.CPUs names %d CPUs for %d queues: want one for each", n, queues)
+	if err := checkPinning(c.CPUs, queues); err != nil {
+		return err
 	}
 	rt.openRecorder()
 	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
