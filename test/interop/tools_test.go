@@ -36,6 +36,7 @@ var wires = []struct {
 	{name: "kernel", shared: true},
 	{name: "af_packet", device: "net_af_packet0,iface=eth0", needs: []testnet.Requirement{testnet.DPDK}},
 	{name: "af_xdp", device: "net_af_xdp0,iface=eth0", needs: []testnet.Requirement{testnet.DPDK}},
+	{name: "xdp", device: "xdp:eth0", shared: true},
 }
 
 // overWires runs f with a client and a way to start servers, over each wire and
