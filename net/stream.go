@@ -48,8 +48,9 @@ func (c *Conn) readFrom(r io.Reader) (int64, error) {
 		}
 	}
 	var n int64
+	src := &source{r: r}
 	for left := known(r); left > 0; {
-		k, err := c.writeDirect(r, int(min(left, maxChunk)))
+		k, err := c.writeDirect(src, int(min(left, maxChunk)))
 		n += k
 		left -= k
 		if errors.Is(err, io.EOF) {
@@ -94,18 +95,19 @@ func known(r io.Reader) int64 {
 	return left
 }
 
-// writeDirect writes up to size bytes that r reads straight into the stack's
-// buffer. It returns less than it could take, or the error of r, only when r did.
-func (c *Conn) writeDirect(r io.Reader, size int) (int64, error) {
+// writeDirect writes up to size bytes that src reads straight into the stack's
+// buffer. It returns less than it could take, or the error of src, only when src
+// did.
+func (c *Conn) writeDirect(src *source, size int) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
 	if err := c.wr.err(); err != nil {
 		return 0, c.opError("write", err)
 	}
-	src := source{r: r, size: size}
+	*src = source{r: src.r, size: size}
 	for {
 		// Not atomic: the endpoint gives its locks away while it reads.
-		n, terr := c.ep.Write(&src, tcpip.WriteOptions{})
+		n, terr := c.ep.Write(src, tcpip.WriteOptions{})
 		switch {
 		case src.err != nil:
 			// The endpoint drops a chunk that is not filled.
@@ -175,6 +177,7 @@ var errShort = errors.New("short source")
 func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	src.rd.mu.Lock()
 	defer src.rd.mu.Unlock()
+	from := &source{r: unlockedReader{src}}
 	var written int64
 	for limit == nil || limit.N > 0 {
 		ready, err := src.awaitData()
@@ -188,7 +191,7 @@ func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 		if limit != nil {
 			size = int(min(int64(size), limit.N))
 		}
-		n, err := c.writeDirect(unlockedReader{src}, size)
+		n, err := c.writeDirect(from, size)
 		written += n
 		if limit != nil {
 			limit.N -= n
