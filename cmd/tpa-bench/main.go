@@ -69,6 +69,7 @@ and it looks into programs that run on the accelerated stack, and at the machine
   sockets   the connections of a program, as ss has the kernel's
   shards    what its pollers do, as top
   stats     all its counters, as nstat
+  doctor    what the machine offers, and how to mend what is missing
   trace     what its flight recorder holds, as a time line or for Wireshark
 
 Exit status: 0 if all went well, 1 for errors in a measurement or no
@@ -81,7 +82,7 @@ measurement, 2 for wrong flags.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addProfileFlag(root)
 	root.AddCommand(newServe(), newRun(), newCompare(), newPlot())
-	root.AddCommand(newSockets(), newShards(), newStats(), newTrace())
+	root.AddCommand(newSockets(), newShards(), newStats(), newTrace(), newDoctor())
 	return root
 }
 

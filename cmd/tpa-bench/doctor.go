@@ -1,0 +1,415 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link/dpdk"
+)
+
+// A finding is what doctor says about one precondition.
+type finding struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // ok, note or missing
+	Found string `json:"found"`
+	// Consequence and Mend are empty where all is well.
+	Consequence string `json:"consequence,omitempty"`
+	Mend        string `json:"mend,omitempty"`
+}
+
+const (
+	stateOK      = "ok"
+	stateNote    = "note"    // works, but could be better
+	stateMissing = "missing" // a mode does not work
+)
+
+// host is what doctor looks at.
+type host struct {
+	fs         fs.FS // the root of the file system
+	uid        int
+	cpus       int
+	gomaxprocs int
+	memlock    uint64 // bytes, RLIM_INFINITY for no limit
+	dpdk       string // version, empty without
+	xdpSocket  error  // of making an AF_XDP socket
+}
+
+func newDoctor() *cobra.Command {
+	var dev string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what the machine offers, and say how to mend what is missing",
+		Long: `doctor looks at everything that acceleration depends on: DPDK, huge pages, IOMMU and
+VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers and
+queues, processors. For each it prints what it found, what follows from it, and the
+command that mends it; at the end, the best mode that works now. It changes
+nothing. Run it as the user and in the container that the program runs in.
+
+Exit status: 0 if a mode other than the kernel's works, else 1.`,
+		Example: `  tpa-bench doctor --dev eth0`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m := thisHost()
+			findings, best := m.examine(dev)
+			out := cmd.OutOrStdout()
+			if asJSON {
+				e := json.NewEncoder(out)
+				e.SetIndent("", "  ")
+				if err := e.Encode(map[string]any{"findings": findings, "best": best}); err != nil {
+					return err
+				}
+			} else {
+				printFindings(out, findings, best)
+			}
+			if best.Mode == modeKernel {
+				return fmt.Errorf("no acceleration here: %s", best.Why)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dev, "dev", "", "look at this `INTERFACE` (default all)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func thisHost() *host {
+	m := &host{
+		fs: os.DirFS("/"), uid: os.Geteuid(), cpus: runtime.NumCPU(), gomaxprocs: runtime.GOMAXPROCS(0), dpdk: dpdk.Version(),
+	}
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil {
+		m.memlock = limit.Cur
+	}
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	m.xdpSocket = err
+	return m
+}
+
+// Modes, best first.
+const (
+	modeDPDK   = "dpdk"
+	modeXDP    = "af_xdp"
+	modeKernel = "kernel"
+)
+
+// best is the best mode that works now.
+type best struct {
+	Mode string `json:"mode"`
+	Why  string `json:"why"`
+	Use  string `json:"use,omitempty"` // settings that choose it
+}
+
+func (m *host) examine(dev string) ([]finding, best) {
+	var all []finding
+	add := func(f finding) bool {
+		all = append(all, f)
+		return f.State != stateMissing
+	}
+	add(m.kernel())
+	cpus := m.processors()
+	all = append(all, cpus...)
+	capable := add(m.capabilities())
+	xdp := add(m.afXDP()) && capable
+	add(m.lockedMemory())
+	hasDPDK := add(m.dpdkVersion())
+	huge := add(m.hugePages())
+	vfio := add(m.vfio())
+	nics, bound := m.interfaces(dev), m.vfioDevices()
+	for _, n := range nics {
+		add(n.finding())
+	}
+	add(m.runtimeDir())
+	switch {
+	case hasDPDK && vfio && len(bound) > 0:
+		why := "DPDK drives " + bound[0] + ", which is bound to vfio-pci"
+		if !huge {
+			why += "; without huge pages, slower"
+		}
+		return all, best{modeDPDK, why, "TPA_DEV=" + bound[0]}
+	case xdp && len(nics) > 0:
+		n := nics[0]
+		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
+	case hasDPDK:
+		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and AF_XDP does not work", "TPA_DEV=net_memif0,…"}
+	case xdp:
+		return all, best{modeKernel, "AF_XDP works, but there is no interface to use it on", ""}
+	}
+	return all, best{modeKernel, "AF_XDP does not work, and there is no DPDK device", ""}
+}
+
+// read returns a file's content without white space around, "" for none.
+func (m *host) read(name string) string {
+	b, err := fs.ReadFile(m.fs, name)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+func (m *host) kernel() finding {
+	release := m.read("proc/sys/kernel/osrelease")
+	var major, minor int
+	fmt.Sscanf(release, "%d.%d", &major, &minor)
+	f := finding{Name: "Linux", State: stateOK, Found: release}
+	if major < 5 || major == 5 && minor < 10 {
+		f.State = stateMissing
+		f.Consequence = "AF_XDP needs 5.10 or newer here"
+		f.Mend = "upgrade the kernel"
+	}
+	return f
+}
+
+func (m *host) processors() []finding {
+	f := finding{Name: "processors", State: stateOK, Found: fmt.Sprintf("%d, GOMAXPROCS %d", m.cpus, m.gomaxprocs)}
+	if m.gomaxprocs < 2 {
+		f.State = stateNote
+		f.Consequence = "a poller and the program take turns on one processor; kernel sockets of the program wait for it, too"
+		f.Mend = "give the program more processors than pollers (GOMAXPROCS > TPA_QUEUES)"
+	}
+	i := finding{Name: "isolated processors", State: stateOK, Found: m.read("sys/devices/system/cpu/isolated")}
+	if i.Found == "" {
+		i.State, i.Found = stateNote, "none"
+		i.Consequence = "other processes interrupt pollers: the highest percentiles are worse"
+		i.Mend = "boot with isolcpus=2,3 nohz_full=2,3 and set TPA_CPUS=2,3"
+	}
+	return []finding{f, i}
+}
+
+// Capabilities by number, of capability(7).
+var wanted = []struct {
+	bit  uint
+	name string
+}{{12, "net_admin"}, {13, "net_raw"}, {39, "bpf"}}
+
+func (m *host) capabilities() finding {
+	f := finding{Name: "capabilities", State: stateOK}
+	var have uint64
+	for l := range strings.Lines(m.read("proc/self/status")) {
+		if hex, ok := strings.CutPrefix(l, "CapEff:"); ok {
+			have, _ = strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+		}
+	}
+	var missing []string
+	for _, c := range wanted {
+		if have>>c.bit&1 == 0 && have>>21&1 == 0 { // CAP_SYS_ADMIN holds the others
+			missing = append(missing, "cap_"+c.name)
+		}
+	}
+	if len(missing) == 0 {
+		f.Found = "those that AF_XDP needs"
+		return f
+	}
+	f.State, f.Found = stateMissing, "without "+strings.Join(missing, ", ")
+	f.Consequence = "AF_XDP does not work as this user"
+	f.Mend = "setcap cap_net_admin,cap_net_raw,cap_bpf+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
+	return f
+}
+
+func (m *host) afXDP() finding {
+	f := finding{Name: "AF_XDP", State: stateOK, Found: "sockets can be made"}
+	if m.xdpSocket != nil {
+		f.State, f.Found = stateMissing, m.xdpSocket.Error()
+		f.Consequence = "no AF_XDP"
+		f.Mend = "run as root or with the capabilities above, on a kernel with CONFIG_XDP_SOCKETS, outside of containers that filter socket()"
+	}
+	return f
+}
+
+// lockable is how much memory the queues of a small set-up lock, in bytes.
+const lockable = 64 << 20
+
+func (m *host) lockedMemory() finding {
+	f := finding{Name: "locked memory", State: stateOK, Found: "unlimited"}
+	if m.memlock == unix.RLIM_INFINITY {
+		return f
+	}
+	f.Found = fmt.Sprintf("at most %d KB", m.memlock>>10)
+	if m.memlock < lockable && m.uid != 0 {
+		f.State = stateNote
+		f.Consequence = "packet buffers may not fit: opening a queue fails with ENOBUFS or EPERM"
+		f.Mend = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit"
+	}
+	return f
+}
+
+func (m *host) dpdkVersion() finding {
+	if m.dpdk != "" {
+		return finding{Name: "DPDK", State: stateOK, Found: m.dpdk}
+	}
+	return finding{
+		Name: "DPDK", State: stateMissing, Found: "this program was built without",
+		Consequence: "no DPDK devices",
+		Mend:        "apt-get install libdpdk-dev && go build -tags dpdk",
+	}
+}
+
+func (m *host) hugePages() finding {
+	f := finding{Name: "huge pages", State: stateOK}
+	free, total, size := 0, 0, ""
+	dirs, _ := fs.Glob(m.fs, "sys/kernel/mm/hugepages/hugepages-*kB")
+	for _, d := range dirs {
+		n, _ := strconv.Atoi(m.read(path.Join(d, "free_hugepages")))
+		t, _ := strconv.Atoi(m.read(path.Join(d, "nr_hugepages")))
+		if n > free || total == 0 && t > 0 {
+			free, total, size = n, t, strings.TrimPrefix(path.Base(d), "hugepages-")
+		}
+	}
+	if free > 0 {
+		f.Found = fmt.Sprintf("%d of %d pages of %s free", free, total, size)
+		return f
+	}
+	f.State, f.Found = stateNote, "none free"
+	f.Consequence = "DPDK uses ordinary pages: virtual devices only, and slower"
+	f.Mend = "sysctl -w vm.nr_hugepages=256"
+	return f
+}
+
+func (m *host) vfio() finding {
+	f := finding{Name: "VFIO", State: stateOK}
+	groups, _ := fs.ReadDir(m.fs, "sys/class/iommu")
+	_, loaded := fs.Stat(m.fs, "sys/module/vfio_pci")
+	unsafe := m.read("sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y"
+	switch {
+	case loaded == nil && len(groups) > 0:
+		f.Found = "vfio-pci is loaded, with an IOMMU"
+	case loaded == nil && unsafe:
+		f.State, f.Found = stateNote, "vfio-pci is loaded, without an IOMMU"
+		f.Consequence = "DPDK works, but the device can write to all memory"
+		f.Mend = "boot with intel_iommu=on (or amd_iommu=on) iommu=pt where the machine has one"
+	case loaded == nil:
+		f.State, f.Found = stateMissing, "vfio-pci is loaded, but there is no IOMMU"
+		f.Consequence = "DPDK cannot drive PCI devices"
+		f.Mend = "boot with intel_iommu=on iommu=pt; in a virtual machine: echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+	default:
+		f.State, f.Found = stateMissing, "vfio-pci is not loaded"
+		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
+		f.Mend = "modprobe vfio-pci && dpdk-devbind.py --bind vfio-pci 0000:3b:00.0"
+	}
+	return f
+}
+
+// vfioDevices are the PCI addresses that are bound to vfio-pci.
+func (m *host) vfioDevices() []string {
+	found, _ := fs.Glob(m.fs, "sys/bus/pci/drivers/vfio-pci/*:*:*.*")
+	for i := range found {
+		found[i] = path.Base(found[i])
+	}
+	return found
+}
+
+// An iface is a network interface of the kernel.
+type iface struct {
+	name, driver, state string
+	mtu                 string
+	queues              int
+}
+
+// nativeXDP are drivers that run XDP programs before the kernel makes a packet of
+// a frame; others run them later, in generic mode, which is slower.
+var nativeXDP = []string{
+	"bnxt_en", "ena", "gve", "hv_netvsc", "i40e", "iavf", "ice", "idpf", "igb", "igc", "ixgbe", "ixgbevf", "mana",
+	"mlx4_en", "mlx5_core", "mvneta", "nfp", "qede", "sfc", "stmmac", "thunder-nic", "tun", "veth", "virtio_net", "vmxnet3",
+}
+
+// interfaces are those that can be used, or the one asked for.
+func (m *host) interfaces(dev string) []iface {
+	entries, _ := fs.ReadDir(m.fs, "sys/class/net")
+	var all []iface
+	for _, e := range entries {
+		dir := path.Join("sys/class/net", e.Name())
+		if e.Name() == "lo" || dev != "" && e.Name() != dev || m.read(path.Join(dir, "type")) != "1" {
+			continue
+		}
+		n := iface{name: e.Name(), state: m.read(path.Join(dir, "operstate")), mtu: m.read(path.Join(dir, "mtu"))}
+		if target, err := readLink(m.fs, path.Join(dir, "device/driver")); err == nil {
+			n.driver = path.Base(target)
+		} else if driver := m.read(path.Join(dir, "driver")); driver != "" {
+			n.driver = driver
+		}
+		rx, _ := fs.Glob(m.fs, path.Join(dir, "queues/rx-*"))
+		n.queues = len(rx)
+		all = append(all, n)
+	}
+	// Those that are up, and with drivers, first.
+	slices.SortStableFunc(all, func(a, b iface) int { return b.rank() - a.rank() })
+	return all
+}
+
+func readLink(f fs.FS, name string) (string, error) {
+	if l, ok := f.(fs.ReadLinkFS); ok {
+		return l.ReadLink(name)
+	}
+	return "", fs.ErrInvalid
+}
+
+func (n *iface) rank() int {
+	rank := 0
+	if n.state == "up" {
+		rank += 2
+	}
+	if slices.Contains(nativeXDP, n.driver) {
+		rank++
+	}
+	return rank
+}
+
+func (n *iface) finding() finding {
+	driver := n.driver
+	if driver == "" {
+		driver = "virtual"
+	}
+	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d receive queues, MTU %s", driver, n.state, n.queues, n.mtu)}
+	var what, mend []string
+	if n.state == "down" {
+		what, mend = append(what, "nothing arrives"), append(mend, "ip link set "+n.name+" up")
+	}
+	if !slices.Contains(nativeXDP, n.driver) {
+		what = append(what, "its driver may have no native XDP: AF_XDP then runs in generic mode, which is slower")
+	} else if n.queues > 1 {
+		return f
+	} else if n.driver != "veth" && n.driver != "tun" {
+		what, mend = append(what, "one queue is one poller"), append(mend, "ethtool -L "+n.name+" combined 2")
+	}
+	if len(what) > 0 {
+		f.State, f.Consequence, f.Mend = stateNote, strings.Join(what, "; "), strings.Join(mend, " && ")
+	}
+	return f
+}
+
+func (m *host) runtimeDir() finding {
+	return finding{Name: "debug sockets", State: stateOK, Found: "in " + accel.DebugSocketDirs()[0]}
+}
+
+func printFindings(out io.Writer, findings []finding, b best) {
+	marks := map[string]string{stateOK: "✓", stateNote: "!", stateMissing: "✗"}
+	for _, f := range findings {
+		fmt.Fprintf(out, "%s %-20s %s\n", marks[f.State], f.Name, f.Found)
+		if f.Consequence != "" {
+			fmt.Fprintf(out, "    so:   %s\n", f.Consequence)
+		}
+		if f.Mend != "" {
+			fmt.Fprintf(out, "    mend: %s\n", f.Mend)
+		}
+	}
+	fmt.Fprintf(out, "\nBest mode now: %s. %s.\n", b.Mode, b.Why)
+	if b.Use != "" {
+		fmt.Fprintf(out, "Use it with: %s\n", b.Use)
+	}
+}
