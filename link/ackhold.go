@@ -67,8 +67,13 @@ func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload i
 	advances := int32(ack-f.ack) > 0
 	f.ack = ack
 	if f.held != 0 {
-		h := &a.held[f.held-1]
-		if h.flow == f && (payload > 0 || advances) {
+		switch h := &a.held[f.held-1]; {
+		case h.flow != f:
+		case header.TCPFlags(tcp[13])&header.TCPFlagRst != 0:
+			// A reset must not overtake the acknowledgement that completed the
+			// handshake: the peer would forget a connection it has yet to accept.
+			e.releaseAcksLocked()
+		case payload > 0 || advances:
 			h.flow = nil
 			e.stats.txAcksSaved.Add(1)
 		}

@@ -642,6 +642,11 @@ func TestAckHold(t *testing.T) {
 			want: []seg{{1, 100, ack, "a"}, {1, 200, ack | header.TCPFlagFin, ""}, {1, 300, ack | header.TCPFlagRst, ""}},
 		},
 		{
+			name: "RST does not overtake",
+			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 200, ack | header.TCPFlagRst, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1, 200, ack | header.TCPFlagRst, ""}},
+		},
+		{
 			name: "flows that share a place keep theirs",
 			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1025, 7, ack, "z"}, {1025, 8, ack, ""}},
 			want: []seg{{1, 100, ack, "a"}, {1025, 7, ack, "z"}, {1, 200, ack, ""}, {1025, 8, ack, ""}},
