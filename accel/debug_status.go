@@ -187,7 +187,7 @@ func (rt *Runtime) Status() Status {
 		status.Listeners = append(status.Listeners, line)
 	}
 	status.Conns = rt.conns(status.Time)
-	status.Addrs = slices.Clone(rt.config.Addrs)
+	status.Addrs = rt.shards[0].Addresses()
 	for _, r := range rt.shards[0].Routes() {
 		line := RouteStatus{Destination: r.Destination.String()}
 		if r.Gateway.Len() > 0 {

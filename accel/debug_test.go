@@ -145,6 +145,9 @@ func TestStatus(t *testing.T) {
 			t.Errorf("routes: got %v, want %s among two", s.Routes, want)
 		}
 	}
+	if got := fmt.Sprint(s.Addrs); got != "[10.0.0.1/24 fd00::1/64]" {
+		t.Errorf("addresses: got %s", got)
+	}
 	if slices.ContainsFunc(s.Routes, func(r accel.RouteStatus) bool { return r.Gateway != "" }) {
 		t.Errorf("routes: got %v", s.Routes)
 	}

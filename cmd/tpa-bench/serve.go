@@ -12,7 +12,7 @@ import (
 )
 
 func newServe() *cobra.Command {
-	var name, addr, protocol string
+	var name, addr, protocol, pages string
 	cmd := &cobra.Command{
 		Use:   "serve --transport kernel|accel --listen ADDR",
 		Short: "Serve Redis, echo, discard or HTTP",
@@ -45,13 +45,14 @@ with the port that was chosen when ADDR ends in :0. Protocols:
 			if err := setDevice(cmd); err != nil {
 				return err
 			}
-			return listen(cmd, name, addr, protocol, serve)
+			return listen(cmd, name, addr, protocol, pages, serve)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&name, "transport", transport.Kernel, "whose TCP: "+strings.Join(transport.Names, " or "))
 	f.StringVar(&addr, "listen", "127.0.0.1:6379", "`ADDR` to listen on")
 	f.StringVar(&protocol, "protocol", "resp", "one of "+strings.Join(server.Protocols, ", "))
+	f.StringVar(&pages, "http", "", "serve /metrics and /debug/tpa/ of the accelerated side by the kernel's TCP on `ADDR`, such as 127.0.0.1:9464")
 	addDeviceFlags(cmd)
 	return cmd
 }
@@ -63,7 +64,7 @@ func checkTransport(name string) error {
 	return nil
 }
 
-func listen(cmd *cobra.Command, name, addr, protocol string, serve server.Handler) (err error) {
+func listen(cmd *cobra.Command, name, addr, protocol, pages string, serve server.Handler) (err error) {
 	ctx := cmd.Context()
 	tr, err := transport.Open(name)
 	if err != nil {
@@ -75,6 +76,13 @@ func listen(cmd *cobra.Command, name, addr, protocol string, serve server.Handle
 		return err
 	}
 	defer ln.Close()
+	if pages != "" {
+		stop, err := servePages(tr, pages)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "ready: %s on %s (%s)\n", protocol, ln.Addr(), tr)
 	return serve(ctx, ln)
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -203,6 +205,18 @@ func (s *Shard) SetRoutes(routes []Route) {
 		table[i] = tcpip.Route{Destination: r.Destination, Gateway: r.Gateway, NIC: nicID}
 	}
 	s.stack.SetRouteTable(table)
+}
+
+// Addresses returns our unicast addresses, sorted.
+func (s *Shard) Addresses() []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range s.stack.AllAddresses()[nicID] {
+		if ip, ok := netip.AddrFromSlice(a.AddressWithPrefix.Address.AsSlice()); ok && a.AddressWithPrefix.Address != header.IPv4Broadcast {
+			all = append(all, netip.PrefixFrom(ip, a.AddressWithPrefix.PrefixLen))
+		}
+	}
+	slices.SortFunc(all, netip.Prefix.Compare)
+	return all
 }
 
 // Routes returns the routing table.

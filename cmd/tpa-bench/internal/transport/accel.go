@@ -41,6 +41,9 @@ func openAccel() (Transport, error) {
 	return &accelerated{rt, device}, nil
 }
 
+// Runtime is for those who want to look inside.
+func (a *accelerated) Runtime() *accel.Runtime { return a.runtime }
+
 func (a *accelerated) Name() string   { return Accel }
 func (a *accelerated) String() string { return Accel + ", " + a.device }
 func (a *accelerated) Polls() bool    { return true }
