@@ -155,6 +155,8 @@ func (s *Shard) configure() error {
 	// of a burst sends two segments per retransmission timeout from then on, for
 	// good. Tailscale has it off as well (tailscale/tailscale#9707). A loss at the
 	// end of a flight costs a retransmission timeout now.
+	// It also stops the retransmission timer on each write, sent or not: a program
+	// that keeps writing into a full window never gets its losses sent again.
 	recovery := tcpip.TCPRecovery(0)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait, &recovery} {
 		if err := set(o); err != nil {

@@ -21,8 +21,13 @@
 // still, for good, when one goroutine sleeps with a mutex held and another one
 // wants it: so do two concurrent Reads, or two Writes, of one connection.
 //
-// Tests run on one P, and without preemption as far as Go lets us, so that the
-// same test does the same things in the same order each time.
+// # The same test does the same things
+//
+// In a bubble, goroutines run in the same order each time: Main keeps to one P,
+// keeps the garbage collector away (see Test), and builds with a runtime in which
+// what Go leaves to chance follows from what the bubble did before: the order of
+// timers that fire at the same instant, of ready cases of a select, of maps, and
+// the top-level functions of math/rand. Not so the random numbers of the system.
 package virtualtime
 
 import (
@@ -41,6 +46,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	gsync "gvisor.dev/gvisor/pkg/sync"
 )
@@ -60,9 +66,29 @@ func Main(m *testing.M) {
 			fail(fmt.Errorf("the rebuilt test has wait reason %s, want %s", got, reason))
 		}
 		runtime.GOMAXPROCS(1)
+		// A goroutine that has to help the collector loses its turn.
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(memoryLimit)
 		os.Exit(m.Run())
 	}
 	fail(rerun())
+}
+
+// In bytes: the collector runs before a bubble starts when collectAbove are in
+// use, and within a bubble only beyond memoryLimit.
+const (
+	collectAbove = 128 << 20
+	memoryLimit  = 2 << 30
+)
+
+// Test is synctest.Test, after some cleaning up.
+func Test(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	var m runtime.MemStats
+	if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
+		runtime.GC()
+	}
+	synctest.Test(t, f)
 }
 
 // fail ends the process: the tests could not run.
@@ -74,7 +100,7 @@ func fail(err error) {
 // rerun builds the test of the current directory for virtual time and replaces
 // this process by it. It returns only on an error.
 func rerun() error {
-	modfile, reason, err := prepare()
+	dir, reason, err := prepare()
 	if err != nil {
 		return err
 	}
@@ -83,8 +109,9 @@ func rerun() error {
 	if race {
 		name += ".race"
 	}
-	binary := filepath.Join(filepath.Dir(modfile), name)
-	args := []string{"test", "-c", "-modfile=" + modfile, "-o", binary}
+	binary := filepath.Join(dir, name)
+	args := []string{"test", "-c", "-o", binary,
+		"-modfile=" + filepath.Join(dir, "go.mod"), "-overlay=" + filepath.Join(dir, "overlay.json")}
 	if race {
 		args = append(args, "-race")
 	}
@@ -95,9 +122,10 @@ func rerun() error {
 	return syscall.Exec(binary, append([]string{os.Args[0]}, os.Args[1:]...), env)
 }
 
-// prepare makes a copy of gVisor that suits synctest and a go.mod that uses it.
-// It returns the go.mod's path and the new value of the constant.
-func prepare() (modfile, reason string, err error) {
+// prepare fills a directory with a copy of gVisor that suits synctest, a go.mod
+// that uses it, and an overlay for the runtime. It returns the directory and the
+// new value of the constant.
+func prepare() (dir, reason string, err error) {
 	out, err := goTool("list", "-m", "-json", gvisor)
 	if err != nil {
 		return "", "", err
@@ -118,6 +146,10 @@ func prepare() (modfile, reason string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	overlay, err := patchRuntime(goroot)
+	if err != nil {
+		return "", "", err
+	}
 	dirs, err := packageDirs(module.Dir)
 	if err != nil {
 		return "", "", err
@@ -134,16 +166,15 @@ func prepare() (modfile, reason string, err error) {
 	// The directory is named by all that goes into it, so that it never changes
 	// once it is complete.
 	id := sha256.New()
-	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s", module.Version, patched, mod, sum, strings.Join(dirs, "\n"))
+	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s\n%s", module.Version, patched, overlay, mod, sum, strings.Join(dirs, "\n"))
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", "", err
 	}
 	root := filepath.Join(cache, "tpa-virtualtime")
-	dir := filepath.Join(root, fmt.Sprintf("%x", id.Sum(nil)[:8]))
-	modfile = filepath.Join(dir, "go.mod")
-	if _, err := os.Stat(modfile); err == nil {
-		return modfile, reason, nil
+	dir = filepath.Join(root, fmt.Sprintf("%x", id.Sum(nil)[:8]))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, reason, nil
 	}
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", "", err
@@ -157,19 +188,32 @@ func prepare() (modfile, reason string, err error) {
 		return "", "", err
 	}
 	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", gvisor, filepath.Join(dir, "gvisor"))
+	replace := map[string]string{}
+	for name, data := range overlay {
+		base := "runtime_" + filepath.Base(name)
+		replace[filepath.Join(goroot, name)] = filepath.Join(dir, base)
+		if err := os.WriteFile(filepath.Join(fresh, base), data, 0o644); err != nil {
+			return "", "", err
+		}
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", "", err
+	}
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(fresh, "go.mod"), mod, 0o644),
 		os.WriteFile(filepath.Join(fresh, "go.sum"), sum, 0o644),
+		os.WriteFile(filepath.Join(fresh, "overlay.json"), list, 0o644),
 	); err != nil {
 		return "", "", err
 	}
 	if err := os.Rename(fresh, dir); err != nil {
 		// Somebody else was faster: then it is there.
-		if _, statErr := os.Stat(modfile); statErr != nil {
+		if _, statErr := os.Stat(dir); statErr != nil {
 			return "", "", err
 		}
 	}
-	return modfile, reason, nil
+	return dir, reason, nil
 }
 
 // patch returns gVisor's file of wait reasons with that of a select replaced by

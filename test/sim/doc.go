@@ -1,0 +1,27 @@
+// Package sim runs whole programs over two runtimes in virtual time, under a
+// seed: accel, connections, deadlines, pollers, shards and TCP as they are, over
+// software network cards with a bad network between them. It holds tests only.
+//
+// A seed draws a set-up (queues, MTU, offloads, impairments, mishaps) and a
+// program of conversations, runs it, and checks what must hold whatever was
+// drawn:
+//
+//   - what one side reads is what the other wrote, and a stream that was cut off
+//     never ends as if it were whole;
+//   - everything ends within a bounded time, with the error that package net
+//     would give;
+//   - every frame on the wire has right checksums and fits the MTU, a sequence
+//     number never stands for two different bytes, and a side sends one FIN;
+//   - when all is closed, no flow, endpoint, packet buffer, goroutine or timer is
+//     left;
+//   - the same seed gives the same frames at the same times.
+//
+// # Running it
+//
+//	go test ./test/sim                          a few hundred seeds
+//	SEEDS=10000 go test ./test/sim              more of them
+//	SEED=1234 go test ./test/sim -run Programs -v
+//
+// A failure prints the last form. It also writes the frames of that run to the
+// file named by PCAP, if set.
+package sim

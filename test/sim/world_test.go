@@ -1,0 +1,249 @@
+package sim
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/fault"
+	"github.com/gotpa/tpa/link/softnic"
+	"github.com/gotpa/tpa/test/virtualtime"
+)
+
+func TestMain(m *testing.M) { virtualtime.Main(m) }
+
+// A setup is everything about a world but the program that runs in it.
+type setup struct {
+	mtu    int
+	v6     bool // whether conversations may use IPv6
+	nic    link.Capabilities
+	queues [2]int
+	tcp    accel.TCP
+	// there and back are what happens to frames towards host 1 and host 0. They
+	// are received so, or, with early set, sent so.
+	there, back fault.Impairment
+	early       bool
+	// mishaps are how many times a link goes down, a queue stalls or a card
+	// changes its RSS while the program runs.
+	mishaps int
+}
+
+func (s setup) String() string {
+	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, TCP %+v, there %v, back %v, early %v, %d mishaps",
+		s.mtu, s.v6, s.queues, s.nic, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
+}
+
+// describe leaves out what is zero.
+func describe(i fault.Impairment) string {
+	var parts []string
+	for field := range strings.FieldsSeq(fmt.Sprintf("%+v", i)) {
+		if _, value, _ := strings.Cut(strings.Trim(field, "{}"), ":"); value != "0" && value != "0s" {
+			parts = append(parts, strings.Trim(field, "{}"))
+		}
+	}
+	return "{" + strings.Join(parts, " ") + "}"
+}
+
+// A world is two hosts and the wire between them.
+type world struct {
+	t      *testing.T
+	seed   uint64
+	setup  setup
+	random *rand.Rand
+	start  time.Time
+	wire   *wire
+	hosts  [2]*host
+}
+
+// A host is a runtime on a card behind impairments.
+type host struct {
+	rt     *accel.Runtime
+	nic    *softnic.NIC
+	device *fault.Device
+	addrs  [2]netip.Addr // IPv4 and IPv6
+}
+
+// A locked source of random bytes is what a runtime takes its secrets from.
+type locked struct {
+	mu     sync.Mutex
+	random *rand.ChaCha8
+}
+
+func (l *locked) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.random.Read(b)
+}
+
+// seeded returns an independent source for each name.
+func seeded(seed uint64, name string) *rand.ChaCha8 {
+	var key [32]byte
+	copy(key[:], fmt.Sprintf("%016x %s", seed, name))
+	return rand.NewChaCha8(key)
+}
+
+// outcome is what a run leaves behind.
+type outcome struct {
+	trace   string
+	virtual time.Duration
+}
+
+// run makes a world, lets the program run in it, and checks that nothing is left.
+func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
+	t.Helper()
+	done := false
+	defer func() {
+		if !done || t.Failed() {
+			t.Logf("replay: SEED=%d go test ./test/sim -run '%s' -v", seed, t.Name())
+			t.Logf("set-up: %v", s)
+		}
+	}()
+	virtualtime.Test(t, func(t *testing.T) {
+		w := &world{t: t, seed: seed, setup: s, random: rand.New(seeded(seed, "program")), start: time.Now()}
+		w.wire = newWire(s.mtu, t.Errorf)
+		w.wire.gaps = s.early
+		w.wire.damage = s.early && s.there.Corrupt+s.there.Cut+s.back.Corrupt+s.back.Cut > 0
+		for i := range w.hosts {
+			w.hosts[i] = w.newHost(i)
+		}
+		w.hosts[0].nic.Attach(w.wire.carry('>', w.hosts[1].nic.Deliver))
+		w.hosts[1].nic.Attach(w.wire.carry('<', w.hosts[0].nic.Deliver))
+		dog := w.watch(20 * time.Minute)
+		if !t.Failed() {
+			program(w)
+		}
+		w.settle()
+		o.virtual = time.Since(w.start)
+		for _, h := range w.hosts {
+			h.rt.Close()
+		}
+		dog.Stop()
+		w.leftovers()
+		o.trace = w.wire.sum()
+	})
+	done = true
+	return o
+}
+
+func (w *world) newHost(i int) *host {
+	s := &w.setup
+	nic, err := softnic.New(softnic.Config{
+		Name: fmt.Sprint("host", i), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, byte(i + 1)},
+		MTU: s.mtu, Queues: s.queues[i], Capabilities: s.nic, Ring: 8192,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	in, out := s.back, s.there
+	if i == 1 {
+		in, out = out, in
+	}
+	impaired := fault.Config{Seed: w.seed + uint64(i)}
+	if s.early {
+		impaired.Transmit = out
+	} else {
+		impaired.Receive = in
+	}
+	device, err := fault.Wrap(nic, impaired)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h := &host{nic: nic, device: device}
+	h.addrs[0] = netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
+	prefixes := []netip.Prefix{netip.PrefixFrom(h.addrs[0], 24)}
+	if s.v6 {
+		h.addrs[1] = netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)})
+		prefixes = append(prefixes, netip.PrefixFrom(h.addrs[1], 64))
+	}
+	h.rt, err = accel.New(accel.Config{
+		Link: device, Addrs: prefixes, TCP: s.tcp, Fallback: accel.Never,
+		Polling: accel.Polling{Spin: time.Nanosecond},
+		Random:  &locked{random: seeded(w.seed, nic.Info().Name)},
+		Logger:  slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return h
+}
+
+// watch ends a run that makes no progress: after that much virtual time it says
+// where everybody stands.
+func (w *world) watch(limit time.Duration) *time.Timer {
+	return time.AfterFunc(limit, func() {
+		w.t.Errorf("not finished after %v\n%s", limit, ourStacks())
+		for _, h := range w.hosts {
+			h.rt.Close()
+		}
+	})
+}
+
+// ourStacks returns the stacks of the goroutines that run this package's code.
+func ourStacks() string {
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	var ours []string
+	for stack := range strings.SplitSeq(string(all), "\n\n") {
+		if strings.Contains(stack, "synctest bubble") && strings.Contains(stack, "test/sim.(*") {
+			ours = append(ours, stack)
+		}
+	}
+	return strings.Join(ours, "\n\n")
+}
+
+// settle waits until closed connections have left TIME-WAIT and checks that no
+// flow and no buffer is left.
+func (w *world) settle() {
+	for _, h := range w.hosts {
+		none := fault.Impairment{}
+		if err := h.device.SetReceive(none); err != nil {
+			w.t.Error(err)
+		}
+		if err := h.device.SetTransmit(none); err != nil {
+			w.t.Error(err)
+		}
+	}
+	time.Sleep(5 * time.Minute)
+	synctest.Wait()
+	for i, h := range w.hosts {
+		s := h.rt.Stats()
+		for _, shard := range s.Shards {
+			if shard.Flows != 0 {
+				w.t.Errorf("host %d: %d flows are left", i, shard.Flows)
+			}
+			if n := shard.Stack.TCP.CurrentEstablished.Value(); n != 0 {
+				w.t.Errorf("host %d: %d connections are left established", i, n)
+			}
+			if n := shard.Stack.TCP.CurrentConnected.Value(); n != 0 {
+				w.t.Errorf("host %d: %d connections are left", i, n)
+			}
+		}
+		if len(s.Listeners) != 0 {
+			w.t.Errorf("host %d: %d listeners are left", i, len(s.Listeners))
+		}
+		if s.Device.BuffersInUse != 0 {
+			w.t.Errorf("host %d: %d device buffers are in use", i, s.Device.BuffersInUse)
+		}
+	}
+}
+
+// leftovers checks what closed runtimes must not leave.
+func (w *world) leftovers() {
+	synctest.Wait()
+	for _, ep := range tcpip.GetDanglingEndpoints() {
+		w.t.Errorf("an endpoint is left: %+v", ep.Info())
+	}
+	tcpip.ReleaseDanglingEndpoints()
+}
