@@ -72,6 +72,9 @@ pgo: deps build ## renew the profile that tpa-bench is optimised with
 	kill $$server; wait $$server; \
 	$(GO) tool pprof -proto $(OUT)/serve.pprof $(OUT)/run.pprof >cmd/tpa-bench/default.pgo
 
+# The tests build without tpa-bench's profile: with it, everything that they
+# have built already would be built once more, for each set of flags.
+test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
 test: deps hugepages lint generated test-pure test-race test-asan test-fuzz ## run every test there is
 	@echo "All tests passed."
