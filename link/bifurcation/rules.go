@@ -6,59 +6,80 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/dpdk"
 )
+
+// A Rule names TCP segments to ports of one local address: those whose destination
+// port equals Port in the bits of Mask.
+type Rule struct {
+	Addr       netip.Addr
+	Port, Mask uint16
+}
 
 // Rules is the filter of a device in isolated mode: one flow rule for each range
 // of ports that a mask can express, so one for a listener's port and one for a
 // block of a power of two.
 type Rules struct {
-	device link.FlowRuler
+	make func(Rule) (remove func() error, err error)
 
-	mu      sync.Mutex
-	handles map[link.FlowRule]uint64
+	mu    sync.Mutex
+	rules map[Rule]func() error // how to remove them
 }
 
 var _ Filter = (*Rules)(nil)
 
-// NewRules returns the filter of a device without rules.
-func NewRules(d link.FlowRuler) *Rules {
-	return &Rules{device: d, handles: make(map[link.FlowRule]uint64)}
+// NewRules returns the filter of a device without rules. make has the device
+// follow a rule, and returns how to end it.
+func NewRules(make func(Rule) (remove func() error, err error)) *Rules {
+	return &Rules{make: make, rules: map[Rule]func() error{}}
 }
 
-// Claim implements Filter. It asks the device about all rules first, and takes
-// back those it has made when one fails.
+// FlowRules returns the filter of a DPDK port in isolated mode. Each flow goes to
+// one of the port's queues, by a hash.
+func FlowRules(p *dpdk.Port) *Rules {
+	queues := make([]uint16, p.Info().Queues)
+	for i := range queues {
+		queues[i] = uint16(i)
+	}
+	return NewRules(func(r Rule) (func() error, error) {
+		f, err := p.CreateRule(dpdk.Rule{
+			IPv6: r.Addr.Is6(), Addr: r.Addr, Port: r.Port, PortMask: r.Mask, Queues: queues,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return f.Remove, nil
+	})
+}
+
+// Claim implements Filter. It takes back the rules that it has made when one
+// fails.
 func (r *Rules) Claim(addr netip.Addr, first uint16, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.create(masks(addr, int(first), int(first)+n))
 }
 
-func (r *Rules) create(rules []link.FlowRule) error {
-	for _, rule := range rules {
-		if err := r.device.ValidateFlowRule(rule); err != nil {
-			return fmt.Errorf("flow rule for %v: %w", rule, err)
-		}
-	}
+func (r *Rules) create(rules []Rule) error {
 	for i, rule := range rules {
-		handle, err := r.device.CreateFlowRule(rule)
+		remove, err := r.make(rule)
 		if err != nil {
-			err = fmt.Errorf("flow rule for %v: %w", rule, err)
-			return errors.Join(err, r.destroy(rules[:i]))
+			err = fmt.Errorf("flow rule for port %d, mask %#x, of %v: %w", rule.Port, rule.Mask, rule.Addr, err)
+			return errors.Join(err, r.remove(rules[:i]))
 		}
-		r.handles[rule] = handle
+		r.rules[rule] = remove
 	}
 	return nil
 }
 
-func (r *Rules) destroy(rules []link.FlowRule) error {
+func (r *Rules) remove(rules []Rule) error {
 	var errs []error
 	for _, rule := range rules {
-		if err := r.device.DestroyFlowRule(r.handles[rule]); err != nil {
-			errs = append(errs, fmt.Errorf("destroy flow rule for %v: %w", rule, err))
+		if err := r.rules[rule](); err != nil {
+			errs = append(errs, fmt.Errorf("remove flow rule for port %d, mask %#x, of %v: %w", rule.Port, rule.Mask, rule.Addr, err))
 			continue
 		}
-		delete(r.handles, rule)
+		delete(r.rules, rule)
 	}
 	return errors.Join(errs...)
 }
@@ -69,8 +90,8 @@ func (r *Rules) Release(addr netip.Addr, first uint16, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from, to := int(first), int(first)+n
-	var old, rest []link.FlowRule
-	for rule := range r.handles {
+	var old, rest []Rule
+	for rule := range r.rules {
 		low := int(rule.Port)
 		high := low + int(^rule.Mask) + 1
 		if rule.Addr != addr || high <= from || low >= to {
@@ -83,14 +104,14 @@ func (r *Rules) Release(addr netip.Addr, first uint16, n int) error {
 	if err := r.create(rest); err != nil {
 		return err
 	}
-	return r.destroy(old)
+	return r.remove(old)
 }
 
 // Count returns the number of rules on the device.
 func (r *Rules) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.handles)
+	return len(r.rules)
 }
 
 // Verdicts implements Filter: the device does not count.
@@ -100,14 +121,14 @@ func (r *Rules) String() string { return "flow rules" }
 
 // masks returns rules for the ports from low to below high: as few as ranges of a
 // power of two that start at a multiple of their size can be.
-func masks(addr netip.Addr, low, high int) []link.FlowRule {
-	var rules []link.FlowRule
+func masks(addr netip.Addr, low, high int) []Rule {
+	var rules []Rule
 	for low < high {
 		size := 1
 		for low%(2*size) == 0 && low+2*size <= high {
 			size *= 2
 		}
-		rules = append(rules, link.FlowRule{Addr: addr, Port: uint16(low), Mask: ^uint16(size - 1)})
+		rules = append(rules, Rule{Addr: addr, Port: uint16(low), Mask: ^uint16(size - 1)})
 		low += size
 	}
 	return rules

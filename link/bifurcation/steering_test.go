@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -323,44 +324,33 @@ func TestRandomClaims(t *testing.T) {
 
 // A fakeDevice takes flow rules.
 type fakeDevice struct {
-	rules    map[uint64]link.FlowRule
-	next     uint64
-	validate func(link.FlowRule) error
-	create   func(link.FlowRule) error
+	rules  map[Rule]bool
+	refuse func(Rule) error
 }
 
-func (d *fakeDevice) Isolated() bool { return true }
-
-func (d *fakeDevice) ValidateFlowRule(r link.FlowRule) error {
-	if d.validate != nil {
-		return d.validate(r)
+func (d *fakeDevice) make(r Rule) (func() error, error) {
+	if d.rules[r] {
+		return nil, os.ErrExist
 	}
-	return nil
-}
-
-func (d *fakeDevice) CreateFlowRule(r link.FlowRule) (uint64, error) {
-	if d.create != nil {
-		if err := d.create(r); err != nil {
-			return 0, err
+	if d.refuse != nil {
+		if err := d.refuse(r); err != nil {
+			return nil, err
 		}
 	}
-	d.next++
-	d.rules[d.next] = r
-	return d.next, nil
-}
-
-func (d *fakeDevice) DestroyFlowRule(h uint64) error {
-	if _, ok := d.rules[h]; !ok {
-		return fmt.Errorf("no rule %d", h)
-	}
-	delete(d.rules, h)
-	return nil
+	d.rules[r] = true
+	return func() error {
+		if !d.rules[r] {
+			return fmt.Errorf("no rule %v", r)
+		}
+		delete(d.rules, r)
+		return nil
+	}, nil
 }
 
 // ports returns the ports that the rules match.
 func (d *fakeDevice) ports(a netip.Addr) []int {
 	seen := map[int]bool{}
-	for _, r := range d.rules {
+	for r := range d.rules {
 		for port := range 65536 {
 			if r.Addr == a && uint16(port)&r.Mask == r.Port {
 				seen[port] = true
@@ -371,8 +361,8 @@ func (d *fakeDevice) ports(a netip.Addr) []int {
 }
 
 func TestRules(t *testing.T) {
-	d := &fakeDevice{rules: map[uint64]link.FlowRule{}}
-	r := NewRules(d)
+	d := &fakeDevice{rules: map[Rule]bool{}}
+	r := NewRules(d.make)
 	check := func(when string, rules int, ports ...int) {
 		t.Helper()
 		if got := d.ports(v4); !slices.Equal(got, ports) {
@@ -406,7 +396,7 @@ func TestRules(t *testing.T) {
 	check("all ports", 0)
 
 	full := errors.New("table full")
-	d.create = func(rule link.FlowRule) error {
+	d.refuse = func(rule Rule) error {
 		if rule.Port == 12 {
 			return full
 		}
@@ -416,10 +406,4 @@ func TestRules(t *testing.T) {
 		t.Errorf("claim: %v, want %v", err, full)
 	}
 	check("rolled back", 0)
-	d.validate = d.create
-	d.create = func(link.FlowRule) error { t.Error("created a rule although another is not valid"); return full }
-	if err := r.Claim(v4, 7, 6); !errors.Is(err, full) {
-		t.Errorf("claim: %v, want %v", err, full)
-	}
-	check("nothing tried", 0)
 }

@@ -30,12 +30,9 @@ func (x XDP) Verdicts() []Verdict {
 
 func (x XDP) String() string { return fmt.Sprintf("XDP filter, %v", x.Attach()) }
 
-// Of returns the filter that goes with a device: flow rules where it is in
-// isolated mode, the XDP filter where it shares an interface, else Whole.
+// Of returns the filter that goes with a device: the XDP filter where it shares an
+// interface, else Whole.
 func Of(d link.Device) Filter {
-	if d, ok := d.(link.FlowRuler); ok && d.Isolated() {
-		return NewRules(d)
-	}
 	if d, ok := d.(*xdp.Device); ok {
 		return XDP{d.Filter()}
 	}
