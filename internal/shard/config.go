@@ -14,7 +14,7 @@ type Polling struct {
 	// Spin is how long an idle poller keeps polling, letting other goroutines run
 	// between polls, before it sleeps. Longer means less latency after a pause and
 	// more processor time. 1 µs to 1 s; less is none, which suits virtual time
-	// (testing/synctest). Default: 50 µs. Negative: never sleep.
+	// (testing/synctest). Default: 1 ms. Negative: never sleep.
 	Spin time.Duration
 	// MaxSleep is the longest sleep between two polls of a device that cannot
 	// wake its poller. It bounds the latency of the first frame after a pause.
