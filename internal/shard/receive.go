@@ -117,6 +117,7 @@ type train struct {
 func (s *Shard) receive(frames []link.Frame) {
 	var g segment
 	var t train
+	short := uint64(0)
 	for i := range frames {
 		f := &frames[i]
 		segment := f.Checksum != link.Bad && parse(f.Data, s.mac, &g)
@@ -138,7 +139,7 @@ func (s *Shard) receive(frames []link.Frame) {
 			s.link.CountBadChecksum()
 			continue
 		}
-		bump(&s.shortcuts, 1)
+		short++
 		if owner.trace != nil {
 			owner.trace.Received(g.header(), len(g.payload()))
 		}
@@ -149,6 +150,7 @@ func (s *Shard) receive(frames []link.Frame) {
 		s.start(&t, owner, &g)
 	}
 	s.depart(&t)
+	bump(&s.shortcuts, short)
 }
 
 // start makes a packet of a segment, copying it out of the device's buffer.
