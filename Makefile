@@ -9,7 +9,7 @@ SHELL := /bin/bash
 GO        ?= go
 OUT       ?= out
 FUZZTIME  ?= 5s
-SOAKTIME  ?= 10m
+SEEDS     ?= 10000
 HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
@@ -133,6 +133,10 @@ fuzz: ## fuzz every target for FUZZTIME each
 	    $(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
 	  done; \
 	done
+
+.PHONY: sim
+sim: ## run SEEDS random programs in virtual time
+	SEEDS=$(SEEDS) $(GO) test -timeout 0 ./test/sim
 
 .PHONY: cover
 cover: ## write the coverage of all tests to out/coverage.html
