@@ -34,6 +34,9 @@ type ackHold struct {
 	flows [ackFlows]ackFlow
 	held  [heldAcks]heldAck
 	n     int
+	// releasing is set while the held ones are sent, which may let go of the lock
+	// to wait for a full queue: nothing is held meanwhile.
+	releasing bool
 }
 
 // ackFlow is a flow's last acknowledgement. hash names the flow: gVisor draws it
@@ -79,7 +82,7 @@ func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload i
 		}
 		f.held = 0
 	}
-	if payload > 0 || !advances || header.TCPFlags(tcp[13]) != header.TCPFlagAck || len(tcp) > ackHeaderMax {
+	if payload > 0 || !advances || header.TCPFlags(tcp[13]) != header.TCPFlagAck || len(tcp) > ackHeaderMax || a.releasing {
 		return false
 	}
 	if a.n == heldAcks {
@@ -96,9 +99,11 @@ func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload i
 // releaseAcksLocked stages the acknowledgements that nothing has cancelled.
 func (e *Endpoint) releaseAcksLocked() {
 	a := &e.acks
-	n := a.n
-	a.n = 0
-	for i := range n {
+	if a.releasing {
+		return
+	}
+	a.releasing = true
+	for i := range a.n {
 		h := &a.held[i]
 		if h.flow == nil {
 			continue
@@ -116,4 +121,5 @@ func (e *Endpoint) releaseAcksLocked() {
 		copy(b[EthernetHeaderLen:], h.b[:h.size])
 		e.finishTCPLocked(b, int(h.ipLen), int(h.size)-int(h.ipLen), 0, v6)
 	}
+	a.n, a.releasing = 0, false
 }
