@@ -305,20 +305,21 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
-// TestSameSeedSameTrace runs each seed twice. On a busy machine Go may preempt a
-// goroutine that was kept from running for 10 ms of real time, which nothing
-// here can prevent: two runs that differ are repeated once, and that is logged.
+// TestSameSeedSameTrace runs each seed twice and compares every frame and its
+// time. About one pair in 300 differs, for a reason not found yet: neither the
+// garbage collector nor the random numbers of the bubble. So one pair in ten may;
+// a source of chance that comes in shows in nearly all of them.
 func TestSameSeedSameTrace(t *testing.T) {
 	first, count := seeds(t, 10)
+	var differ uint64
 	for seed := first; seed < first+count && !t.Failed(); seed++ {
 		a, b := run(t, seed, draw(seed), converse), run(t, seed, draw(seed), converse)
-		if a == b {
-			continue
-		}
-		t.Logf("seed %d: first %+v, then %+v; once more", seed, a, b)
-		a, b = run(t, seed, draw(seed), converse), run(t, seed, draw(seed), converse)
 		if a != b {
-			t.Errorf("seed %d: third %+v, then %+v", seed, a, b)
+			differ++
+			t.Logf("seed %d: first %+v, then %+v", seed, a, b)
 		}
+	}
+	if differ > max(1, count/10) {
+		t.Errorf("%d of %d seeds gave other frames the second time", differ, count)
 	}
 }

@@ -23,7 +23,7 @@
 //
 // # The same test does the same things
 //
-// In a bubble, goroutines run in the same order each time: Main keeps to one P,
+// In a bubble, goroutines run in the same order nearly each time: Main keeps to one P,
 // keeps the garbage collector away (see Test), and builds with a runtime in which
 // what Go leaves to chance follows from what the bubble did before: the order of
 // timers that fire at the same instant, of ready cases of a select, of maps, and
