@@ -89,7 +89,7 @@ func (r *Reader) begin() (bool, error) {
 		r.open = max(int(n), 0)
 		return true, nil
 	}
-	if len(line) > maxLine {
+	if r.pos-1 > maxLine { // without the newline
 		return false, ProtocolError("too big inline request")
 	}
 	start := 0 // the line begins at r.r
@@ -114,11 +114,16 @@ func (r *Reader) begin() (bool, error) {
 func (r *Reader) arguments() (bool, error) {
 	for r.open > 0 {
 		if r.bulk < 0 {
+			start := r.pos
 			line, ok := r.line()
+			size := r.w - r.r - start
+			if ok {
+				size = r.pos - start - 1 // without the newline
+			}
+			if size > 32 { // longer than any length, however it was cut
+				return false, ProtocolError("too big bulk count string")
+			}
 			if !ok {
-				if r.w-r.r-r.pos > 32 { // longer than any length
-					return false, ProtocolError("too big bulk count string")
-				}
 				return false, nil
 			}
 			if len(line) == 0 || line[0] != '$' {
