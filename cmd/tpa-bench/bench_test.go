@@ -21,6 +21,7 @@ import (
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
+	"github.com/gotpa/tpa/internal/testnet"
 )
 
 // TestMain lets this test program be tpa-bench, also for the children of compare.
@@ -151,6 +152,9 @@ func TestUsage(t *testing.T) {
 		{"run --nothing", "unknown flag: --nothing"},
 		{"compare --transports kernel,kernel", "--transports names kernel twice"},
 		{"compare --transports udp", `unknown transport "udp"`},
+		{"compare --link wifi", `unknown link "wifi": want memif or xdp`},
+		{"compare --client kernel", "the kernel has no memif"},
+		{"compare --link xdp --client udp", `unknown transport "udp"`},
 		{"compare --rounds 0", "--rounds 0: want 1 to 1000"},
 		{"compare --dev eth0", "--dev: compare sets that itself for each side"},
 		{"compare --server-cpus 4711", "CPU 4711 is none that this process may use"},
@@ -337,6 +341,85 @@ func TestCompareAccel(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+// TestCompareXDP runs both transports over a veth pair, with both kinds of client.
+func TestCompareXDP(t *testing.T) {
+	needTwoCPUs(t)
+	testnet.Need(t, testnet.Root, testnet.Netns)
+	for _, tt := range []struct{ client, workload, conditions string }{
+		{"kernel", "get", "clients of the kernel"},
+		{"accel", "get", "AF_XDP at both ends"},
+		{"kernel", "read", ""},
+		{"kernel", "crr", ""},
+	} {
+		t.Run(tt.client+" "+tt.workload, func(t *testing.T) {
+			b := start(t, compareArgs("kernel,accel", "--link", "xdp", "--client", tt.client, "--workload", tt.workload, "--rounds", "1", "-q", "-o", "json")...)
+			if got := b.status(t); got != 0 {
+				t.Fatalf("exit status %d\n%s", got, b.stderr.String())
+			}
+			c, err := report.Read(&b.stdout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, k := c.Transports["accel"], c.Transports["kernel"]
+			if c.Ratio == nil || a.RPS <= 0 || k.RPS <= 0 || a.Errors+k.Errors != 0 || c.Link != "xdp" || c.Client != tt.client || !strings.Contains(c.Conditions(), tt.conditions) {
+				t.Errorf("comparison %+v", c)
+			}
+		})
+	}
+}
+
+// TestCompareXDPKilled kills compare by SIGKILL: its namespaces go with its
+// children.
+func TestCompareXDPKilled(t *testing.T) {
+	needTwoCPUs(t)
+	testnet.Need(t, testnet.Root, testnet.Netns)
+	b := start(t, compareArgs("accel", "--link", "xdp", "--duration", "1h", "-q")...)
+	pids := serverAndClient(t, b)
+	var inside []string
+	for _, pid := range pids {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inside = append(inside, ns)
+	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil || slices.Contains(inside, own) || inside[0] == inside[1] {
+		t.Errorf("server and client are in %v, the test in %s, %v", inside, own, err)
+	}
+	b.Process.Kill()
+	b.Wait()
+	waitGone(t, pids)
+	all, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if ns, _ := os.Readlink(path); slices.Contains(inside, ns) {
+			t.Errorf("%s still is in a namespace of the comparison", path)
+		}
+	}
+}
+
+// TestCompareXDPNeedsRoot asks for namespaces as nobody.
+func TestCompareXDPNeedsRoot(t *testing.T) {
+	needTwoCPUs(t)
+	b := &bench{Cmd: exec.Command(os.Args[0], "compare", "--link", "xdp")}
+	if os.Geteuid() == 0 {
+		testnet.Need(t, testnet.Tool("setpriv"))
+		b.Cmd = exec.Command("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", os.Args[0], "compare", "--link", "xdp")
+	}
+	b.Env = append(os.Environ(), "TPA_BENCH_MAIN=1")
+	b.Stdout, b.Stderr = &b.stdout, &b.stderr
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.status(t); got != exitFailed {
+		t.Errorf("exit status %d, want %d", got, exitFailed)
+	}
+	oneSentence(t, "without privileges", b.stderr.String(), "run it as root")
 }
 
 // children returns the processes that a process has started.

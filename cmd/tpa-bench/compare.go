@@ -21,6 +21,7 @@ func newCompare() *cobra.Command {
 	var l loadFlags
 	var rounds int
 	var names []string
+	var over, client string
 	var serverCPUs, clientCPUs []int
 	cmd := &cobra.Command{
 		Use:   "compare --workload NAME --rounds R",
@@ -31,9 +32,17 @@ and prints medians over the rounds, the ratios accel / kernel and how far the
 rounds lie apart. Every round has new processes. Go uses as many processors in
 each as it is pinned to.
 
-  kernel   runs over the loopback interface
-  accel    runs over a DPDK memif pair, shared memory between the two processes;
-           device, addresses and CPUs are compare's own, for each side
+What lies between the two processes is --link:
+
+  memif    accel runs over a DPDK memif pair, shared memory between the two
+           processes, on both sides; kernel runs over the loopback interface
+  xdp      both run over one veth pair between two network namespaces; accel's
+           server is on AF_XDP, beside the kernel. Its client is the kernel's,
+           as most clients of such a server are, or accel, too: --client. It
+           needs root, and no DPDK
+
+Device, addresses and CPUs are compare's own, for each side. The namespaces end
+with compare and its two processes, even when it is killed.
 
 CPU per request is the processor time of each process over the measured window,
 in user and system mode, by answered requests. The accelerated processes poll:
@@ -44,6 +53,7 @@ Ctrl-C ends the run and prints the rounds that there are.
 ` + workloadHelp(),
 		Example: `  tpa-bench compare --workload get --conns 50
   tpa-bench compare --workload rr --conns 1 --rounds 9 -o json --out rr.json
+  tpa-bench compare --link xdp --workload get --conns 50
   tpa-bench compare --workload get --transports kernel -o html --out kernel.html`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -68,6 +78,9 @@ Ctrl-C ends the run and prints the rounds that there are.
 					return usageError{fmt.Errorf("--transports names %s twice", n)}
 				}
 			}
+			if client, err = chooseClient(over, client); err != nil {
+				return err
+			}
 			for _, own := range []string{"dev", "ip", "gateway", "cpus"} {
 				if cmd.Flags().Changed(own) {
 					return usageError{fmt.Errorf("--%s: compare sets that itself for each side; for other devices start serve and run yourself", own)}
@@ -80,14 +93,20 @@ Ctrl-C ends the run and prints the rounds that there are.
 			if err != nil {
 				return err
 			}
+			between, err := newLink(over, queues())
+			if err != nil {
+				return fmt.Errorf("compare --link %s: %w", over, err)
+			}
+			defer between.close()
 			live := newProgress(cmd.ErrOrStderr(), time.Duration(rounds*len(names))*(cfg.Warmup+cfg.Duration), l.quiet)
-			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live}
+			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live, link: between, client: client}
 			runs, err := m.play(cmd.Context(), names, rounds)
 			live.done()
 			if len(runs) == 0 {
 				return err
 			}
 			c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
+			c.Link, c.Client = over, client
 			// The first of what went wrong: a measurement, writing it, its errors.
 			return cmp.Or(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
 		},
@@ -96,6 +115,8 @@ Ctrl-C ends the run and prints the rounds that there are.
 	l.add(cmd)
 	f.IntVar(&rounds, "rounds", 5, "`R` measurements of each transport")
 	f.StringSliceVar(&names, "transports", transport.Names, "which to run")
+	f.StringVar(&over, "link", linkMemif, "what lies between server and client: "+strings.Join(links, " or "))
+	f.StringVar(&client, "client", "", "the client's TCP in the rounds of accel: kernel or accel (default: kernel for xdp; memif has accel only)")
 	f.IntSliceVar(&serverCPUs, "server-cpus", nil, "CPUs of the server (default: half of the processors, at most one per queue)")
 	f.IntSliceVar(&clientCPUs, "client-cpus", nil, "CPUs of the client (default: likewise, others)")
 	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatBenchstat)
@@ -149,12 +170,6 @@ func queues() int {
 // play runs all rounds. It returns those that were measured, with the error that
 // ended the rest; a done ctx is none if there is a round.
 func (m *match) play(ctx context.Context, names []string, rounds int) (runs []report.Run, err error) {
-	dir, err := os.MkdirTemp("", "tpa-bench-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	m.dir = dir
 	if slices.Contains(names, transport.Accel) && names[0] != transport.Accel {
 		// Say now, not after the kernel's first round, that it cannot be.
 		if err := m.rehearse(ctx, transport.Accel); err != nil {

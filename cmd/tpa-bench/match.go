@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/process"
@@ -23,12 +22,6 @@ const (
 	slack = 40 * time.Second
 )
 
-// Addresses of the accelerated pair, from the block for benchmarks (RFC 2544).
-const (
-	serverIP = "198.18.0.1"
-	clientIP = "198.18.0.2"
-)
-
 // match runs a client against a server.
 type match struct {
 	load     loadFlags
@@ -36,16 +29,10 @@ type match struct {
 	seconds  time.Duration // of one measurement, with its warm-up
 	pins     pins
 	live     *progress
-	dir      string // for sockets
-}
-
-// env returns the environment of one side.
-func (m *match) env(role, ip string) []string {
-	env := without(os.Environ(), "TPA_DEV", "TPA_ADDR", "TPA_GATEWAY", "TPA_CPUS")
-	return append(env,
-		fmt.Sprintf("TPA_DEV=net_memif0,role=%s,socket=%s,socket-abstract=no", role, filepath.Join(m.dir, "memif.sock")),
-		"TPA_ADDR="+ip+"/24",
-	)
+	// link is what lies between the two, client the transport of the client in the
+	// rounds of accel.
+	link   link
+	client string
 }
 
 // rehearse starts and stops a server.
@@ -59,12 +46,9 @@ func (m *match) rehearse(ctx context.Context, name string) error {
 
 // serve starts a server and waits until it is ready.
 func (m *match) serve(ctx context.Context, name string) (server *process.Child, addr string, err error) {
-	listen := "127.0.0.1:0"
-	if name == transport.Accel {
-		listen = serverIP + ":6379"
-	}
 	server, err = process.Start("the "+name+" server",
-		[]string{"serve", "--transport", name, "--listen", listen, "--protocol", m.protocol}, m.env("server", serverIP), m.pins.server)
+		[]string{"serve", "--transport", name, "--listen", m.link.listen(name), "--protocol", m.protocol},
+		environment(m.link.server()), process.Place{CPUs: m.pins.server, Netns: m.link.serverNetns()})
 	if err != nil {
 		return nil, "", err
 	}
@@ -105,8 +89,13 @@ func (m *match) measure(ctx context.Context, name string) (*report.Run, error) {
 		return nil, err
 	}
 	defer server.Stop()
-	args := append([]string{"run", "--transport", name, "--addr", addr, "--server-pid", fmt.Sprint(server.Pid()), "-o", formatStream}, m.load.args()...)
-	client, err := process.Start("the "+name+" client", args, m.env("client", clientIP), m.pins.client)
+	peer := name
+	if name == transport.Accel {
+		peer = m.client
+	}
+	args := append([]string{"run", "--transport", peer, "--addr", addr, "--server-pid", fmt.Sprint(server.Pid()), "-o", formatStream}, m.load.args()...)
+	client, err := process.Start("the "+peer+" client", args,
+		environment(m.link.client()), process.Place{CPUs: m.pins.client, Netns: m.link.clientNetns()})
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +120,14 @@ func (m *match) measure(ctx context.Context, name string) (*report.Run, error) {
 	<-lost
 	switch {
 	case run != nil:
+		run.Transport = name
 		return run, nil // its errors are in it
 	case ended(server) && server.Err() != nil:
 		return nil, server.Err()
 	case ended(server):
 		return nil, fmt.Errorf("the %s server ended before its client", name)
 	case err == nil:
-		err = fmt.Errorf("the %s client ended without a result", name)
+		err = fmt.Errorf("the %s client ended without a result", peer)
 	}
 	return nil, err
 }

@@ -32,10 +32,18 @@ type Child struct {
 	err   error         // how it ended; read after ended
 }
 
-// Start runs this program with the given arguments and environment, on the given
-// processors only (none: wherever this one may run). name is what errors call
-// the child. The kernel kills it should this process die.
-func Start(name string, args, env []string, cpus []int) (*Child, error) {
+// Place is where a child runs.
+type Place struct {
+	// CPUs are its processors. Default: wherever this process may run.
+	CPUs []int
+	// Netns is its network namespace. Default: that of this process.
+	Netns *os.File
+}
+
+// Start runs this program with the given arguments and environment, at a place.
+// name is what errors call the child. The kernel kills it should this process
+// die.
+func Start(name string, args, env []string, at Place) (*Child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -54,7 +62,7 @@ func Start(name string, args, env []string, cpus []int) (*Child, error) {
 		Pdeathsig: syscall.SIGKILL,
 	}
 	started := make(chan error)
-	go c.supervise(cpus, started)
+	go c.supervise(at, started)
 	err = <-started
 	write.Close()
 	if err != nil {
@@ -65,17 +73,23 @@ func Start(name string, args, env []string, cpus []int) (*Child, error) {
 }
 
 // supervise starts the child and waits for it, on one thread all the while: a
-// child inherits the processors of the thread that starts it, and the kernel's
-// parent-death signal means that thread, not the process.
-func (c *Child) supervise(cpus []int, started chan<- error) {
+// child inherits the processors and the namespace of the thread that starts it,
+// and the kernel's parent-death signal means that thread, not the process.
+func (c *Child) supervise(at Place, started chan<- error) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-	if len(cpus) > 0 {
+	if len(at.CPUs) > 0 {
 		var set unix.CPUSet
-		for _, cpu := range cpus {
+		for _, cpu := range at.CPUs {
 			set.Set(cpu)
 		}
 		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			started <- fmt.Errorf("pin to processors %v: %w", cpus, err)
+			started <- fmt.Errorf("pin to processors %v: %w", at.CPUs, err)
+			return
+		}
+	}
+	if at.Netns != nil {
+		if err := unix.Setns(int(at.Netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			started <- fmt.Errorf("enter its network namespace: %w", err)
 			return
 		}
 	}

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("waiting")
 		time.Sleep(time.Hour)
 	case "parent":
-		c, err := Start("grandchild", []string{"wait"}, os.Environ(), nil)
+		c, err := Start("grandchild", []string{"wait"}, os.Environ(), Place{})
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 
 func start(t *testing.T, cpus []int, args ...string) *Child {
 	t.Helper()
-	c, err := Start("the child", args, append(os.Environ(), "TPA_BENCH_CHILD=1"), cpus)
+	c, err := Start("the child", args, append(os.Environ(), "TPA_BENCH_CHILD=1"), Place{CPUs: cpus})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestPinned(t *testing.T) {
 	if after := machine.CPUs(0); len(after) != len(before) {
 		t.Errorf("pinning a child left this process on %v of %v", after, before)
 	}
-	if _, err := Start("nobody", nil, nil, []int{1023}); err == nil || !strings.Contains(err.Error(), "1023") {
+	if _, err := Start("nobody", nil, nil, Place{CPUs: []int{1023}}); err == nil || !strings.Contains(err.Error(), "1023") {
 		t.Errorf("a processor that is not there: %v", err)
 	}
 }

@@ -16,6 +16,10 @@ type Comparison struct {
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"` // of a measurement
 	Queues  int     `json:"queues"`
+	// Link is what lay between server and client, Client the client's transport in
+	// the rounds of accel. Empty in results of old: memif and accel.
+	Link   string `json:"link,omitempty"`
+	Client string `json:"client,omitempty"`
 
 	// Transports has the medians over the rounds; errors are summed.
 	Transports map[string]Figures `json:"transports"`

@@ -82,8 +82,19 @@ func (s Setting) Title() string {
 // Conditions says in one line how and where a comparison was run.
 func (c *Comparison) Conditions() string {
 	m := c.Machine
-	return fmt.Sprintf("median of %s of %.3g s each; %s, %s; Linux %s, %s, gVisor %s, DPDK %s",
-		count(c.Rounds, "round"), c.Seconds, m.CPUModel, count(m.Cores, "processor"), m.Kernel, m.Go, m.GVisor, m.DPDK)
+	return fmt.Sprintf("median of %s of %.3g s each, %s; %s, %s; Linux %s, %s, gVisor %s, DPDK %s",
+		count(c.Rounds, "round"), c.Seconds, c.over(), m.CPUModel, count(m.Cores, "processor"), m.Kernel, m.Go, m.GVisor, m.DPDK)
+}
+
+// over says what the transports ran over.
+func (c *Comparison) over() string {
+	switch {
+	case c.Link != "xdp":
+		return "kernel over loopback, accel over memif"
+	case c.Client == "kernel":
+		return "both over a veth pair, accel on AF_XDP with clients of the kernel"
+	}
+	return "both over a veth pair, accel on AF_XDP at both ends"
 }
 
 // Table writes the comparison for people.
