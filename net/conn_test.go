@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -354,6 +355,50 @@ func TestCloseRaces(t *testing.T) {
 			})
 		}
 		wg.Wait()
+	}
+}
+
+// TestCloseRuntime closes both hosts while connections come, carry data and go.
+// The panic on leaked segments in TestMain is a part of the test.
+func TestCloseRuntime(t *testing.T) {
+	rounds := 60
+	if raceEnabled {
+		rounds = 15
+	}
+	for i := range rounds {
+		server, client := newHosts(t, memory.Options{Queues: 1 + i%2})
+		ln := server.listen(t, "tcp", ":0")
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		var busy sync.WaitGroup
+		copyUntilEnd := func(c net.Conn) {
+			busy.Go(func() { io.Copy(io.Discard, c); c.Close() })
+			busy.Go(func() { io.Copy(c, zeros{}) })
+		}
+		busy.Go(func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				copyUntilEnd(c)
+			}
+		})
+		for range 4 {
+			copyUntilEnd(client.dial(t, net.JoinHostPort(server.ip4, port)))
+		}
+		busy.Go(func() {
+			for {
+				c, err := (&accel.Dialer{Runtime: client.Runtime, Timeout: time.Second}).Dial("tcp", net.JoinHostPort(server.ip4, port))
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		})
+		time.Sleep(time.Duration(i%10) * 100 * time.Microsecond)
+		busy.Go(func() { server.Close() })
+		busy.Go(func() { client.Close() })
+		busy.Wait()
 	}
 }
 

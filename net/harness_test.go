@@ -20,10 +20,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Buffers and segments that nobody gives back are logged with where they were
-	// made. They do not fail the tests: a stack that ends while connections still
-	// close can leave a few behind for the collector.
-	refs.SetLeakMode(refs.LeaksLogWarning)
+	// A buffer or segment that nobody gives back is a panic.
+	refs.SetLeakMode(refs.LeaksPanic)
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if code == 0 {
 			refs.DoLeakCheck()

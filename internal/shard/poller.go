@@ -51,6 +51,11 @@ func bump(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
 // when the shard is closed or its queue is broken.
 func (s *Shard) poll() {
 	defer close(s.done)
+	defer func() { // whoever still sends has to flush, and time goes on
+		s.link.SetAsleep(true)
+		s.clock.Stop()
+		s.link.Kick()
+	}()
 	if s.cpu >= 0 {
 		runtime.LockOSThread()
 		var set unix.CPUSet

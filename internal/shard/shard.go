@@ -243,16 +243,20 @@ func (s *Shard) Start() {
 // must be called once for each started shard; the queue stays open.
 func (s *Shard) Close() {
 	s.closeOnce.Do(func() {
-		// The resets leave by this last flush.
-		s.stack.Close()
-		s.link.Kick()
 		s.closing.Store(true)
 		if w, ok := s.queue.(link.Waiter); ok {
 			w.Wake()
 		}
 		<-s.done
-		s.stack.Wait()
-		s.link.Kick()
+		// Now nothing comes in. TCP's own goroutine has to be done with what came
+		// before it is told to end: it would leave the rest in its queues.
+		for _, ep := range s.stack.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		s.stack.Pause()
+		s.stack.Resume()
+		s.stack.Destroy()
+		s.link.Kick() // the resets
 	})
 }
 
