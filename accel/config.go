@@ -75,11 +75,12 @@ type Config struct {
 	Random io.Reader
 
 	// Record is how many connections the flight recorder records at once, 1 to
-	// 65536 at 6 KB each; negative for none. Default: 1024.
+	// 65536 at 7 KB each; negative for none. Default: 1024.
 	Record int
 
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
-	// the runtime, open to the same user and to root; "off" for none. Default: in
+	// the runtime, open to the same user and to root; "off" for none. The flight
+	// recorder's file lies next to it, with the ending .rec for .sock. Default: in
 	// the first of DebugSocketDirs that can be used.
 	DebugSocket string
 

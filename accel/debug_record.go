@@ -17,8 +17,12 @@ import (
 // maxRecordings is how many files of processes that died are kept.
 const maxRecordings = 8
 
-// openRecorder makes the flight recorder. Its file lies with the debug sockets
-// and is removed with the runtime: one that is left is that of a crash.
+// oldRecording is added to the name of a recording that a crash left, where the
+// debug socket has a name of its own.
+const oldRecording = ".old"
+
+// openRecorder makes the flight recorder. Its file lies with the debug socket and
+// is removed with the runtime: one that is left is that of a crash.
 func (rt *Runtime) openRecorder() {
 	conns := rt.config.Record
 	if conns < 0 {
@@ -29,7 +33,21 @@ func (rt *Runtime) openRecorder() {
 	}
 	o := recorder.Options{Conns: conns, Program: filepath.Base(os.Args[0]), Logger: rt.log}
 	var errs []error
-	for _, dir := range DebugSocketDirs() {
+	dirs := DebugSocketDirs()
+	if name := rt.config.DebugSocket; name != "" && name != socketOff {
+		dirs = nil
+		o.Path = strings.TrimSuffix(name, ".sock") + ".rec"
+		if err := os.Rename(o.Path, o.Path+oldRecording); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		r, err := recorder.New(o)
+		if err == nil {
+			rt.recorder = r
+			return
+		}
+		errs = append(errs, err)
+	}
+	for _, dir := range dirs {
 		if err := ownDir(dir); err != nil {
 			errs = append(errs, err)
 			continue

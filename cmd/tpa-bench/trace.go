@@ -108,6 +108,9 @@ const clockFormat = "15:04:05.000000"
 
 func listTraces(out io.Writer, rec *recorder.Recording, conns []recorder.Conn) error {
 	fmt.Fprintf(out, "%s (pid %d), recorded since %s\n", rec.Program, rec.PID, rec.Started.Format(time.DateTime))
+	if rec.Panic != "" {
+		fmt.Fprintf(out, "The poller of shard %d panicked at %s: %s\n", rec.PanicShard, rec.Panicked.Format(clockFormat), rec.Panic)
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line(w, "ID", "Shard", "Local", "Peer", "Opened", "State", "Events", "Last")
 	for _, c := range conns {
@@ -149,6 +152,12 @@ func printTrace(out io.Writer, c *recorder.Conn) error {
 		switch e.Kind {
 		case recorder.Read, recorder.Write:
 			line(w, at, since, e.Kind, "", "", "", "", e.Size)
+		case recorder.State:
+			line(w, at, since, e.Kind, e.State, "", "", "", "")
+		case recorder.Timer:
+			line(w, at, since, e.Kind, fmt.Sprintf("number %d", e.Size), "", "", "", "")
+		case recorder.Loss, recorder.Recovered:
+			line(w, at, since, e.Kind, fmt.Sprintf("until %d", e.Ack-ours), "", "", "", "")
 		case recorder.In:
 			line(w, at, since, e.Kind, flags(e.Flags), e.Seq-theirs, acked(e, ours), e.Window, e.Size)
 		default:
@@ -184,7 +193,7 @@ func bases(events []recorder.Event) (ours, theirs uint32) {
 			if e.Flags&0x10 != 0 {
 				lower(&ours, &haveOurs, e.Ack)
 			}
-		case recorder.Out, recorder.Held, recorder.Retransmit:
+		case recorder.Out, recorder.Held, recorder.Retransmit, recorder.Probe:
 			lower(&ours, &haveOurs, e.Seq)
 			if e.Flags&0x10 != 0 {
 				lower(&theirs, &haveTheirs, e.Ack)
@@ -217,7 +226,9 @@ func writePcap(file string, conns []recorder.Conn) (err error) {
 	for i := range conns {
 		c := &conns[i]
 		for _, e := range c.Events {
-			if e.Kind == recorder.Read || e.Kind == recorder.Write || e.Kind == recorder.Held {
+			switch e.Kind {
+			case recorder.In, recorder.Out, recorder.Retransmit, recorder.Probe:
+			default:
 				continue
 			}
 			// A capture repeats what its connection's slot still has.

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 // A Recording is what a recorder's file holds.
@@ -15,6 +17,11 @@ type Recording struct {
 	Program string
 	PID     int
 	Started time.Time
+	// Panic is what a poller panicked with, at Panicked on shard PanicShard; zero
+	// where none did.
+	Panic      string
+	Panicked   time.Time
+	PanicShard int
 	// Conns are those with a slot, and then those in the archive, each in the
 	// order in which they were opened.
 	Conns []Conn
@@ -32,7 +39,7 @@ type Conn struct {
 	Captured time.Time
 	Reason   Reason
 	// Events are in the order of time. Those that happened in one poll have the
-	// same time; they are in the order in, read, write, out.
+	// same time; they are in the order in, rare events, read, write, out.
 	Events []Event
 }
 
@@ -40,10 +47,13 @@ type Conn struct {
 type Event struct {
 	Time time.Time
 	Kind Kind
-	// Size is the number of bytes: of payload, read, or written.
+	// Size is the number of bytes: of payload, read, or written; of a Timer, how
+	// many there were so far.
 	Size int
-	// The following fields are those of segments. Window is as on the wire, not
-	// scaled.
+	// State is the new state of a State.
+	State string
+	// The following fields are those of segments; Loss and Recovered have in Ack
+	// what has to be acknowledged. Window is as on the wire, not scaled.
 	Seq, Ack uint32
 	Flags    uint8
 	Window   uint16
@@ -68,8 +78,11 @@ func Decode(data []byte) (*Recording, error) {
 		sane(data[at : at+slotSize])
 	}
 	header, slots, store := layOut(data, int(h.conns))
-	program, _, _ := bytes.Cut(header.program[:], []byte{0})
-	r := &Recording{Program: string(program), PID: int(header.pid), Started: time.Unix(0, header.started)}
+	r := &Recording{Program: text(header.program[:]), PID: int(header.pid), Started: time.Unix(0, header.started)}
+	if header.panicked != 0 {
+		r.Panic, r.Panicked = text(header.panicText[:]), time.Unix(0, header.origin+header.panicked)
+		r.PanicShard = int(header.panicShard)
+	}
 	for _, part := range [][]slot{slots, store} {
 		first := len(r.Conns)
 		for i := range part {
@@ -82,6 +95,19 @@ func Decode(data []byte) (*Recording, error) {
 	return r, nil
 }
 
+func text(b []byte) string {
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(b)
+}
+
+// stateName is TCP's name of a state; what no state is has none.
+func stateName(n int) string {
+	if s := tcp.EndpointState(n); s >= tcp.StateEstablished && s <= tcp.StateError {
+		return s.String()
+	}
+	return fmt.Sprintf("state %d", n)
+}
+
 func decodeSlot(s *slot, origin int64) Conn {
 	at := func(t int64) time.Time {
 		if t == 0 {
@@ -91,20 +117,28 @@ func decodeSlot(s *slot, origin int64) Conn {
 	}
 	c := Conn{ID: s.id, Shard: int(s.shard), Opened: at(s.opened), Closed: at(s.closed), Captured: at(s.taken), Reason: s.reason}
 	c.Local, c.Remote = s.addrs()
-	// Within one time, the order in which things cause each other.
-	for _, lane := range []int{laneIn, laneRead, laneWrite, laneOut} {
-		end := s.pos[lane]
+	add := func(records []record, end uint32) {
 		start := uint32(0)
-		if end > laneRecords {
-			start = end - laneRecords
+		if n := uint32(len(records)); end > n {
+			start = end - n
 		}
 		for i := start; i != end; i++ {
-			r := s.records[lane][i%laneRecords]
-			c.Events = append(c.Events, Event{
+			r := records[i%uint32(len(records))]
+			e := Event{
 				Time: at(r.time), Kind: Kind(r.rest >> 56), Size: int(uint32(r.rest)),
 				Seq: uint32(r.seqAck >> 32), Ack: uint32(r.seqAck), Flags: uint8(r.rest >> 48), Window: uint16(r.rest >> 32),
-			})
+			}
+			if e.Kind == State {
+				e.State, e.Size = stateName(e.Size), 0
+			}
+			c.Events = append(c.Events, e)
 		}
+	}
+	// Within one time, the order in which things cause each other.
+	add(s.records[laneIn][:], s.pos[laneIn])
+	add(s.rares[:], s.rare)
+	for _, lane := range []int{laneRead, laneWrite, laneOut} {
+		add(s.records[lane][:], s.pos[lane])
 	}
 	slices.SortStableFunc(c.Events, func(a, b Event) int { return a.Time.Compare(b.Time) })
 	return c

@@ -3,15 +3,18 @@ package recorder
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	transport "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
 )
@@ -21,8 +24,8 @@ const (
 	psh = 8
 )
 
-// tcp makes a header.
-func tcp(seq, acked uint32, flags byte, window uint16) []byte {
+// head makes a header.
+func head(seq, acked uint32, flags byte, window uint16) []byte {
 	h := make([]byte, 20)
 	binary.BigEndian.PutUint32(h[4:], seq)
 	binary.BigEndian.PutUint32(h[8:], acked)
@@ -35,6 +38,11 @@ var (
 	local  = netip.MustParseAddrPort("10.0.0.2:80")
 	remote = netip.MustParseAddrPort("10.0.0.1:4000")
 )
+
+// endpoint returns one that is established and has had no timeout.
+func endpoint() *Endpoint {
+	return &Endpoint{State: func() uint32 { return uint32(transport.StateEstablished) }, Timeouts: new(tcpip.StatCounter)}
+}
 
 func newRecorder(t *testing.T, conns int, path string) *Recorder {
 	t.Helper()
@@ -71,11 +79,11 @@ func TestRecording(t *testing.T) {
 	r := newRecorder(t, 4, path)
 	before := time.Now()
 	trace := r.Open(clock.New(), 3, local, remote, nil)
-	trace.Received(tcp(1000, 500, ack|psh, 512), 64)
+	trace.Received(head(1000, 500, ack|psh, 512), 64)
 	trace.Read(64)
 	trace.Write(10)
-	trace.Sent(tcp(500, 1064, ack, 65535), 0, true)
-	trace.Sent(tcp(500, 1064, ack|psh, 65535), 10, false)
+	trace.Sent(head(500, 1064, ack, 65535), 0, true)
+	trace.Sent(head(500, 1064, ack|psh, 65535), 10, false)
 	v6 := netip.MustParseAddrPort("[fd00::1]:4000")
 	r.Open(clock.New(), 0, netip.MustParseAddrPort("[fd00::2]:80"), v6, nil).Close()
 
@@ -164,38 +172,38 @@ func TestSlots(t *testing.T) {
 }
 
 func TestCaptures(t *testing.T) {
-	var timeouts tcpip.StatCounter
-	data := func(seq uint32) []byte { return tcp(seq, 1, ack, 100) }
+	data := func(seq uint32) []byte { return head(seq, 1, ack, 100) }
 	for _, tt := range []struct {
 		name string
 		do   func(*Trace)
 		want Reason
 	}{
-		{"reset by the peer", func(t *Trace) { t.Received(tcp(1, 0, flagRST, 0), 0) }, ResetIn},
-		{"reset by us", func(t *Trace) { t.Sent(tcp(1, 0, flagRST, 0), 0, false) }, ResetOut},
+		{"reset by the peer", func(t *Trace) { t.Received(head(1, 0, flagRST, 0), 0) }, ResetIn},
+		{"reset by us", func(t *Trace) { t.Sent(head(1, 0, flagRST, 0), 0, false) }, ResetOut},
 		{"sent again", func(t *Trace) { t.Sent(data(1), 10, false); t.Sent(data(1), 10, false) }, Recovery},
 		{"sent again after a timeout", func(t *Trace) {
 			t.Sent(data(1), 10, false)
-			timeouts.Increment()
+			t.endpoint.Load().Timeouts.Increment()
 			t.Sent(data(1), 10, false)
 		}, Timeout},
 		{"sent again across the wrap", func(t *Trace) {
 			t.Sent(data(0xfffffffa), 10, false)
 			t.Sent(data(0xfffffffa), 10, false)
 		}, Recovery},
-		{"window shut", func(t *Trace) { t.Received(tcp(1, 1, ack, 0), 0) }, Stall},
+		{"window shut", func(t *Trace) { t.Received(head(1, 1, ack, 0), 0) }, Stall},
+		{"our window shut", func(t *Trace) { t.Sent(head(1, 1, ack, 0), 0, false) }, Unread},
 		{"no trouble", func(t *Trace) {
 			t.Sent(data(1), 10, false)
 			t.Sent(data(11), 0, false)
 			t.Sent(data(11), 0, false)
 			t.Sent(data(11), 10, false)
+			t.Sent(data(20), 0, false) // a probe
 		}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRecorder(t, 1, "")
-			trace := r.Open(clock.New(), 0, local, remote, &timeouts)
-			trace.expired = timeouts.Value()
+			trace := r.Open(clock.New(), 0, local, remote, endpoint())
 			tt.do(trace)
 			if tt.want == 0 {
 				if got := len(r.captures); got != 0 || trace.lastTrouble.Load() != 0 {
@@ -217,6 +225,88 @@ func TestCaptures(t *testing.T) {
 				t.Error("the capture lacks what came after")
 			}
 		})
+	}
+}
+
+// TestRare checks states, timeouts and recoveries, and where they stand among the
+// segments.
+func TestRare(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	state := transport.StateEstablished
+	ep := endpoint()
+	ep.State = func() uint32 { return uint32(state) }
+	trace := r.Open(clock.New(), 0, local, remote, ep)
+	pause := func() { time.Sleep(time.Microsecond) } // the clock of the test asks the system
+	data := func(seq uint32) { pause(); trace.Sent(head(seq, 1, ack, 100), 10, false) }
+	acked := func(n uint32) { pause(); trace.Received(head(1, n, ack, 100), 0) }
+	data(1)
+	data(11)
+	ep.Timeouts.Increment()
+	data(1)
+	data(11) // in the same recovery
+	acked(11)
+	acked(21)
+	data(21)
+	data(21)
+	acked(31)
+	pause()
+	trace.Sent(head(30, 1, ack, 100), 0, false)
+	pause()
+	state = transport.StateFinWait1
+	trace.Sent(head(31, 1, ack|flagFIN, 100), 0, false)
+	pause()
+	trace.Close()
+	state = transport.StateTimeWait
+	acked(32)
+	state = transport.StateClose
+	var got []string
+	eventually(t, "the last state is noticed", func() bool {
+		got = nil
+		for _, e := range decode(t, r.Snapshot()).Conns[0].Events {
+			s := e.Kind.String() + " " + e.State
+			if e.Kind == Loss || e.Kind == Recovered {
+				s += fmt.Sprint(e.Ack)
+			}
+			got = append(got, strings.TrimSpace(s))
+		}
+		return got[len(got)-1] == "state CLOSED"
+	})
+	want := []string{
+		"state ESTABLISHED", "out", "out", "timeout", "loss 21", "again", "again", "in", "in", "recovered 21",
+		"out", "loss 31", "again", "in", "recovered 31", "probe",
+		"state FIN-WAIT1", "out", "in", "state TIME-WAIT", "state CLOSED",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if trace.endpoint.Load() != nil {
+		t.Error("the trace keeps the endpoint of a connection that has ended")
+	}
+}
+
+// TestPanicked checks what a poller's panic leaves behind: the connections that
+// were in its last burst.
+func TestPanicked(t *testing.T) {
+	r := newRecorder(t, 4, "")
+	c := clock.New()
+	open := func(shard int) *Trace { return r.Open(c, shard, local, remote, nil) }
+	idle, busy, other := open(1), open(1), open(0)
+	receive := func(t *Trace) { t.Received(head(1, 1, ack, 100), 10) }
+	c.Refresh()
+	receive(idle)
+	time.Sleep(time.Microsecond)
+	c.Refresh()
+	receive(busy)
+	time.Sleep(time.Microsecond)
+	c.Refresh()
+	receive(other)
+	r.Panicked(1, "index out of range")
+	rec := decode(t, r.Snapshot())
+	if rec.Panic != "index out of range" || rec.PanicShard != 1 || time.Since(rec.Panicked).Abs() > time.Minute {
+		t.Errorf("got %q on shard %d at %v", rec.Panic, rec.PanicShard, rec.Panicked)
+	}
+	if n := len(rec.Conns); n != 4 || rec.Conns[3].ID != busy.ID() || rec.Conns[3].Reason != Panic {
+		t.Errorf("got %d connections, the last %+v; want 4, the last a capture of %d", n, rec.Conns[n-1], busy.ID())
 	}
 }
 
@@ -277,10 +367,10 @@ func BenchmarkRequest(b *testing.B) {
 	c := clock.New()
 	c.Refresh()
 	trace := r.Open(c, 0, local, remote, nil)
-	in := tcp(1, 1, ack|psh, 512)
+	in := head(1, 1, ack|psh, 512)
 	out := make([][]byte, 1024)
 	for i := range out {
-		out[i] = tcp(uint32(1+i), 1, ack|psh, 512)
+		out[i] = head(uint32(1+i), 1, ack|psh, 512)
 	}
 	b.ReportAllocs()
 	i := 0

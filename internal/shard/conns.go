@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/histogram"
+	"github.com/gotpa/tpa/internal/recorder"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
@@ -96,17 +97,20 @@ func (s *Shard) record(ep tpanet.Endpoint, c *tpanet.Conn, f *established) {
 	if s.recorder == nil || c == nil {
 		return
 	}
-	var timeouts *tcpip.StatCounter
-	if e, ok := ep.(interface{ Stats() tcpip.EndpointStats }); ok {
+	var known *recorder.Endpoint
+	if e, ok := ep.(interface {
+		State() uint32
+		Stats() tcpip.EndpointStats
+	}); ok {
 		if stats, ok := e.Stats().(*tcp.Stats); ok {
-			timeouts = &stats.SendErrors.Timeouts
+			known = &recorder.Endpoint{State: e.State, Timeouts: &stats.SendErrors.Timeouts}
 		}
 	}
 	addr := func(a tcpip.Address, port uint16) netip.AddrPort {
 		ip, _ := netip.AddrFromSlice(a.AsSlice())
 		return netip.AddrPortFrom(ip, port)
 	}
-	t := s.recorder.Open(s.clock, s.index, addr(f.id.LocalAddress, f.id.LocalPort), addr(f.id.RemoteAddress, f.id.RemotePort), timeouts)
+	t := s.recorder.Open(s.clock, s.index, addr(f.id.LocalAddress, f.id.LocalPort), addr(f.id.RemoteAddress, f.id.RemotePort), known)
 	if t == nil {
 		return
 	}
