@@ -70,7 +70,7 @@ func (w *wire) carry(direction byte, deliver func([]byte)) func([]byte) {
 		at := time.Since(w.start)
 		w.frames++
 		p, ip := offload.Parse(frame)
-		w.record(at, direction, frame, ip && !p.IPv6)
+		w.record(at, direction, frame)
 		if len(frame) > w.mtu+14 {
 			w.report("at %v: a frame of %d bytes, the MTU is %d", at, len(frame), w.mtu)
 		}
@@ -85,21 +85,13 @@ func (w *wire) carry(direction byte, deliver func([]byte)) func([]byte) {
 	}
 }
 
-// record adds a frame to the digest. The identification of IPv4 packets, and so
-// their header checksum, is left out: gVisor takes it from the system's random
-// numbers.
-func (w *wire) record(at time.Duration, direction byte, frame []byte, ipv4 bool) {
+// record adds a frame to the digest.
+func (w *wire) record(at time.Duration, direction byte, frame []byte) {
 	var head [9]byte
 	binary.BigEndian.PutUint64(head[:], uint64(at))
 	head[8] = direction
 	w.digest.Write(head[:])
-	if ipv4 {
-		w.digest.Write(frame[:18])
-		w.digest.Write(frame[20:24])
-		w.digest.Write(frame[26:])
-	} else {
-		w.digest.Write(frame)
-	}
+	w.digest.Write(frame)
 	if w.pcap != nil {
 		info := gopacket.CaptureInfo{Timestamp: w.start.Add(at), CaptureLength: len(frame), Length: len(frame)}
 		if err := w.pcap.WritePacket(info, frame); err != nil {

@@ -168,7 +168,7 @@ func (w *world) newHost(i int) *host {
 		prefixes = append(prefixes, netip.PrefixFrom(h.addrs[1], 64))
 	}
 	h.rt, err = accel.New(accel.Config{
-		Link: device, Addrs: prefixes, TCP: s.tcp, Fallback: accel.Never, DebugSocket: "off",
+		Link: device, Addrs: prefixes, TCP: s.tcp, Fallback: accel.Never, DebugSocket: "off", Record: -1,
 		Polling: accel.Polling{Spin: time.Nanosecond},
 		Random:  &locked{random: seeded(w.seed, nic.Info().Name)},
 		Logger:  slog.New(slog.DiscardHandler),

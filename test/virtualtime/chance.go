@@ -11,7 +11,7 @@ import (
 // bubble instead: each draws from a state that starts the same in every bubble.
 // Each has a state of its own: what is made once per process, such as a map that
 // the first bubble to need it makes, must not change the order of timers after it.
-var edits = []struct{ file, old, new string }{
+var runtimeEdits = []replacement{
 	{
 		"src/runtime/synctest.go", "type synctestBubble struct {\n", "type synctestBubble struct {\n\tchance [3]uint64 // of timers, selects, and all else\n",
 	},
@@ -48,6 +48,58 @@ func (bubble *synctestBubble) draw(state *uint64) uint64 {
 `,
 	},
 	{
+		// The hash of strings and of pointers, on which the order of maps depends,
+		// too.
+		"src/runtime/alg.go", "key[i] = bootstrapRand()\n", "key[i] = 0x9e3779b97f4a7c15 * uint64(i+1)\n",
+	},
+	{
+		"src/runtime/alg.go", "hashkey[i] = uintptr(bootstrapRand())\n", "hashkey[i] = 0x9e3779b9*uintptr(i+1) | 1\n",
+	},
+	{
+		// A goroutine that ran for 10 ms, as on a loaded machine, loses its turn, and
+		// so does one in a system call of 20 µs. In a bubble it has ten seconds: then
+		// something else must be able to end the test.
+		"src/runtime/proc.go", "func retake(now int64) uint32 {\n", `
+// bubbled tells whether a goroutine in a bubble is running.
+func bubbled(pp *p) bool {
+	if m := pp.m.ptr(); m != nil {
+		if gp := m.curg; gp != nil {
+			return gp.bubble != nil
+		}
+	}
+	return false
+}
+
+func retake(now int64) uint32 {
+`,
+	},
+	{
+		"src/runtime/proc.go", "} else if pd.schedwhen+forcePreemptNS <= now {\n", "} else if pd.schedwhen+forcePreemptNS <= now && (!bubbled(pp) || pd.schedwhen+1000*forcePreemptNS <= now) {\n",
+	},
+	{
+		"src/runtime/proc.go", "!sysretake && int64(pd.syscalltick) != syst {\n", "!sysretake && (bubbled(pp) || int64(pd.syscalltick) != syst) {\n",
+	},
+	{
+		// Gosched puts a goroutine into a queue that is looked at in each 61st round,
+		// counted from the start of the process.
+		"src/runtime/proc.go", "\tif preempted && sched.gcwaiting.Load() {\n", `	if gp.bubble != nil && !preempted {
+		runqput(pp, gp, false)
+	} else if preempted && sched.gcwaiting.Load() {
+`,
+	},
+	{
+		// More than 256 goroutines that are ready overflow into that queue.
+		"src/runtime/synctest.go", "\tgp.bubble = bubble\n", "\tgp.bubble = bubble\n\tgp.m.p.ptr().schedtick = 0\n",
+	},
+	{
+		// How long a goroutine has waited for a mutex, after which it is handed over.
+		"src/runtime/sema.go", "func internal_sync_nanotime() int64 {\n", `func internal_sync_nanotime() int64 {
+	if b := getg().bubble; b != nil {
+		return b.now
+	}
+`,
+	},
+	{
 		// Maps, and the top-level functions of math/rand.
 		"src/runtime/rand.go", "func rand() uint64 {\n", `func rand() uint64 {
 	if b := getg().bubble; b != nil {
@@ -57,19 +109,43 @@ func (bubble *synctestBubble) draw(state *uint64) uint64 {
 	},
 }
 
-// patchRuntime returns the edited files by their names below GOROOT.
-func patchRuntime(goroot string) (map[string][]byte, error) {
+// gVisor reads random numbers of its own in places to which no source can be
+// given, such as the identification of IPv4 packets.
+var gvisorEdits = []replacement{
+	{"pkg/rand/rand_linux.go", "\t\"io\"\n", "\t\"io\"\n\tmathrand \"math/rand/v2\"\n"},
+	{
+		"pkg/rand/rand_linux.go", "var Reader io.Reader = &bufferedReader{r: bufio.NewReader(&reader{})}\n", `var Reader io.Reader = virtual{}
+
+type virtual struct{}
+
+func (virtual) Read(p []byte) (int, error) {
+	for i := 0; i < len(p); i += 8 {
+		for j, x := i, mathrand.Uint64(); j < min(i+8, len(p)); j, x = j+1, x>>8 {
+			p[j] = byte(x)
+		}
+	}
+	return len(p), nil
+}
+`,
+	},
+}
+
+// A replacement is of a piece of text that occurs once in a file.
+type replacement struct{ file, old, new string }
+
+// edit returns the edited files by their names below dir.
+func edit(dir string, edits []replacement) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, e := range edits {
 		if files[e.file] == nil {
-			src, err := os.ReadFile(filepath.Join(goroot, e.file))
+			src, err := os.ReadFile(filepath.Join(dir, e.file))
 			if err != nil {
 				return nil, err
 			}
 			files[e.file] = src
 		}
 		if n := bytes.Count(files[e.file], []byte(e.old)); n != 1 {
-			return nil, fmt.Errorf("%s has %q %d times, want once: package virtualtime does not fit this Go", filepath.Join(goroot, e.file), e.old, n)
+			return nil, fmt.Errorf("%s has %q %d times, want once: package virtualtime does not fit this version", filepath.Join(dir, e.file), e.old, n)
 		}
 		files[e.file] = bytes.Replace(files[e.file], []byte(e.old), []byte(e.new), 1)
 	}

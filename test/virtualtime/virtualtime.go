@@ -146,10 +146,15 @@ func prepare() (dir, reason string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	overlay, err := patchRuntime(goroot)
+	overlay, err := edit(goroot, runtimeEdits)
 	if err != nil {
 		return "", "", err
 	}
+	changed, err := edit(module.Dir, gvisorEdits)
+	if err != nil {
+		return "", "", err
+	}
+	changed[constants] = patched
 	dirs, err := packageDirs(module.Dir)
 	if err != nil {
 		return "", "", err
@@ -166,7 +171,7 @@ func prepare() (dir, reason string, err error) {
 	// The directory is named by all that goes into it, so that it never changes
 	// once it is complete.
 	id := sha256.New()
-	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s\n%s", module.Version, patched, overlay, mod, sum, strings.Join(dirs, "\n"))
+	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s\n%s", module.Version, changed, overlay, mod, sum, strings.Join(dirs, "\n"))
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", "", err
@@ -184,7 +189,7 @@ func prepare() (dir, reason string, err error) {
 		return "", "", err
 	}
 	defer os.RemoveAll(fresh)
-	if err := copyModule(filepath.Join(fresh, "gvisor"), module.Dir, dirs, patched); err != nil {
+	if err := copyModule(filepath.Join(fresh, "gvisor"), module.Dir, dirs, changed); err != nil {
 		return "", "", err
 	}
 	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", gvisor, filepath.Join(dir, "gvisor"))
@@ -285,15 +290,15 @@ func packageDirs(module string) ([]string, error) {
 	return dirs, nil
 }
 
-// copyModule copies packages of a module, with one file replaced.
-func copyModule(to, from string, dirs []string, patched []byte) error {
+// copyModule copies packages of a module, with some files replaced.
+func copyModule(to, from string, dirs []string, changed map[string][]byte) error {
 	copyFile := func(name string) error {
-		data, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			return err
-		}
-		if name == constants {
-			data = patched
+		data, ok := changed[name]
+		if !ok {
+			var err error
+			if data, err = os.ReadFile(filepath.Join(from, name)); err != nil {
+				return err
+			}
 		}
 		return os.WriteFile(filepath.Join(to, name), data, 0o644)
 	}
