@@ -16,8 +16,9 @@ import (
 //
 // Only an acknowledgement that advances is held. Duplicate ones, window updates
 // and those with SACK blocks tell the peer about loss or room, must not be
-// merged into data (RFC 5681 section 2), and leave at once. To tell them apart,
-// the last acknowledgement of recently active flows is remembered.
+// merged into data (RFC 5681 section 2), and leave at once, never before what was
+// held of their flow. To tell them apart, the last acknowledgement of recently
+// active flows is remembered.
 
 const (
 	// ackFlows is how many flows are remembered, a power of two. A flow whose
@@ -56,6 +57,8 @@ type heldAck struct {
 	b     [ipHeaderMax + ackHeaderMax]byte
 }
 
+func (h *heldAck) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLen+14:]) }
+
 // holdAckLocked takes note of a segment that is about to be sent, and reports
 // whether it was a pure acknowledgement that is held instead. tcp is its header,
 // payload its payload's length.
@@ -64,7 +67,10 @@ func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload i
 	ack := binary.BigEndian.Uint32(tcp[8:])
 	f := &a.flows[hash&(ackFlows-1)]
 	if f.hash != hash {
-		*f = ackFlow{hash: hash, ack: ack} // a held one stays held, uncancelled
+		if f.held != 0 {
+			e.releaseAcksLocked() // what follows it would not know of it
+		}
+		*f = ackFlow{hash: hash, ack: ack}
 		return false
 	}
 	advances := int32(ack-f.ack) > 0
@@ -72,11 +78,15 @@ func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload i
 	if f.held != 0 {
 		switch h := &a.held[f.held-1]; {
 		case h.flow != f:
-		case header.TCPFlags(tcp[13])&header.TCPFlagRst != 0:
-			// A reset must not overtake the acknowledgement that completed the
-			// handshake: the peer would forget a connection it has yet to accept.
+		case tcp[13] == uint8(header.TCPFlagAck) && !advances && payload == 0 && h.window() == binary.BigEndian.Uint16(tcp[14:]),
+			header.TCPFlags(tcp[13])&header.TCPFlagRst != 0:
+			// A duplicate counts only behind the one that it repeats. A reset must not
+			// overtake the acknowledgement that completed the handshake: the peer would
+			// forget a connection it has yet to accept.
 			e.releaseAcksLocked()
-		case payload > 0 || advances:
+		default:
+			// A window update among them: an older window behind it would take back
+			// what it gave, and the peer could not tell which is the newer.
 			h.flow = nil
 			e.stats.txAcksSaved.Add(1)
 		}

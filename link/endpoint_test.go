@@ -549,12 +549,17 @@ func TestAsleep(t *testing.T) {
 // segment sends a TCP segment of a flow by the short way.
 func (b *bench) segment(hash, ack uint32, flags header.TCPFlags, payload string) {
 	b.t.Helper()
+	b.segmentWithWindow(hash, ack, flags, 0, payload)
+}
+
+func (b *bench) segmentWithWindow(hash, ack uint32, flags header.TCPFlags, window uint16, payload string) {
+	b.t.Helper()
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		ReserveHeaderBytes: header.TCPMinimumSize, Payload: buffer.MakeWithData([]byte(payload)),
 	})
 	defer pkt.DecRef()
 	header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize)).Encode(&header.TCPFields{
-		SrcPort: 80, DstPort: uint16(hash), AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags,
+		SrcPort: 80, DstPort: uint16(hash), AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: window,
 	})
 	pkt.Hash = hash
 	r := b.route()
@@ -649,7 +654,7 @@ func TestAckHold(t *testing.T) {
 		{
 			name: "flows that share a place keep theirs",
 			sent: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1025, 7, ack, "z"}, {1025, 8, ack, ""}},
-			want: []seg{{1, 100, ack, "a"}, {1025, 7, ack, "z"}, {1, 200, ack, ""}, {1025, 8, ack, ""}},
+			want: []seg{{1, 100, ack, "a"}, {1, 200, ack, ""}, {1025, 7, ack, "z"}, {1025, 8, ack, ""}},
 		},
 		{
 			name: "sequence numbers wrap",
@@ -675,6 +680,25 @@ func TestAckHold(t *testing.T) {
 				t.Errorf("%d acknowledgements saved, want %d", got, tc.saved)
 			}
 		})
+	}
+}
+
+// TestAckHoldKeepsWindows lets the peer see the windows of a flow in the order in
+// which the stack opened them: an older one that arrives last shuts it again.
+func TestAckHoldKeepsWindows(t *testing.T) {
+	b := newBench(t, nil)
+	b.neighbours.Set(peer4, peerMAC)
+	b.segmentWithWindow(1, 100, header.TCPFlagAck, 1000, "a")
+	b.segmentWithWindow(1, 200, header.TCPFlagAck, 500, "")
+	b.segmentWithWindow(1, 200, header.TCPFlagAck, 2000, "")
+	b.segmentWithWindow(1, 200, header.TCPFlagAck, 3000, "")
+	var got []uint16
+	for _, frame := range b.sent() {
+		tcp, _ := checkTCP(t, frame)
+		got = append(got, tcp.WindowSize())
+	}
+	if diff := cmp.Diff([]uint16{1000, 2000, 3000}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
