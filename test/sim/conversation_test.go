@@ -76,6 +76,21 @@ func size(r *rand.Rand, limit int64) int64 {
 	}
 }
 
+// volume draws the most that a conversation sends in one direction: little for
+// most, so that many seeds can be run, megabytes for few.
+func volume(r *rand.Rand) int64 {
+	switch n := r.IntN(200); {
+	case n < 120:
+		return 3_000
+	case n < 180:
+		return 30_000
+	case n < 199:
+		return 300_000
+	default:
+		return 4 << 20
+	}
+}
+
 func drawFlux(r *rand.Rand, limit int64) flux {
 	f := flux{
 		stream: stream(r.Uint64()), bytes: size(r, limit), random: r.Uint64(),
@@ -271,11 +286,7 @@ var kinds = []kind{
 	{
 		name: "transfer", weight: 8,
 		draw: func(v *conversation, r *rand.Rand) {
-			limit := int64(100_000)
-			if r.IntN(8) == 0 {
-				limit = 4 << 20
-			}
-			v.up, v.down = drawFlux(r, limit), drawFlux(r, limit)
+			v.up, v.down = drawFlux(r, volume(r)), drawFlux(r, volume(r))
 		},
 		client: func(v *conversation, c conn) error { return v.transfer(c, &v.up, &v.down) },
 		server: func(v *conversation, c conn) error { return v.transfer(c, &v.down, &v.up) },
@@ -284,7 +295,8 @@ var kinds = []kind{
 		name: "exchange", weight: 6,
 		draw: func(v *conversation, r *rand.Rand) {
 			v.rounds = 1 + r.IntN(20)
-			v.up, v.down = drawFlux(r, 30_000), drawFlux(r, 30_000)
+			limit := 1 + volume(r)/int64(v.rounds)
+			v.up, v.down = drawFlux(r, limit), drawFlux(r, limit)
 		},
 		client: func(v *conversation, c conn) error { return v.exchange(c, &v.up, &v.down, true) },
 		server: func(v *conversation, c conn) error { return v.exchange(c, &v.down, &v.up, false) },
@@ -292,7 +304,7 @@ var kinds = []kind{
 	{
 		name: "splice", weight: 2,
 		draw: func(v *conversation, r *rand.Rand) {
-			v.up = drawFlux(r, 200_000)
+			v.up = drawFlux(r, volume(r))
 			v.down = drawFlux(r, 1)
 			v.down.stream, v.down.bytes = v.up.stream, v.up.bytes
 		},
@@ -358,7 +370,7 @@ var kinds = []kind{
 	{
 		name: "abort", weight: 2, resets: true,
 		draw: func(v *conversation, r *rand.Rand) {
-			v.up = drawFlux(r, 200_000)
+			v.up = drawFlux(r, volume(r))
 			v.pause = time.Duration(r.Int64N(int64(time.Second)))
 		},
 		client: func(v *conversation, c conn) error {
@@ -382,7 +394,7 @@ var kinds = []kind{
 	},
 	{
 		name: "unread", weight: 1,
-		draw: func(v *conversation, r *rand.Rand) { v.up = drawFlux(r, 500_000) },
+		draw: func(v *conversation, r *rand.Rand) { v.up = drawFlux(r, volume(r)) },
 		client: func(v *conversation, c conn) error {
 			// The server closes with data unread: a reset, sooner or later.
 			for {
@@ -407,7 +419,7 @@ var kinds = []kind{
 	{
 		name: "linger", weight: 1,
 		draw: func(v *conversation, r *rand.Rand) {
-			v.up = drawFlux(r, 50_000)
+			v.up = drawFlux(r, min(volume(r), 50_000))
 			v.linger = 1 + r.IntN(20)
 		},
 		client: func(v *conversation, c conn) error {

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 )
@@ -12,12 +14,15 @@ type stream uint64
 
 // fill puts the bytes from off on into b.
 func (s stream) fill(b []byte, off int64) {
-	for i := 0; i < len(b); {
-		word := s.word(off + int64(i))
-		for shift := (off + int64(i)) % 8; shift < 8 && i < len(b); shift++ {
-			b[i] = byte(word >> (8 * shift))
-			i++
-		}
+	for off%8 != 0 && len(b) > 0 {
+		b[0] = byte(s.word(off) >> (8 * (off % 8)))
+		b, off = b[1:], off+1
+	}
+	for ; len(b) >= 8; b, off = b[8:], off+8 {
+		binary.LittleEndian.PutUint64(b, s.word(off))
+	}
+	for i := range b {
+		b[i] = byte(s.word(off) >> (8 * i))
 	}
 }
 
@@ -58,10 +63,12 @@ func (c *check) Write(b []byte) (int, error) {
 	}
 	want := c.want[:len(b)]
 	c.stream.fill(want, c.at)
-	for i := range b {
-		if b[i] != want[i] {
-			return i, fmt.Errorf("byte %d of the stream is %#02x, want %#02x", c.at+int64(i), b[i], want[i])
+	if !bytes.Equal(b, want) {
+		i := 0
+		for b[i] == want[i] {
+			i++
 		}
+		return i, fmt.Errorf("byte %d of the stream is %#02x, want %#02x", c.at+int64(i), b[i], want[i])
 	}
 	c.at += int64(len(b))
 	return len(b), nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash"
 	"os"
 	"time"
 
@@ -26,7 +25,7 @@ type wire struct {
 	report func(format string, args ...any)
 
 	frames int
-	digest hash.Hash
+	digest *xxhash.Digest // of all frames, their directions and times
 	pcap   *pcapgo.Writer
 	// damage is set when cards send frames that are corrupted already.
 	damage bool
@@ -60,9 +59,6 @@ func newWire(mtu int, report func(string, ...any)) *wire {
 	}
 	return w
 }
-
-// sum is the digest of all frames, their directions and times.
-func (w *wire) sum() string { return fmt.Sprintf("%d frames, digest %x", w.frames, w.digest.Sum(nil)) }
 
 // carry returns the way of frames in one direction: observed, then delivered.
 func (w *wire) carry(direction byte, deliver func([]byte)) func([]byte) {

@@ -96,7 +96,8 @@ func seeded(seed uint64, name string) *rand.ChaCha8 {
 
 // outcome is what a run leaves behind.
 type outcome struct {
-	trace   string
+	frames  int
+	digest  uint64 // of all frames, their directions and times
 	virtual time.Duration
 }
 
@@ -106,7 +107,7 @@ func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
 	done := false
 	defer func() {
 		if !done || t.Failed() {
-			t.Logf("replay: SEED=%d go test ./test/sim -run '%s' -v", seed, t.Name())
+			t.Logf("replay: %s", replay(t, seed))
 			t.Logf("set-up: %v", s)
 		}
 	}()
@@ -131,10 +132,15 @@ func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
 		}
 		dog.Stop()
 		w.leftovers()
-		o.trace = w.wire.sum()
+		o.frames, o.digest = w.wire.frames, w.wire.digest.Sum64()
 	})
 	done = true
 	return o
+}
+
+// replay is the command that repeats a run of a test.
+func replay(t *testing.T, seed uint64) string {
+	return fmt.Sprintf("SEED=%d go test ./test/sim -run '^%s$' -v", seed, t.Name())
 }
 
 func (w *world) newHost(i int) *host {
