@@ -225,7 +225,11 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	if a.rt.sharing != nil {
 		var err error
 		if lease, err = a.rt.sharing.dial(a.network, a.laddr); err != nil {
-			return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
+			e := &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
+			if a.laddr != nil {
+				e.Source = a.laddr
+			}
+			return nil, e
 		}
 	}
 	c, err := tpanet.Dial(ctx, stack, a.laddr, raddr, a.network, a.options)

@@ -243,7 +243,7 @@ func (s *sharing) lease(hold *ports.Reservation, want bifurcation.Ports) (*lease
 // dial makes sure that there are local ports for connections: one block for each
 // shard. laddr may ask for one port, which gets a lease of its own.
 func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
-	if laddr != nil && laddr.Port != 0 {
+	if laddr != nil && laddr.Port != 0 && !s.isOutbound(laddr.Port) {
 		return s.listen(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
 	}
 	s.mu.Lock()
@@ -280,6 +280,14 @@ func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 		}
 	}
 	return nil, nil
+}
+
+// isOutbound tells whether a port is one of those that shards take for their
+// connections, and so held already.
+func (s *sharing) isOutbound(port int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outbound != nil && port >= int(s.outbound.first) && port < int(s.outbound.first)+s.outbound.count
 }
 
 // release gives ports back at once, with any connections at them.

@@ -36,8 +36,9 @@ type Reservation struct {
 // Reserve holds the port of an address, of which the network, "tcp", "tcp4" or
 // "tcp6", says the same as in net.Listen: "tcp" and an unspecified address stand
 // for all addresses of both IP versions. With port 0 the kernel chooses a free
-// one. An error wraps syscall.EADDRINUSE when the port is taken, EADDRNOTAVAIL
-// when the address is not one of this host's.
+// one. Errors are those of package net, without their *net.OpError: EADDRINUSE
+// when the port is taken, EADDRNOTAVAIL when the address is not one of this
+// host's.
 func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
 	fd, port, err := hold(network, addr)
 	if err != nil {
@@ -109,11 +110,6 @@ func (r *Reservation) Close() error {
 
 // hold binds a socket to a port and returns the port.
 func hold(network string, addr netip.AddrPort) (fd int, port uint16, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("reserve %v: %w", addr, err)
-		}
-	}()
 	ip := addr.Addr().Unmap()
 	both := network == "tcp" && (!ip.IsValid() || ip.IsUnspecified())
 	if both || network == "tcp6" && !ip.IsValid() {

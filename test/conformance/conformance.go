@@ -1,8 +1,8 @@
 // Package conformance holds one table of probes, each a small program over
 // connections and listeners that notes what it sees: values, errors and
-// addresses in full, and who waits for whom. Every probe runs over two
-// transports, the kernel's TCP and another, and what it notes must be equal: the
-// kernel is the reference, nothing else is written down.
+// addresses in full, and who waits for whom. Every probe runs over the kernel's
+// TCP and over others, and what it notes must be equal: the kernel is the
+// reference, nothing else is written down.
 //
 // A probe that cannot be equal says why in Differs. It then must differ, so that
 // the list does not grow old, and docs/compat.md tells users.
@@ -16,6 +16,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ type Transport struct {
 	// Listen listens on the server host, Dial connects from the client host.
 	Listen func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error)
 	Dial   func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error)
+	// ListenKernel listens on the server host by its kernel, which has the same
+	// addresses. nil where the server's addresses are not the kernel's.
+	ListenKernel func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error)
 	// Addresses of the two hosts, without ports.
 	Server4, Server6, Client4, Client6 string
 	// Blackhole is an address that swallows what is sent to it, Unrouted one to
@@ -56,42 +60,82 @@ func Probes() []Probe {
 		dialProbes, listenProbes, optionProbes, addressProbes, streamProbes)
 }
 
-// Compare runs every probe over reference and other, as subtests, and fails
-// those whose outcomes are not as the table says. skip is called where a
+// Compare runs every probe over the reference and over all others at once, and
+// fails those whose outcomes are not as the table says. skip is called where a
 // transport lacks something.
-func Compare(t *testing.T, reference, other Transport, skip func(t testing.TB, why string)) {
+func Compare(t *testing.T, reference Transport, others []Transport, skip func(t testing.TB, why string)) {
 	for _, p := range Probes() {
 		t.Run(p.Name, func(t *testing.T) {
-			for _, tr := range []Transport{reference, other} {
-				if p.Lacks == nil {
-					continue
-				}
-				if what := p.Lacks(tr); what != "" {
-					skip(t, tr.Name+" lacks "+what)
+			if what := p.lacking(reference); what != "" {
+				skip(t, reference.Name+" lacks "+what)
+			}
+			outcomes := make([]outcome, 1+len(others))
+			var running sync.WaitGroup
+			for i, tr := range append([]Transport{reference}, others...) {
+				if p.lacking(tr) == "" {
+					running.Go(func() { outcomes[i] = p.run(tr) })
 				}
 			}
-			want, got := p.outcome(t, reference), p.outcome(t, other)
-			diff := cmp.Diff(want, got)
-			switch {
-			case p.Differs == "" && diff != "":
-				t.Errorf("outcomes differ (-%s +%s):\n%s", reference.Name, other.Name, diff)
-			case p.Differs != "" && diff == "":
-				t.Errorf("outcomes are equal now; remove Differs here and the row in docs/compat.md:\n%s", strings.Join(got, "\n"))
+			running.Wait()
+			want := outcomes[0]
+			if want.hangs {
+				t.Fatalf("%s: %v", reference.Name, want)
 			}
-			if testing.Verbose() {
-				t.Logf("%s:\n\t%s", other.Name, strings.Join(got, "\n\t"))
+			for i, tr := range others {
+				t.Run(tr.Name, func(t *testing.T) {
+					if what := p.lacking(tr); what != "" {
+						skip(t, tr.Name+" lacks "+what)
+					}
+					p.compare(t, reference.Name, want, tr.Name, outcomes[i+1])
+				})
 			}
 		})
 	}
+}
+
+func (p Probe) compare(t *testing.T, reference string, want outcome, name string, got outcome) {
+	diff := cmp.Diff(want.notes, got.notes)
+	switch {
+	case got.hangs:
+		t.Errorf("%s: %v", name, got)
+	case p.Differs == "" && diff != "":
+		t.Errorf("outcomes differ (-%s +%s):\n%s", reference, name, diff)
+	case p.Differs != "" && diff == "":
+		t.Errorf("outcomes are equal now; remove Differs here and the row in docs/compat.md:\n%v", got)
+	}
+	if testing.Verbose() {
+		t.Logf("%s: %v", name, got)
+	}
+}
+
+// lacking tells what the transport lacks for the probe, "" when nothing.
+func (p Probe) lacking(tr Transport) string {
+	if p.Lacks == nil {
+		return ""
+	}
+	return p.Lacks(tr)
 }
 
 // patience is how long a probe waits for what should come. It is long: a loaded
 // machine must not change an outcome.
 const patience = 20 * time.Second
 
-// outcome runs the probe and returns what it noted.
-func (p Probe) outcome(t *testing.T, tr Transport) []string {
-	t.Helper()
+// An outcome is what a probe noted.
+type outcome struct {
+	notes []string
+	hangs bool // it did not come to its end
+}
+
+func (o outcome) String() string {
+	text := "\n\t" + strings.Join(o.notes, "\n\t")
+	if o.hangs {
+		return "the probe hangs after it noted" + text
+	}
+	return text
+}
+
+// run runs the probe.
+func (p Probe) run(tr Transport) outcome {
 	e := &Env{T: tr, ports: map[string]string{}}
 	done := make(chan struct{})
 	go func() {
@@ -101,10 +145,10 @@ func (p Probe) outcome(t *testing.T, tr Transport) []string {
 	}()
 	select {
 	case <-done:
+		return outcome{notes: e.notes}
 	case <-time.After(2 * patience):
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		t.Fatalf("%s: the probe hangs after it noted\n\t%s", tr.Name, strings.Join(e.notes, "\n\t"))
+		return outcome{notes: slices.Clone(e.notes), hangs: true}
 	}
-	return e.notes
 }

@@ -202,7 +202,15 @@ func (e *Env) Listen(network, address string) (net.Listener, error) {
 
 // ListenConfig is Listen with a configuration.
 func (e *Env) ListenConfig(lc net.ListenConfig, network, address string) (net.Listener, error) {
-	ln, err := e.T.Listen(context.Background(), lc, network, address)
+	return e.closing(e.T.Listen(context.Background(), lc, network, address))
+}
+
+// ListenKernel listens on the server host by its kernel.
+func (e *Env) ListenKernel(network, address string) (net.Listener, error) {
+	return e.closing(e.T.ListenKernel(context.Background(), net.ListenConfig{}, network, address))
+}
+
+func (e *Env) closing(ln net.Listener, err error) (net.Listener, error) {
 	if err == nil {
 		e.Cleanup(func() { ln.Close() })
 	}

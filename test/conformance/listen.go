@@ -7,6 +7,13 @@ import (
 	"time"
 )
 
+func lacksKernel(t Transport) string {
+	if t.ListenKernel == nil {
+		return "a kernel with the same addresses"
+	}
+	return ""
+}
+
 var listenProbes = []Probe{
 	{Name: "listen/port 0", Run: func(e *Env) {
 		ln, err := e.Listen("tcp", net.JoinHostPort(e.T.Server4, "0"))
@@ -118,6 +125,42 @@ var listenProbes = []Probe{
 		ln := e.Listener()
 		_, err := e.Listen("tcp", ln.Addr().String())
 		e.Note("listen", err)
+	}},
+	{Name: "listen/address in use by the kernel", Lacks: lacksKernel, Run: func(e *Env) {
+		ln, err := e.ListenKernel("tcp", net.JoinHostPort(e.T.Server4, "0"))
+		e.Must(err)
+		e.NamePort(ln.Addr(), "L")
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		_, err = e.Listen("tcp", ln.Addr().String())
+		e.Note("listen", err)
+		_, err = e.Listen("tcp", ":"+port)
+		e.Note("listen on all addresses", err)
+		ln.Close()
+		_, err = e.Listen("tcp", ":"+port)
+		e.Note("listen after close", err)
+	}},
+	{Name: "listen/address in use, for the kernel", Lacks: lacksKernel, Run: func(e *Env) {
+		ln := e.Listener()
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		_, err := e.ListenKernel("tcp", ln.Addr().String())
+		e.Note("kernel", err)
+		_, err = e.ListenKernel("tcp", ":"+port)
+		e.Note("kernel on all addresses", err)
+		_, err = e.ListenKernel("tcp", net.JoinHostPort("127.0.0.1", port))
+		e.Note("kernel on another address", err)
+		ln.Close()
+		_, err = e.ListenKernel("tcp", ln.Addr().String())
+		e.Note("kernel after close", err)
+	}},
+	{Name: "listen/all addresses in use, for the kernel", Lacks: lacksKernel, Run: func(e *Env) {
+		ln, err := e.Listen("tcp", ":0")
+		e.Must(err)
+		e.NamePort(ln.Addr(), "L")
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		for _, host := range []string{"", e.T.Server4, e.T.Server6, "127.0.0.1"} {
+			_, err = e.ListenKernel("tcp", net.JoinHostPort(host, port))
+			e.Note("kernel", err)
+		}
 	}},
 	{Name: "listen/address in use, all addresses", Run: func(e *Env) {
 		ln, err := e.Listen("tcp", ":0")
