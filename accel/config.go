@@ -24,7 +24,9 @@ import (
 type Config struct {
 	// Device names the network device:
 	//
-	//	eth0, xdp:eth0               an interface shared with the kernel, by AF_XDP
+	//	eth0                         an interface shared with the kernel: by AF_XDP, or
+	//	                             by a packet socket where its XDP is in use
+	//	xdp:eth0, packet:eth0        the same, by the one way or the other only
 	//	net_memif0,socket=/run/m.sock a DPDK virtual device (any name with "net_")
 	//	0000:3b:00.0                 a PCI address, by DPDK
 	//

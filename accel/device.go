@@ -1,11 +1,13 @@
 package accel
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
+	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
 
@@ -31,8 +33,26 @@ func openDevice(c *Config) (link.Device, error) {
 		}
 		return port, nil
 	}
-	// Anything else is the name of an interface.
-	dev, err := xdp.Open(xdp.Config{Interface: strings.TrimPrefix(c.Device, "xdp:"), Queues: max(c.Queues, 1)})
+	return openInterface(c)
+}
+
+// openInterface opens an interface that the kernel has, too: by AF_XDP, or behind
+// the XDP of another program by a packet socket.
+func openInterface(c *Config) (link.Device, error) {
+	if name, ok := strings.CutPrefix(c.Device, "packet:"); ok {
+		return openPacket(name)
+	}
+	name, only := strings.CutPrefix(c.Device, "xdp:")
+	dev, err := xdp.Open(xdp.Config{Interface: name, Queues: max(c.Queues, 1)})
+	if errors.Is(err, xdp.ErrOccupied) && !only {
+		// A server of this kind, or another program: neither has to notice.
+		c.Logger.Info("the interface's XDP is in use: a packet socket takes its place", "device", name, "reason", err)
+		dev, perr := openPacket(name)
+		if perr != nil {
+			return nil, errors.Join(err, perr)
+		}
+		return dev, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -43,9 +63,20 @@ func openDevice(c *Config) (link.Device, error) {
 	return dev, nil
 }
 
+func openPacket(name string) (link.Device, error) {
+	dev, err := packet.Open(packet.Config{Interface: name})
+	if err != nil {
+		return nil, err
+	}
+	return dev, nil
+}
+
 // isShared tells whether the kernel has the device, too, with its addresses and
 // neighbours.
 func isShared(d link.Device) bool {
-	_, ok := d.(*xdp.Device)
-	return ok
+	switch d.(type) {
+	case *xdp.Device, *packet.Device:
+		return true
+	}
+	return false
 }

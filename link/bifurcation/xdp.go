@@ -4,10 +4,11 @@ import (
 	"fmt"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
 
-// XDP is the filter of an interface shared by AF_XDP.
+// XDP is the filter of an interface shared by AF_XDP or by packet sockets.
 type XDP struct{ *xdp.Filter }
 
 var _ Sharer = XDP{}
@@ -33,7 +34,10 @@ func (x XDP) String() string { return fmt.Sprintf("XDP filter, %v", x.Attach()) 
 // Of returns the filter that goes with a device: the XDP filter where it shares an
 // interface, else Whole.
 func Of(d link.Device) Filter {
-	if d, ok := d.(*xdp.Device); ok {
+	switch d := d.(type) {
+	case *xdp.Device:
+		return XDP{d.Filter()}
+	case *packet.Device:
 		return XDP{d.Filter()}
 	}
 	return Whole{}

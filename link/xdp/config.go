@@ -48,6 +48,9 @@ const (
 	// AttachGeneric runs the filter in the kernel's receive path, on any driver,
 	// at a higher price per frame.
 	AttachGeneric
+	// AttachIngress runs the filter behind XDP, for a packet socket: see
+	// OpenIngress. It is none for Config.
+	AttachIngress
 )
 
 func (a Attach) String() string {
@@ -58,6 +61,8 @@ func (a Attach) String() string {
 		return "native"
 	case AttachGeneric:
 		return "generic"
+	case AttachIngress:
+		return "ingress"
 	}
 	return fmt.Sprintf("Attach(%d)", int(a))
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/cilium/ebpf/rlimit"
 	"github.com/gotpa/tpa/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,9 +51,6 @@ func Open(cfg Config) (_ *Device, err error) {
 			dev.Close()
 		}
 	}()
-	// Before Linux 5.11, maps count as locked memory. Where the limit cannot be
-	// lifted, loading the filter says so.
-	_ = rlimit.RemoveMemlock()
 	if dev.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("xdp: open netlink: %w", err)
 	}
@@ -250,7 +246,7 @@ func (d *Device) Close() error {
 	var err error
 	// The filter goes first: nothing is redirected to a socket that is gone.
 	if d.filter != nil {
-		err = d.filter.close()
+		err = d.filter.Close()
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -29,11 +32,16 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// ErrOccupied is wrapped by errors of Open where another program has the
+// interface's XDP.
+var ErrOccupied = errors.New("in use")
+
 // enotsupp is what some drivers answer in place of EOPNOTSUPP; C libraries do not
 // know it.
 const enotsupp = syscall.Errno(524)
 
-const capabilities = "run as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep PROGRAM"
+// Capabilities says how to give a program the rights that it needs.
+const Capabilities = "run as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep PROGRAM"
 
 func errNoInterface(name string, err error) error {
 	var missing netlink.LinkNotFoundError
@@ -50,13 +58,17 @@ func errFilter(l netlink.Link, mode Attach, err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		e.Problem = "loading the filter needs CAP_BPF and CAP_NET_ADMIN"
-		e.Remedy = capabilities
+		e.Remedy = Capabilities
 	case occupied(err):
 		e.Problem = "another XDP program is attached" + describeProgram(attrs.Xdp)
 		e.Remedy = "stop its owner; if it has none: ip link set dev " + attrs.Name + " xdp off"
+		e.Err = fmt.Errorf("%w: %w", ErrOccupied, err)
 	case errors.Is(err, syscall.ENODEV):
 		e.Problem = "the interface is gone"
 		e.Remedy = "`ip link` lists those there are"
+	case errors.Is(err, ebpf.ErrNotSupported) && mode == AttachIngress:
+		e.Problem = "kernel " + kernelRelease() + " cannot attach a filter behind XDP"
+		e.Remedy = "use Linux 6.6 or newer"
 	case errors.Is(err, ebpf.ErrNotSupported):
 		e.Problem = "kernel " + kernelRelease() + " cannot load or attach the filter"
 		e.Remedy = "use Linux 5.10 or newer"
@@ -82,13 +94,13 @@ func errSocket(name string, queue int, err error) error {
 	switch {
 	case errors.Is(err, syscall.EPERM):
 		e.Problem = "opening an AF_XDP socket needs CAP_NET_RAW"
-		e.Remedy = capabilities
+		e.Remedy = Capabilities
 	case errors.Is(err, syscall.EAFNOSUPPORT):
 		e.Problem = "kernel " + kernelRelease() + " has no AF_XDP"
 		e.Remedy = "use Linux 5.10 or newer, built with CONFIG_XDP_SOCKETS=y"
 	case errors.Is(err, syscall.ENOBUFS):
 		e.Problem = "the limit of locked memory is too low"
-		e.Remedy = "ulimit -l unlimited, or " + capabilities
+		e.Remedy = "ulimit -l unlimited, or " + Capabilities
 	case errors.Is(err, syscall.EBUSY):
 		e.Problem = fmt.Sprintf("another AF_XDP socket has receive queue %d", queue)
 		e.Remedy = "stop its owner: `ss --xdp -ap` may find it"
@@ -112,6 +124,10 @@ func describeProgram(x *netlink.LinkXdp) string {
 	if x == nil || !x.Attached {
 		return ""
 	}
+	return nameProgram(x) + owners(x.ProgId)
+}
+
+func nameProgram(x *netlink.LinkXdp) string {
 	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(x.ProgId))
 	if err != nil {
 		return fmt.Sprintf(": number %d", x.ProgId)
@@ -125,6 +141,27 @@ func describeProgram(x *netlink.LinkXdp) string {
 		return ": the filter of another process that uses this library"
 	}
 	return fmt.Sprintf(": number %d, name %q", x.ProgId, info.Name)
+}
+
+// owners names the processes that hold an XDP program by a link, as far as this
+// one may look into them.
+func owners(program uint32) string {
+	files, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*")
+	want := fmt.Sprintf("\nprog_id:\t%d\n", program)
+	var pids []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(b), want) {
+			continue
+		}
+		if pid := strings.Split(f, "/")[2]; !slices.Contains(pids, pid) {
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) == 0 {
+		return ""
+	}
+	return ", process " + strings.Join(pids, ", ")
 }
 
 func kernelRelease() string {

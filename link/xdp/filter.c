@@ -14,6 +14,12 @@
 //
 // All else, and whatever does not parse, is passed on unchanged.
 //
+// There are three programs around that one decision. tpa_filter runs as XDP and
+// hands our frames to AF_XDP sockets. Where the interface's XDP is in use, the
+// other two do its work: tpa_tap is the socket filter of a packet socket, which
+// gets a copy of our frames, and tpa_ingress, right behind it, keeps the kernel
+// from seeing them, too.
+//
 // The file includes no headers: what it needs of the kernel's interface is below,
 // so that the object depends on the compiler alone.
 
@@ -29,6 +35,7 @@ typedef unsigned long long __u64;
 
 // From linux/bpf.h.
 enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum { TCX_NEXT = -1, TCX_DROP = 2 };
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
@@ -39,7 +46,11 @@ enum { BPF_F_NO_PREALLOC = 1 };
 struct xdp_md {
 	__u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
 };
+struct __sk_buff {
+	__u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present;
+};
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -163,12 +174,6 @@ static inline void count(__u32 verdict)
 		(*n)++; // this CPU's own
 }
 
-static inline int pass(enum verdict verdict)
-{
-	count(verdict);
-	return XDP_PASS;
-}
-
 static inline void map_ipv4(struct addr *a, __u32 ipv4)
 {
 	a->word[0] = 0;
@@ -177,70 +182,68 @@ static inline void map_ipv4(struct addr *a, __u32 ipv4)
 	a->word[3] = ipv4;
 }
 
-SEC("xdp")
-int tpa_filter(struct xdp_md *ctx)
+// classify returns REDIRECTED for a frame that is ours.
+static inline enum verdict classify(void *data, void *end)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	struct flow flow = {};
 	struct tcp_header *tcp;
 
 	struct eth_header *eth = data;
 	if ((void *)(eth + 1) > end)
-		return pass(MALFORMED);
+		return MALFORMED;
 	if (eth->dst[0] & 1) // broadcast and multicast: ARP, ND and such
-		return pass(NOT_IP);
+		return NOT_IP;
 
 	if (eth->type == be16(0x0800)) {
 		struct ipv4_header *ip = (void *)(eth + 1);
 		if ((void *)(ip + 1) > end)
-			return pass(MALFORMED);
+			return MALFORMED;
 		if (ip->protocol != 6)
-			return pass(NOT_TCP);
+			return NOT_TCP;
 		if (ip->version_ihl != 0x45)
-			return pass(ip->version_ihl >> 4 == 4 ? IP_OPTIONS : MALFORMED);
+			return ip->version_ihl >> 4 == 4 ? IP_OPTIONS : MALFORMED;
 		if (ip->fragment & be16(0x3fff)) // more fragments, or an offset
-			return pass(FRAGMENT);
+			return FRAGMENT;
 		map_ipv4(&flow.local, ip->dst);
 		map_ipv4(&flow.remote, ip->src);
 		tcp = (void *)(ip + 1);
 	} else if (eth->type == be16(0x86dd)) {
 		struct ipv6_header *ip = (void *)(eth + 1);
 		if ((void *)(ip + 1) > end)
-			return pass(MALFORMED);
+			return MALFORMED;
 		switch (ip->next) {
 		case 6:
 			break;
 		case 44:
-			return pass(FRAGMENT);
+			return FRAGMENT;
 		case 0: // hop-by-hop
 		case 43: // routing
 		case 51: // authentication
 		case 60: // destination options
-			return pass(IP_OPTIONS);
+			return IP_OPTIONS;
 		default:
-			return pass(NOT_TCP);
+			return NOT_TCP;
 		}
 		if ((ip->version_class_flow & be32(0xf0000000)) != be32(0x60000000))
-			return pass(MALFORMED);
+			return MALFORMED;
 		__builtin_memcpy(&flow.local, ip->dst, sizeof(flow.local));
 		__builtin_memcpy(&flow.remote, ip->src, sizeof(flow.remote));
 		tcp = (void *)(ip + 1);
 	} else {
-		return pass(NOT_IP);
+		return NOT_IP;
 	}
 
 	if ((void *)(tcp + 1) > end)
-		return pass(MALFORMED);
+		return MALFORMED;
 
 	__u32 *row = bpf_map_lookup_elem(&addrs, &flow.local);
 	if (!row)
-		return pass(OTHER_ADDRESS);
+		return OTHER_ADDRESS;
 	__u32 port = be16(tcp->dst);
 	__u32 index = *row * WORDS + port / 64;
 	struct port_word *word = bpf_map_lookup_elem(&ports, &index);
 	if (!word)
-		return pass(OTHER_PORT);
+		return OTHER_PORT;
 	__u64 bit = 1ULL << port % 64;
 	int ours = (word->claimed & bit) != 0;
 	if (word->mixed & bit) {
@@ -250,11 +253,64 @@ int tpa_filter(struct xdp_md *ctx)
 		if (owner)
 			ours = *owner == OURS;
 	}
-	if (!ours)
-		return pass(OTHER_PORT);
+	return ours ? REDIRECTED : OTHER_PORT;
+}
 
+SEC("xdp")
+int tpa_filter(struct xdp_md *ctx)
+{
+	enum verdict verdict = classify((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	if (verdict != REDIRECTED) {
+		count(verdict);
+		return XDP_PASS;
+	}
 	// XDP_PASS where the queue has no socket.
 	int action = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
 	count(action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET);
 	return action;
+}
+
+// The headers of a packet, of whose data only some may lie in one piece.
+struct head {
+	__u16 align; // the IP header to 4 bytes
+	struct eth_header eth;
+	__u8 rest[sizeof(struct ipv6_header) + sizeof(struct tcp_header)];
+};
+
+static inline long load_headers(struct __sk_buff *skb, struct head *head, const __u32 ip)
+{
+	bpf_skb_load_bytes(skb, sizeof(head->eth) + ip, head->rest + ip, sizeof(struct tcp_header));
+	return bpf_skb_load_bytes(skb, sizeof(head->eth), head->rest, ip);
+}
+
+static inline enum verdict classify_packet(struct __sk_buff *skb)
+{
+	struct head head = {};
+	if (skb->vlan_present) // the tag is not in the data any more
+		return NOT_IP;
+	if (bpf_skb_load_bytes(skb, 0, &head.eth, sizeof(head.eth)) < 0)
+		return MALFORMED;
+	// Where no whole TCP header follows, its ports stay 0, which nobody claims.
+	if (head.eth.type == be16(0x0800)) {
+		if (load_headers(skb, &head, sizeof(struct ipv4_header)) < 0)
+			return MALFORMED;
+	} else if (head.eth.type == be16(0x86dd)) {
+		if (load_headers(skb, &head, sizeof(struct ipv6_header)) < 0)
+			return MALFORMED;
+	}
+	return classify(&head.eth, &head + 1);
+}
+
+SEC("socket")
+int tpa_tap(struct __sk_buff *skb)
+{
+	return classify_packet(skb) == REDIRECTED ? skb->len : 0;
+}
+
+SEC("tc")
+int tpa_ingress(struct __sk_buff *skb)
+{
+	enum verdict verdict = classify_packet(skb);
+	count(verdict);
+	return verdict == REDIRECTED ? TCX_DROP : TCX_NEXT;
 }

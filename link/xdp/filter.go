@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -34,7 +36,8 @@ type Filter struct {
 
 	// mu guards the following fields.
 	mu       sync.Mutex
-	objects  filterObjects
+	maps     filterMaps
+	tap      *ebpf.Program // with AttachIngress, else nil
 	attached ebpflink.Link
 	rows     map[netip.Addr]*row
 	used     [MaxAddrs]bool // row indexes in use
@@ -91,12 +94,17 @@ func (v *Verdicts) fields() []*uint64 {
 
 // openFilter loads the filter and attaches it. notNative is why it is attached in
 // generic mode although native mode was tried first.
-func openFilter(index int, mode Attach) (f *Filter, notNative, err error) {
-	f = &Filter{rows: make(map[netip.Addr]*row)}
-	if err := loadFilterObjects(&f.objects, nil); err != nil {
+func openFilter(index int, mode Attach) (_ *Filter, notNative, err error) {
+	var objects struct {
+		filterMaps
+		Program *ebpf.Program `ebpf:"tpa_filter"`
+	}
+	if err := load(&objects); err != nil {
 		return nil, nil, err
 	}
-	options := ebpflink.XDPOptions{Program: f.objects.TpaFilter, Interface: index}
+	defer objects.Program.Close() // the link holds it
+	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps}
+	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
 	if mode != AttachGeneric {
 		options.Flags = ebpflink.XDPDriverMode
 		f.attach = AttachNative
@@ -104,25 +112,72 @@ func openFilter(index int, mode Attach) (f *Filter, notNative, err error) {
 			return f, nil, nil
 		}
 		if mode == AttachNative || occupied(notNative) {
-			f.objects.Close()
+			f.maps.Close()
 			return nil, nil, notNative
 		}
 	}
 	options.Flags = ebpflink.XDPGenericMode
 	f.attach = AttachGeneric
 	if f.attached, err = ebpflink.AttachXDP(options); err != nil {
-		f.objects.Close()
+		f.maps.Close()
 		return nil, nil, err
 	}
 	return f, notNative, nil
 }
 
-// Attach returns how the filter is attached: AttachNative or AttachGeneric.
+// OpenIngress loads the filter and attaches it behind the interface's XDP, where
+// any number of filters have room: it drops what is ours before the kernel's
+// protocols see it. A packet socket with Tap as its socket filter sees it before.
+// It needs Linux 6.6. The caller closes the filter.
+func OpenIngress(name string) (*Filter, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, errNoInterface(name, err)
+	}
+	var objects struct {
+		filterMaps
+		Ingress *ebpf.Program `ebpf:"tpa_ingress"`
+		Tap     *ebpf.Program `ebpf:"tpa_tap"`
+	}
+	if err := load(&objects); err != nil {
+		return nil, errFilter(l, AttachIngress, err)
+	}
+	defer objects.Ingress.Close() // the link holds it
+	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, attach: AttachIngress}
+	f.attached, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
+		Interface: l.Attrs().Index, Program: objects.Ingress, Attach: ebpf.AttachTCXIngress,
+	})
+	if err != nil {
+		f.maps.Close()
+		f.tap.Close()
+		return nil, errFilter(l, AttachIngress, err)
+	}
+	return f, nil
+}
+
+// load loads the programs and maps that objects names.
+func load(objects any) error {
+	// Before Linux 5.11, maps count as locked memory. Where the limit cannot be
+	// lifted, loading says so.
+	_ = rlimit.RemoveMemlock()
+	spec, err := loadFilter()
+	if err != nil {
+		return err
+	}
+	return spec.LoadAndAssign(objects, nil)
+}
+
+// Tap returns the file descriptor of the socket filter of a filter made by
+// OpenIngress. It is the filter's.
+func (f *Filter) Tap() int { return f.tap.FD() }
+
+// Attach returns how the filter is attached: AttachNative, AttachGeneric or
+// AttachIngress.
 func (f *Filter) Attach() Attach { return f.attach }
 
 // setSocket makes fd the socket of a receive queue.
 func (f *Filter) setSocket(queue, fd int) error {
-	return f.objects.Sockets.Update(uint32(queue), uint32(fd), ebpf.UpdateAny)
+	return f.maps.Sockets.Update(uint32(queue), uint32(fd), ebpf.UpdateAny)
 }
 
 var errFilterClosed = fmt.Errorf("xdp: filter: %w", net.ErrClosed)
@@ -204,7 +259,7 @@ func (f *Filter) Except(flows []link.Flow) error {
 			continue
 		}
 		delete(exceptions, fl)
-		errs = append(errs, f.objects.Flows.Delete(flowKey(fl)))
+		errs = append(errs, f.maps.Flows.Delete(flowKey(fl)))
 		if len(exceptions) == 0 {
 			errs = append(errs, f.forget(r, port, 1), f.prune(fl.Local.Addr(), r))
 		}
@@ -247,7 +302,7 @@ func (f *Filter) verdicts() Verdicts {
 	var v Verdicts
 	for i, field := range v.fields() {
 		var perCPU []uint64
-		if f.objects.Verdicts.Lookup(uint32(i), &perCPU) != nil {
+		if f.maps.Verdicts.Lookup(uint32(i), &perCPU) != nil {
 			continue
 		}
 		for _, n := range perCPU {
@@ -257,8 +312,9 @@ func (f *Filter) verdicts() Verdicts {
 	return v
 }
 
-// close detaches the filter: the kernel gets every frame again.
-func (f *Filter) close() error {
+// Close detaches the filter: the kernel gets every frame again. Closing twice is
+// harmless.
+func (f *Filter) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -266,7 +322,11 @@ func (f *Filter) close() error {
 	}
 	f.final = f.verdicts()
 	f.closed = true
-	return errors.Join(f.attached.Close(), f.objects.Close())
+	err := errors.Join(f.attached.Close(), f.maps.Close())
+	if f.tap != nil {
+		err = errors.Join(err, f.tap.Close())
+	}
+	return err
 }
 
 // row returns the row of an address, a new one where there is none.
@@ -280,7 +340,7 @@ func (f *Filter) row(addr netip.Addr) (*row, error) {
 		}
 		// The words of a free row are zero: prune leaves none behind.
 		r := &row{index: uint32(i)}
-		if err := f.objects.Addrs.Put(addrKey(addr), r.index); err != nil {
+		if err := f.maps.Addrs.Put(addrKey(addr), r.index); err != nil {
 			return nil, fmt.Errorf("xdp: add address %v to the filter: %w", addr, err)
 		}
 		f.used[i] = true
@@ -315,7 +375,7 @@ func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []link.Flow,
 		if fl.Local != netip.AddrPortFrom(addr, port) {
 			return fmt.Errorf("xdp: filter: flow to %v is none of %v port %d", fl.Local, addr, port)
 		}
-		if err := f.objects.Flows.Put(flowKey(fl), to); err != nil {
+		if err := f.maps.Flows.Put(flowKey(fl), to); err != nil {
 			return fmt.Errorf("xdp: filter: keep flow of %v to %v: %w", fl.Remote, fl.Local, err)
 		}
 		r.exceptions[port][fl] = to
@@ -331,7 +391,7 @@ func (f *Filter) forget(r *row, first uint16, n int) error {
 			continue
 		}
 		for fl := range flows {
-			err = errors.Join(err, f.objects.Flows.Delete(flowKey(fl)))
+			err = errors.Join(err, f.maps.Flows.Delete(flowKey(fl)))
 		}
 		delete(r.exceptions, port)
 	}
@@ -349,7 +409,7 @@ func (f *Filter) edit(r *row, first uint16, n int, change func(w *filterPortWord
 		if r.words[i] == old {
 			continue
 		}
-		if err := f.objects.Ports.Put(r.index*words+uint32(i), r.words[i]); err != nil {
+		if err := f.maps.Ports.Put(r.index*words+uint32(i), r.words[i]); err != nil {
 			return fmt.Errorf("xdp: write ports %d to %d to the filter: %w", i*64, i*64+63, err)
 		}
 	}
@@ -363,7 +423,7 @@ func (f *Filter) prune(addr netip.Addr, r *row) error {
 	}
 	delete(f.rows, addr)
 	f.used[r.index] = false
-	return ignoreMissing(f.objects.Addrs.Delete(addrKey(addr)))
+	return ignoreMissing(f.maps.Addrs.Delete(addrKey(addr)))
 }
 
 func ignoreMissing(err error) error {

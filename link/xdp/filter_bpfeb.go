@@ -36,12 +36,14 @@ type filterPortWord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	filterMapAddrs      = "addrs"
-	filterMapFlows      = "flows"
-	filterMapPorts      = "ports"
-	filterMapSockets    = "sockets"
-	filterMapVerdicts   = "verdicts"
-	filterProgTpaFilter = "tpa_filter"
+	filterMapAddrs       = "addrs"
+	filterMapFlows       = "flows"
+	filterMapPorts       = "ports"
+	filterMapSockets     = "sockets"
+	filterMapVerdicts    = "verdicts"
+	filterProgTpaFilter  = "tpa_filter"
+	filterProgTpaIngress = "tpa_ingress"
+	filterProgTpaTap     = "tpa_tap"
 )
 
 // loadFilter returns the embedded CollectionSpec for filter.
@@ -86,7 +88,9 @@ type filterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterProgramSpecs struct {
-	TpaFilter *ebpf.ProgramSpec `ebpf:"tpa_filter"`
+	TpaFilter  *ebpf.ProgramSpec `ebpf:"tpa_filter"`
+	TpaIngress *ebpf.ProgramSpec `ebpf:"tpa_ingress"`
+	TpaTap     *ebpf.ProgramSpec `ebpf:"tpa_tap"`
 }
 
 // filterMapSpecs contains maps before they are loaded into the kernel.
@@ -153,12 +157,16 @@ type filterVariables struct {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterPrograms struct {
-	TpaFilter *ebpf.Program `ebpf:"tpa_filter"`
+	TpaFilter  *ebpf.Program `ebpf:"tpa_filter"`
+	TpaIngress *ebpf.Program `ebpf:"tpa_ingress"`
+	TpaTap     *ebpf.Program `ebpf:"tpa_tap"`
 }
 
 func (p *filterPrograms) Close() error {
 	return _FilterClose(
 		p.TpaFilter,
+		p.TpaIngress,
+		p.TpaTap,
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/sleeper"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +24,7 @@ type Queue struct {
 	zeroCopy bool
 	busyPoll bool
 	veth     bool // see complete
-	sleeper  *sleeper
+	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
 
 	_ [64]byte
@@ -293,7 +294,7 @@ func (q *Queue) Close() error {
 // abandon frees what there is of a queue.
 func (q *Queue) abandon() {
 	if q.sleeper != nil {
-		q.sleeper.close()
+		q.sleeper.Close()
 	}
 	for _, s := range q.sockets {
 		s.close()

@@ -592,44 +592,89 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestTwoServers: a port that one server has is refused to another, at once, and a
-// second server on the same interface serves another port through the kernel. The
-// first does not notice.
+// TestTwoServers: servers with different ports are accelerated side by side on one
+// interface. A port that one has is refused to the other at once, both ways round.
+// None notices when others come, are refused, are loaded and are killed.
 func TestTwoServers(t *testing.T) {
 	s := newSite(t, testnet.Wire{})
-	first4, _ := at(s.si, port)
-	second4, _ := at(s.si, port+1)
-	p := s.start(port)
-	l := s.load(s.client, 4, first4, ping)
-	start := time.Now()
-	if line := s.launch(port, "TPA_FALLBACK=auto").line(); !strings.Contains(line, "address already in use") {
-		t.Errorf("a second server on the same port says %q", line)
+	before := s.resets()
+	var ports, servers []int
+	var processes []*process
+	var loads []*load
+	serve := func(port int) {
+		t.Helper()
+		p := s.start(port)
+		processes = append(processes, p)
+		ports, servers = append(ports, port), append(servers, p.Process.Pid)
+		addr4, addr6 := at(s.si, port)
+		loads = append(loads, s.load(s.client, 4, addr4, ping), s.load(s.client, 4, addr6, ping))
 	}
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("the port was refused after %v, want 1 s", d)
+	for _, p := range []int{port, port + 1, port + 2} {
+		serve(p)
 	}
-	if line := s.launch(port + 1).line(); !strings.Contains(line, "another process that uses this library") {
-		t.Errorf("a second server that may not fall back says %q", line)
-	}
-	second := s.launch(port+1, "TPA_FALLBACK=auto")
-	if line := second.line(); !strings.HasPrefix(line, "serving: accelerated false") {
-		t.Errorf("a second server on another port says %q", line)
-	}
-	if err := s.served(second4); err != nil {
-		t.Errorf("the second server: %v", err)
-	}
-	s.server.Do(func() {
-		if ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); !errors.Is(err, syscall.EADDRINUSE) {
-			if err == nil {
-				ln.Close()
-			}
-			t.Errorf("a kernel listener on the server's port: %v, want EADDRINUSE", err)
+	goOn := func(what string, loads []*load) {
+		t.Helper()
+		var from []int64
+		for _, l := range loads {
+			from = append(from, l.requests.Load())
 		}
-	})
-	l.stop()
-	l.ok(t, "the first server")
-	second.kill()
-	p.kill()
+		s.eventually(what, func() error {
+			for i, l := range loads {
+				if n := l.requests.Load() - from[i]; n < 200 {
+					return fmt.Errorf("load %d: %d requests more", i, n)
+				}
+			}
+			return nil
+		})
+	}
+	goOn("three servers", loads)
+	for _, p := range ports {
+		start := time.Now()
+		line := s.launch(p, "TPA_FALLBACK=auto").line()
+		if d := time.Since(start); !strings.Contains(line, "address already in use") || d > time.Second {
+			t.Errorf("another server on port %d says %q after %v", p, line, d)
+		}
+		s.server.Do(func() {
+			if ln, err := net.Listen("tcp", fmt.Sprintf(":%d", p)); !errors.Is(err, syscall.EADDRINUSE) {
+				if err == nil {
+					ln.Close()
+				}
+				t.Errorf("a kernel listener on port %d: %v, want EADDRINUSE", p, err)
+			}
+		})
+	}
+	// One that wants AF_XDP and nothing else hears who has it.
+	line := s.launch(port+3, "TPA_DEV=xdp:"+s.si.Name).line()
+	if !strings.Contains(line, "another process that uses this library") || !strings.Contains(line, fmt.Sprintf("process %d", servers[0])) {
+		t.Errorf("a server that insists on AF_XDP says %q, want process %d named", line, servers[0])
+	}
+	goOn("refused", loads)
+	if n := s.resets() - before; n != 0 {
+		t.Errorf("the kernel sent %d resets", n)
+	}
+
+	// The first goes, with the interface's XDP. The others stay, and the next one
+	// has it again.
+	for _, l := range loads[:2] {
+		l.stop()
+		l.ok(t, "the first server")
+	}
+	processes[0].kill()
+	goOn("the first was killed", loads[2:])
+	serve(port)
+	goOn("the first is back", loads[2:])
+	processes[1].kill()
+	for _, l := range loads[2:4] {
+		l.stop()
+	}
+	goOn("the second was killed", loads[4:])
+	for i, l := range loads[4:] {
+		l.stop()
+		l.ok(t, fmt.Sprintf("load %d", i+4))
+	}
+	for _, p := range processes[2:] {
+		p.kill()
+	}
 }
 
 // TestHandOver: a server that has closed its listener finishes the connections

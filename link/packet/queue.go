@@ -1,0 +1,360 @@
+package packet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/sleeper"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+)
+
+// livenessPolls is how many empty receive calls pass between two looks whether
+// the interface still is there.
+const livenessPolls = 4096
+
+// A Queue is a packet socket that receives and one that sends.
+type Queue struct {
+	name    string // of the interface
+	rx, tx  int
+	ring    *ring
+	sleeper *sleeper.Sleeper
+	closed  atomic.Bool
+
+	_ [64]byte
+
+	// Owned by the receiving goroutine.
+	position   uint32   // of the next slot
+	held       uint32   // slots before it that hold the previous burst
+	large      [][]byte // for frames that do not fit a slot
+	emptyPolls int
+	gone       error
+	rxFrames   atomic.Uint64
+	rxBytes    atomic.Uint64
+	rxShape    atomic.Uint64
+	rxHeld     atomic.Int32 // held, for others
+
+	_ [64]byte
+
+	// Owned by the sending goroutine: messages from first up to last are staged.
+	messages    *messages
+	first, last int
+	lost        error // why nothing can be sent any more
+	txFrames    atomic.Uint64
+	txBytes     atomic.Uint64
+	txDropped   atomic.Uint64
+	txFull      atomic.Uint64
+
+	_ [64]byte
+
+	// mu guards the sockets against Stats during Close, and the following fields.
+	mu    sync.Mutex
+	drops uint64 // of the receiving socket
+	final link.QueueStats
+}
+
+var (
+	_ link.Queue  = (*Queue)(nil)
+	_ link.Waiter = (*Queue)(nil)
+)
+
+// slotSize returns the size of slots for frames of an MTU. The kernel's header
+// takes less than 128 bytes.
+func slotSize(mtu int) int {
+	size := 2048
+	for size < 128+headerLen+mtu && size < 16384 {
+		size *= 2
+	}
+	return size
+}
+
+func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error) {
+	q := &Queue{name: attrs.Name, rx: -1, tx: -1}
+	defer func() {
+		if err != nil {
+			q.abandon()
+		}
+	}()
+	if q.rx, err = socket(); err != nil {
+		return nil, err
+	}
+	for _, o := range []struct {
+		name                 string
+		level, option, value int
+	}{
+		{"TPACKET_V2", unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2},
+		{"PACKET_IGNORE_OUTGOING", unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1},
+		// What does not fit a slot is read from the socket instead.
+		{"PACKET_COPY_THRESH", unix.SOL_PACKET, unix.PACKET_COPY_THRESH, 1},
+		{"SO_ATTACH_BPF", unix.SOL_SOCKET, unix.SO_ATTACH_BPF, tap},
+	} {
+		if err := unix.SetsockoptInt(q.rx, o.level, o.option, o.value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", o.name, err)
+		}
+	}
+	// Not more than net.core.rmem_max without CAP_NET_ADMIN.
+	if unix.SetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) != nil {
+		_ = unix.SetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20)
+	}
+	if q.ring, err = mapRing(q.rx, ringSize, slotSize(attrs.MTU)); err != nil {
+		return nil, err
+	}
+	// Receives from here on.
+	all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
+	if err := unix.Bind(q.rx, &unix.SockaddrLinklayer{Protocol: all, Ifindex: attrs.Index}); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if q.sleeper, err = sleeper.New([]int{q.rx}, func() bool { return q.ring.at(q.position).status()&unix.TP_STATUS_USER != 0 }); err != nil {
+		return nil, err
+	}
+
+	if q.tx, err = socket(); err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(q.tx, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		return nil, fmt.Errorf("set PACKET_VNET_HDR: %w", err)
+	}
+	if unix.SetsockoptInt(q.tx, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20) != nil {
+		_ = unix.SetsockoptInt(q.tx, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<20)
+	}
+	// Protocol 0: it receives nothing.
+	if err := unix.Bind(q.tx, &unix.SockaddrLinklayer{Ifindex: attrs.Index}); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if q.messages, err = newMessages(link.MaxBurst); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+func socket() (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return fd, os.NewSyscallError("socket", err)
+}
+
+// Receive implements link.Queue.
+func (q *Queue) Receive(frames []link.Frame) (int, error) {
+	if q.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	for ; q.held > 0; q.held-- {
+		q.ring.at(q.position - q.held).free()
+	}
+	n, large, bytes := 0, 0, 0
+	for n < min(len(frames), link.MaxBurst) && int(q.held) < link.MaxBurst {
+		s := q.ring.at(q.position)
+		status := s.status()
+		if status&unix.TP_STATUS_USER == 0 {
+			break
+		}
+		q.position++
+		q.held++
+		f := link.Frame{Checksum: link.Unchecked}
+		switch from, to := int(s.header.Mac), int(s.header.Mac)+int(s.header.Snaplen); {
+		case status&unix.TP_STATUS_COPY != 0:
+			f.Data = q.receiveLarge(large)
+			large++
+		case s.header.Snaplen == s.header.Len && to <= len(s.bytes):
+			f.Data = s.bytes[from:to:to]
+		}
+		if len(f.Data) < headerLen {
+			q.rxShape.Add(1)
+			continue
+		}
+		// The kernel has checked TCP's checksum, or its sender left that to a device
+		// that never came. The header's is not looked at before.
+		if status&(unix.TP_STATUS_CSUM_VALID|unix.TP_STATUS_CSUMNOTREADY) != 0 && goodHeader(f.Data) {
+			f.Checksum = link.Good
+		}
+		frames[n] = f
+		bytes += len(f.Data)
+		n++
+	}
+	q.rxHeld.Store(int32(q.held))
+	if n == 0 {
+		return 0, q.idle()
+	}
+	q.emptyPolls = 0
+	q.rxFrames.Add(uint64(n))
+	q.rxBytes.Add(uint64(bytes))
+	return n, nil
+}
+
+// receiveLarge reads the i-th frame of a burst that did not fit its slot.
+func (q *Queue) receiveLarge(i int) []byte {
+	if i == len(q.large) {
+		q.large = append(q.large, make([]byte, maxFrame))
+	}
+	n, errno := receive(q.rx, q.large[i])
+	if errno != 0 || n > maxFrame {
+		return nil
+	}
+	return q.large[i][:n]
+}
+
+// goodHeader tells whether an IP header has the right checksum. IPv6 has none.
+func goodHeader(frame []byte) bool {
+	if len(frame) < headerLen+20 || frame[12] != 0x08 {
+		return true
+	}
+	return checksum.Checksum(frame[headerLen:headerLen+20], 0) == 0xffff
+}
+
+// idle does what is due when nothing was there.
+func (q *Queue) idle() error {
+	if q.gone != nil {
+		return q.gone
+	}
+	if q.emptyPolls++; q.emptyPolls%livenessPolls != 0 {
+		return nil
+	}
+	// Takes back the error that says the interface was set down: poll would report
+	// it again and again.
+	_, _ = unix.GetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_ERROR)
+	at, err := unix.Getsockname(q.rx)
+	if ll, ok := at.(*unix.SockaddrLinklayer); err == nil && ok && ll.Ifindex <= 0 {
+		q.gone = errGone(q.name)
+	}
+	return q.gone
+}
+
+// Reserve implements link.Queue.
+func (q *Queue) Reserve(n int) []byte {
+	if q.last == len(q.messages.headers) || n > maxFrame || q.lost != nil {
+		return nil
+	}
+	return q.messages.frame(q.last)
+}
+
+// Commit implements link.Queue.
+func (q *Queue) Commit(n int, tx link.TxOffload) {
+	var h vnetHeader
+	if tx.Flags&link.TxTCPChecksum != 0 {
+		tcp := int(tx.L2Len) + int(tx.L3Len)
+		h.flags, h.csumStart, h.csumOffset = vnetNeedsChecksum, uint16(tcp), 16
+		if tx.MSS != 0 {
+			h.gsoType = vnetTCPv4
+			if tx.Flags&link.TxIPv6 != 0 {
+				h.gsoType = vnetTCPv6
+			}
+			h.gsoSize, h.headerLen = tx.MSS, uint16(tcp)+uint16(tx.L4Len)
+			// The kernel wants the length in the sum of the pseudo-header.
+			sum := q.messages.frame(q.last)[tcp+16:]
+			binary.BigEndian.PutUint16(sum, checksum.Combine(binary.BigEndian.Uint16(sum), uint16(n-tcp)))
+		}
+	}
+	q.messages.set(q.last, n, h)
+	q.last++
+}
+
+// Flush implements link.Queue. What the interface does not take is lost and
+// counted, as frames of the kernel's are: when it is down, or its queueing
+// discipline says so.
+func (q *Queue) Flush() (pending int, err error) {
+	if q.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	for q.first < q.last && q.lost == nil {
+		n, errno := q.messages.send(q.tx, q.first, q.last)
+		for ; n > 0; n-- {
+			q.txFrames.Add(1)
+			q.txBytes.Add(uint64(q.messages.size(q.first)))
+			q.first++
+		}
+		switch errno {
+		case 0, syscall.EINTR:
+		case syscall.EAGAIN:
+			q.txFull.Add(1)
+			return q.last - q.first, nil
+		case syscall.ENXIO, syscall.ENODEV:
+			q.txDropped.Add(uint64(q.last - q.first))
+			q.lost = errGone(q.name)
+		default:
+			q.txDropped.Add(1)
+			q.first++
+		}
+	}
+	q.first, q.last = 0, 0
+	return 0, q.lost
+}
+
+// Wait implements link.Waiter.
+func (q *Queue) Wait(timeout time.Duration) {
+	q.sleeper.Wait(timeout)
+	q.emptyPolls = livenessPolls - 1 // look at once whether the interface still is there
+}
+
+// Wake implements link.Waiter.
+func (q *Queue) Wake() { q.sleeper.Wake() }
+
+// Stats implements link.Queue.
+func (q *Queue) Stats() link.QueueStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stats()
+}
+
+func (q *Queue) stats() link.QueueStats {
+	if q.closed.Load() {
+		return q.final
+	}
+	if s, err := statistics(q.rx); err == nil {
+		q.drops += uint64(s.Drops)
+	}
+	return link.QueueStats{
+		RxFrames:    q.rxFrames.Load(),
+		RxBytes:     q.rxBytes.Load(),
+		RxMalformed: q.rxShape.Load(),
+		RxNoBuffer:  q.drops,
+		TxFrames:    q.txFrames.Load(),
+		TxBytes:     q.txBytes.Load(),
+		TxDropped:   q.txDropped.Load(),
+		TxFull:      q.txFull.Load(),
+	}
+}
+
+// buffers returns how many frames the receive ring holds at most, and how many of
+// them the receiver has.
+func (q *Queue) buffers() (total, inUse int) {
+	return int(q.ring.mask) + 1, int(q.rxHeld.Load())
+}
+
+// Close implements link.Queue.
+func (q *Queue) Close() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed.Load() {
+		return nil
+	}
+	if q.lost == nil {
+		q.txDropped.Add(uint64(q.last - q.first))
+	}
+	q.final = q.stats()
+	q.closed.Store(true)
+	q.Wake()
+	return q.abandon()
+}
+
+// abandon frees what there is of a queue.
+func (q *Queue) abandon() (err error) {
+	if q.sleeper != nil {
+		q.sleeper.Close()
+	}
+	for _, fd := range []int{q.rx, q.tx} {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	q.ring.unmap()
+	q.messages.free()
+	return err
+}
