@@ -152,7 +152,7 @@ func TestUsage(t *testing.T) {
 		{"run --nothing", "unknown flag: --nothing"},
 		{"compare --transports kernel,kernel", "--transports names kernel twice"},
 		{"compare --transports udp", `unknown transport "udp"`},
-		{"compare --link wifi", `unknown link "wifi": want memif or xdp`},
+		{"compare --link wifi", `unknown link "wifi": want one of memif, xdp, packet`},
 		{"compare --client kernel", "the kernel has no memif"},
 		{"compare --link xdp --client udp", `unknown transport "udp"`},
 		{"compare --rounds 0", "--rounds 0: want 1 to 1000"},
@@ -343,18 +343,21 @@ func TestCompareAccel(t *testing.T) {
 	}
 }
 
-// TestCompareXDP runs both transports over a veth pair, with both kinds of client.
+// TestCompareXDP runs both transports over a veth pair, by both ways to share it and
+// with both kinds of client.
 func TestCompareXDP(t *testing.T) {
 	needTwoCPUs(t)
 	testnet.Need(t, testnet.Root, testnet.Netns)
-	for _, tt := range []struct{ client, workload, conditions string }{
-		{"kernel", "get", "clients of the kernel"},
-		{"accel", "get", "AF_XDP at both ends"},
-		{"kernel", "read", ""},
-		{"kernel", "crr", ""},
+	for _, tt := range []struct{ link, client, workload, conditions string }{
+		{"xdp", "kernel", "get", "accel on AF_XDP with clients of the kernel"},
+		{"xdp", "accel", "get", "accel on AF_XDP at both ends"},
+		{"xdp", "kernel", "read", ""},
+		{"xdp", "kernel", "crr", ""},
+		{"packet", "kernel", "get", "accel on packet sockets with clients of the kernel"},
+		{"packet", "kernel", "read", ""},
 	} {
-		t.Run(tt.client+" "+tt.workload, func(t *testing.T) {
-			b := start(t, compareArgs("kernel,accel", "--link", "xdp", "--client", tt.client, "--workload", tt.workload, "--rounds", "1", "-q", "-o", "json")...)
+		t.Run(tt.link+" "+tt.client+" "+tt.workload, func(t *testing.T) {
+			b := start(t, compareArgs("kernel,accel", "--link", tt.link, "--client", tt.client, "--workload", tt.workload, "--rounds", "1", "-q", "-o", "json")...)
 			if got := b.status(t); got != 0 {
 				t.Fatalf("exit status %d\n%s", got, b.stderr.String())
 			}
@@ -363,7 +366,7 @@ func TestCompareXDP(t *testing.T) {
 				t.Fatal(err)
 			}
 			a, k := c.Transports["accel"], c.Transports["kernel"]
-			if c.Ratio == nil || a.RPS <= 0 || k.RPS <= 0 || a.Errors+k.Errors != 0 || c.Link != "xdp" || c.Client != tt.client || !strings.Contains(c.Conditions(), tt.conditions) {
+			if c.Ratio == nil || a.RPS <= 0 || k.RPS <= 0 || a.Errors+k.Errors != 0 || c.Link != tt.link || c.Client != tt.client || !strings.Contains(c.Conditions(), tt.conditions) {
 				t.Errorf("comparison %+v", c)
 			}
 		})

@@ -40,6 +40,7 @@ What lies between the two processes is --link:
            server is on AF_XDP, beside the kernel. Its client is the kernel's,
            as most clients of such a server are, or accel, too: --client. It
            needs root, and no DPDK
+  packet   likewise, with a packet socket in place of AF_XDP
 
 Device, addresses and CPUs are compare's own, for each side. The namespaces end
 with compare and its two processes, even when it is killed.
@@ -115,8 +116,8 @@ Ctrl-C ends the run and prints the rounds that there are.
 	l.add(cmd)
 	f.IntVar(&rounds, "rounds", 5, "`R` measurements of each transport")
 	f.StringSliceVar(&names, "transports", transport.Names, "which to run")
-	f.StringVar(&over, "link", linkMemif, "what lies between server and client: "+strings.Join(links, " or "))
-	f.StringVar(&client, "client", "", "the client's TCP in the rounds of accel: kernel or accel (default: kernel for xdp; memif has accel only)")
+	f.StringVar(&over, "link", linkMemif, "what lies between server and client: "+strings.Join(links, ", "))
+	f.StringVar(&client, "client", "", "the client's TCP in the rounds of accel: kernel or accel (default: kernel; memif has accel only)")
 	f.IntSliceVar(&serverCPUs, "server-cpus", nil, "CPUs of the server (default: half of the processors, at most one per queue)")
 	f.IntSliceVar(&clientCPUs, "client-cpus", nil, "CPUs of the client (default: likewise, others)")
 	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatBenchstat)

@@ -14,11 +14,12 @@ import (
 
 // Links that compare can put between a server and a client.
 const (
-	linkMemif = "memif"
-	linkXDP   = "xdp"
+	linkMemif  = "memif"
+	linkXDP    = "xdp"
+	linkPacket = "packet"
 )
 
-var links = []string{linkMemif, linkXDP}
+var links = []string{linkMemif, linkXDP, linkPacket}
 
 // Addresses of the two sides, from the block for benchmarks (RFC 2544).
 var (
@@ -44,12 +45,12 @@ type link interface {
 
 // newLink makes a link with a number of queues.
 func newLink(name string, queues int) (link, error) {
-	if name == linkXDP {
+	if name != linkMemif {
 		pair, err := veth.New(queues, serverIP, clientIP)
 		if err != nil {
 			return nil, err
 		}
-		return xdp{pair}, nil
+		return shared{pair, name}, nil
 	}
 	dir, err := os.MkdirTemp("", "tpa-bench-")
 	if err != nil {
@@ -62,7 +63,7 @@ func newLink(name string, queues int) (link, error) {
 // in the rounds of accel. asked is empty for the default.
 func chooseClient(link, asked string) (string, error) {
 	if !slices.Contains(links, link) {
-		return "", usageError{fmt.Errorf("unknown link %q: want %s", link, strings.Join(links, " or "))}
+		return "", usageError{fmt.Errorf("unknown link %q: want one of %s", link, strings.Join(links, ", "))}
 	}
 	if asked != "" {
 		if err := checkTransport(asked); err != nil {
@@ -71,7 +72,7 @@ func chooseClient(link, asked string) (string, error) {
 	}
 	switch {
 	case link == linkMemif && asked == transport.Kernel:
-		return "", usageError{fmt.Errorf("--client %s: the kernel has no memif; want --link %s", asked, linkXDP)}
+		return "", usageError{fmt.Errorf("--client %s: the kernel has no memif; want --link %s or %s", asked, linkXDP, linkPacket)}
 	case link == linkMemif:
 		return transport.Accel, nil
 	case asked == "":
@@ -109,15 +110,19 @@ func (m memif) serverNetns() *os.File { return nil }
 func (m memif) clientNetns() *os.File { return nil }
 func (m memif) close()                { os.RemoveAll(m.dir) }
 
-// xdp is a veth pair with a namespace at each end, for both transports.
-type xdp struct{ *veth.Pair }
+// shared is a veth pair with a namespace at each end, for both transports, where
+// accel shares its end with the kernel in one of two ways: xdp or packet.
+type shared struct {
+	*veth.Pair
+	by string
+}
 
-func (x xdp) listen(string) string {
+func (s shared) listen(string) string {
 	return netip.AddrPortFrom(serverIP.Addr(), serverPort).String()
 }
 
-func (x xdp) server() []string      { return []string{"TPA_DEV=" + linkXDP + ":" + veth.Interface} }
-func (x xdp) client() []string      { return []string{"TPA_DEV=" + linkXDP + ":" + veth.Interface} }
-func (x xdp) serverNetns() *os.File { return x.First() }
-func (x xdp) clientNetns() *os.File { return x.Second() }
-func (x xdp) close()                { x.Close() }
+func (s shared) server() []string      { return []string{"TPA_DEV=" + s.by + ":" + veth.Interface} }
+func (s shared) client() []string      { return s.server() }
+func (s shared) serverNetns() *os.File { return s.First() }
+func (s shared) clientNetns() *os.File { return s.Second() }
+func (s shared) close()                { s.Close() }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/sleeper"
+	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -170,9 +171,12 @@ func (q *Queue) Receive(frames []link.Frame) (int, error) {
 			q.rxShape.Add(1)
 			continue
 		}
-		// The kernel has checked TCP's checksum, or its sender left that to a device
-		// that never came. The header's is not looked at before.
-		if status&(unix.TP_STATUS_CSUM_VALID|unix.TP_STATUS_CSUMNOTREADY) != 0 && goodHeader(f.Data) {
+		switch {
+		case status&unix.TP_STATUS_CSUMNOTREADY != 0:
+			// Its sender left TCP's checksum to a device that never came.
+			f.Checksum = xdp.Complete(f.Data)
+		case status&unix.TP_STATUS_CSUM_VALID != 0 && goodHeader(f.Data):
+			// The device has checked TCP's checksum, not the header's.
 			f.Checksum = link.Good
 		}
 		frames[n] = f

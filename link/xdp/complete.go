@@ -7,7 +7,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
-// complete fills in the checksum of a TCP segment whose sender left that to its
+// Complete fills in the checksum of a TCP segment whose sender left that to its
 // device, and returns Good for it. It leaves other frames alone and returns
 // Unchecked.
 //
@@ -16,7 +16,7 @@ import (
 // checksum, and none that could damage the segment. The field then holds the sum
 // of the pseudo-header. A segment that came over a wire before holds that value
 // by chance once in 65,536 times, and was checked by the device that received it.
-func complete(frame []byte) link.Verdict {
+func Complete(frame []byte) link.Verdict {
 	var addrs, tcp []byte
 	switch {
 	case len(frame) >= 54 && binary.BigEndian.Uint16(frame[12:]) == 0x0800 && frame[14] == 0x45 && frame[23] == 6:

@@ -20,7 +20,7 @@ func FuzzComplete(f *testing.F) {
 	v6[12], v6[13], v6[14], v6[19], v6[20] = 0x86, 0xdd, 0x60, 26, 6
 	binary.BigEndian.PutUint16(v6[70:], 6+26)
 	for _, frame := range [][]byte{v4, v6} {
-		if complete(bytes.Clone(frame)) != link.Good {
+		if Complete(bytes.Clone(frame)) != link.Good {
 			f.Fatalf("did not complete %x", frame)
 		}
 	}
@@ -29,7 +29,7 @@ func FuzzComplete(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		before := bytes.Clone(frame)
-		verdict := complete(frame)
+		verdict := Complete(frame)
 		if verdict != link.Good {
 			if !bytes.Equal(frame, before) {
 				t.Fatalf("changed a frame that is not good:\n%x\n%x", before, frame)

@@ -23,7 +23,7 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	busyPoll bool
-	veth     bool // see complete
+	veth     bool // see Complete
 	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
 
@@ -111,7 +111,7 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		frames[n].Data = q.memory.mem[d.Addr:end:end]
 		frames[n].Checksum = link.Unchecked
 		if q.veth {
-			frames[n].Checksum = complete(frames[n].Data)
+			frames[n].Checksum = Complete(frames[n].Data)
 		}
 		bytes += int(d.Len)
 		n++

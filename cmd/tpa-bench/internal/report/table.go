@@ -88,13 +88,14 @@ func (c *Comparison) Conditions() string {
 
 // over says what the transports ran over.
 func (c *Comparison) over() string {
+	by := map[string]string{"xdp": "AF_XDP", "packet": "packet sockets"}[c.Link]
 	switch {
-	case c.Link != "xdp":
+	case by == "":
 		return "kernel over loopback, accel over memif"
 	case c.Client == "kernel":
-		return "both over a veth pair, accel on AF_XDP with clients of the kernel"
+		return "both over a veth pair, accel on " + by + " with clients of the kernel"
 	}
-	return "both over a veth pair, accel on AF_XDP at both ends"
+	return "both over a veth pair, accel on " + by + " at both ends"
 }
 
 // Table writes the comparison for people.
