@@ -144,6 +144,11 @@ func (rt *Runtime) start() (err error) {
 		}
 		rt.shards = append(rt.shards, s)
 		rt.stacks = append(rt.stacks, s)
+	}
+	if err := shard.Join(rt.shards); err != nil {
+		return err
+	}
+	for _, s := range rt.shards {
 		s.Start()
 	}
 	if rt.sharing != nil {

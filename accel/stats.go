@@ -41,6 +41,9 @@ func (rt *Runtime) watch() {
 			if rt.sharing != nil {
 				rt.sharing.tend()
 			}
+			for _, s := range rt.shards {
+				s.Tidy()
+			}
 			if now.Sub(sampled) < sampleEvery {
 				continue
 			}

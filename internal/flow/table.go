@@ -78,9 +78,9 @@ type entry[V any] struct {
 }
 
 // hash is keyed, so that peers cannot choose tuples that collide.
-func (s *slots[V]) hash(k *Key) uint64 {
-	h1, l1 := bits.Mul64(k.SrcHi^s.seed[0]^bits.RotateLeft64(k.DstHi, 32), k.SrcLo^s.seed[1]^uint64(k.Ports)<<32)
-	h2, l2 := bits.Mul64(h1^l1^k.DstLo, s.seed[0]^uint64(k.Ports))
+func hash(seed *[2]uint64, k *Key) uint64 {
+	h1, l1 := bits.Mul64(k.SrcHi^seed[0]^bits.RotateLeft64(k.DstHi, 32), k.SrcLo^seed[1]^uint64(k.Ports)<<32)
+	h2, l2 := bits.Mul64(h1^l1^k.DstLo, seed[0]^uint64(k.Ports))
 	return h2 ^ l2
 }
 
@@ -90,7 +90,7 @@ func (t *Table[V]) Lookup(k *Key) (v V, ok bool) {
 	if s == nil {
 		return v, false
 	}
-	for i := s.hash(k); ; i++ {
+	for i := hash(&s.seed, k); ; i++ {
 		e := s.at[i&s.mask].Load()
 		if e == nil {
 			return v, false
@@ -110,7 +110,7 @@ func (t *Table[V]) Insert(k Key, v V) {
 		s = t.rehashLocked(s)
 	}
 	fresh := &entry[V]{key: k, value: v}
-	for i := s.hash(&k); ; i++ {
+	for i := hash(&s.seed, &k); ; i++ {
 		slot := &s.at[i&s.mask]
 		e := slot.Load()
 		if e != nil && e.key != k {
@@ -135,7 +135,7 @@ func (t *Table[V]) Delete(k Key) {
 	if s == nil {
 		return
 	}
-	for i := s.hash(&k); ; i++ {
+	for i := hash(&s.seed, &k); ; i++ {
 		slot := &s.at[i&s.mask]
 		e := slot.Load()
 		if e == nil {
@@ -189,7 +189,7 @@ func (t *Table[V]) rehashLocked(old *slots[V]) *slots[V] {
 			if e == nil || e.dead {
 				continue
 			}
-			j := s.hash(&e.key)
+			j := hash(&s.seed, &e.key)
 			for s.at[j&s.mask].Load() != nil {
 				j++
 			}

@@ -29,7 +29,8 @@ type Mesh struct {
 }
 
 // New returns a mesh of that many shards. Each ring holds slots frames, a power
-// of two, of up to frame bytes each. wake is called, by the flushing goroutine,
+// of two. Room for frame bytes each is kept; longer ones, such as segments put
+// together from fragments, get memory of their own. wake is called, by the flushing goroutine,
 // for each owner that a Flush gave frames to; it must not block.
 func New(shards, slots, frame int, wake func(owner int)) (*Mesh, error) {
 	if shards < 1 || slots < 1 || slots&(slots-1) != 0 || frame < 1 {
@@ -72,15 +73,14 @@ type Port struct {
 }
 
 // Push copies a frame into the ring to its owner, where it waits for Flush. It
-// returns false when the frame was dropped: the ring is full, or the frame longer
-// than a slot.
+// returns false when the frame was dropped, because the ring is full.
 func (p *Port) Push(owner int, f link.Frame) bool {
 	r := p.mesh.ports[owner].from[p.index].Load()
 	if r == nil {
 		r = newRing(p.mesh.slots, p.mesh.frame)
 		p.mesh.ports[owner].from[p.index].Store(r)
 	}
-	if len(f.Data) > p.mesh.frame || !r.push(f) {
+	if !r.push(f) {
 		p.full.Add(1)
 		return false
 	}
@@ -147,6 +147,11 @@ func (p *Port) Receive(frames []link.Frame) int {
 	p.received.Add(uint64(n))
 	return n
 }
+
+// Waiting tells whether there may be frames for Receive. It may be called after
+// the shard has said that it goes to sleep: frames that it does not see then are
+// followed by a wake.
+func (p *Port) Waiting() bool { return p.arrived.Load() }
 
 // Stats are counters of frames since the mesh was made.
 type Stats struct {

@@ -37,8 +37,9 @@ type ring struct {
 }
 
 type slot struct {
-	buf      []byte
-	n        int
+	buf []byte
+	// frame is what was pushed: in buf, or in memory of its own when it is longer.
+	frame    []byte
 	checksum link.Verdict
 }
 
@@ -59,7 +60,7 @@ func (r *ring) push(f link.Frame) bool {
 		}
 	}
 	s := &r.slots[r.write&r.mask]
-	s.n, s.checksum = copy(s.buf, f.Data), f.Checksum
+	s.frame, s.checksum = append(s.buf[:0:len(s.buf)], f.Data...), f.Checksum
 	r.write++
 	return true
 }
@@ -76,7 +77,7 @@ func (r *ring) pop(frames []link.Frame) int {
 	n := int(min(r.tailSeen-r.read, uint64(len(frames))))
 	for i := range n {
 		s := &r.slots[r.read&r.mask]
-		frames[i] = link.Frame{Data: s.buf[:s.n], Checksum: s.checksum}
+		frames[i] = link.Frame{Data: s.frame, Checksum: s.checksum}
 		r.read++
 	}
 	return n

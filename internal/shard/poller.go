@@ -66,6 +66,10 @@ func (s *Shard) poll() {
 		// The thread is not unlocked: it ends with the poller, and its affinity too.
 	}
 	frames := make([]link.Frame, link.MaxBurst)
+	var handed []link.Frame
+	if s.peers != nil {
+		handed = make([]link.Frame, link.MaxBurst)
+	}
 	waiter, _ := s.queue.(link.Waiter)
 	idle := idler{shard: s, waiter: waiter}
 	c := &s.counters
@@ -79,7 +83,8 @@ func (s *Shard) poll() {
 		}
 		now := s.clock.Refresh()
 		bump(&c.polls, 1)
-		if n == 0 {
+		m := s.fromPeers(handed)
+		if n+m == 0 {
 			bump(&c.empty, 1)
 			s.link.Kick()
 			idle.pause(now)
@@ -87,6 +92,8 @@ func (s *Shard) poll() {
 		}
 		idle.reset()
 		s.receive(frames[:n])
+		s.receive(handed[:m])
+		s.flushPeers()
 		// Two rounds: the first lets TCP's own goroutine run, the second the
 		// readers that it woke, so that their answers leave with this flush.
 		gsync.Goyield()
@@ -94,7 +101,9 @@ func (s *Shard) poll() {
 			gsync.Goyield()
 		}
 		s.link.Kick()
-		bump(&c.bursts[link.BurstBucket(n)], 1)
+		if n > 0 {
+			bump(&c.bursts[link.BurstBucket(n)], 1)
+		}
 		bump(&c.busy, uint64(s.clock.Refresh()-now))
 	}
 }
@@ -124,20 +133,32 @@ func (i *idler) pause(now int64) {
 		return
 	}
 	s.link.SetAsleep(true)
+	if s.peers != nil {
+		s.peers.parked.Store(true)
+	}
 	s.clock.Stop()
 	s.link.Kick()
 	bump(&s.counters.sleeps, 1)
 	switch {
-	case s.closing.Load():
+	case s.closing.Load(), s.peers != nil && s.peers.port.Waiting():
 	case i.waiter != nil:
 		// Forever, but for Wake and frames.
 		i.waiter.Wait(-1)
+	case s.peers != nil:
+		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
+		select {
+		case <-s.peers.wakeup:
+		case <-time.After(i.sleep):
+		}
 	default:
 		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
 		time.Sleep(i.sleep)
 	}
 	s.clock.Refresh()
 	s.link.SetAsleep(false)
+	if s.peers != nil {
+		s.peers.parked.Store(false)
+	}
 	if i.waiter != nil {
 		i.since = 0
 	}

@@ -126,13 +126,17 @@ func (s *Shard) receive(frames []link.Frame) {
 			if segment && g.header().Flags()&header.TCPFlagRst != 0 {
 				s.recordReset(&g)
 			}
-			s.link.Deliver(f)
+			if !s.gather(f) {
+				s.link.Deliver(f)
+			}
 			continue
 		}
 		owner, ok := s.flows.Lookup(&g.key)
 		if !ok {
 			s.depart(&t)
-			s.link.Deliver(f)
+			if !s.handOver(f, &g.key) {
+				s.link.Deliver(f)
+			}
 			continue
 		}
 		if f.Checksum != link.Good && !g.checksumsRight() {

@@ -67,12 +67,16 @@ type Shard struct {
 	onBreak func(error)
 	// recorder records the connections, nil does not.
 	recorder *recorder.Recorder
+	maxFrame int // of the device, in bytes
 
 	clock  *clock.Clock
 	link   *link.Endpoint
 	stack  *stack.Stack
 	queuer queuer
-	flows  flow.Table[*established]
+	// transport is the stack behind its IP layers.
+	transport stack.TransportDispatcher
+	flows     flow.Table[*established]
+	peers     *peers // nil when alone
 
 	closing   atomic.Bool
 	done      chan struct{}
@@ -100,7 +104,7 @@ func New(o Options) (*Shard, error) {
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
-		clock: clock.New(), done: make(chan struct{}),
+		clock: clock.New(), done: make(chan struct{}), maxFrame: o.Device.MaxFrame,
 	}
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
@@ -113,7 +117,7 @@ func New(o Options) (*Shard, error) {
 	procs := runtime.GOMAXPROCS(1)
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
-			shortcut(ipv4.NewProtocol, s.link), shortcut(ipv6.NewProtocol, s.link),
+			shortcut(ipv4.NewProtocol, s), shortcut(ipv6.NewProtocol, s),
 		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
 		Clock:              s.clock,
@@ -255,14 +259,16 @@ func (s *Shard) panicked() {
 }
 
 // Close stops the poller and then the stack, whose connections are reset. It
-// must be called once for each started shard; the queue stays open.
+// must be called once for each shard, started or not; the queue stays open.
 func (s *Shard) Close() {
 	s.closeOnce.Do(func() {
 		s.closing.Store(true)
 		if w, ok := s.queue.(link.Waiter); ok {
 			w.Wake()
 		}
-		<-s.done
+		if s.counters.started.Load() != 0 {
+			<-s.done
+		}
 		// Now nothing comes in. TCP's own goroutine has to be done with what came
 		// before it is told to end: it would leave the rest in its queues.
 		for _, ep := range s.stack.RegisteredEndpoints() {
@@ -322,6 +328,9 @@ func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
 // Closed implements tpanet.Stack. The FIN and what follows it take the long way.
 func (s *Shard) Closed(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
+		if s.peers != nil {
+			s.peers.closing.Insert(f.key, f)
+		}
 		s.flows.Delete(f.key)
 		s.conns.closed(c)
 		if c != nil && c.Trace() != nil {
@@ -344,18 +353,9 @@ func flowOf(ep tpanet.Endpoint) (*established, bool) {
 	if !ok || info.ID.RemotePort == 0 {
 		return nil, false
 	}
-	ports := [4]byte{byte(info.ID.RemotePort >> 8), byte(info.ID.RemotePort), byte(info.ID.LocalPort >> 8), byte(info.ID.LocalPort)}
-	addrs := append(info.ID.RemoteAddress.AsSlice(), info.ID.LocalAddress.AsSlice()...)
 	f := &established{endpoint: t, id: info.ID}
-	switch len(addrs) {
-	case 8:
-		f.key = flow.Key4(addrs, ports[:])
-	case 32:
-		f.key = flow.Key6(addrs, ports[:])
-	default:
-		return nil, false
-	}
-	return f, true
+	f.key, ok = keyOf(info.ID.RemoteAddress, info.ID.RemotePort, info.ID.LocalAddress, info.ID.LocalPort)
+	return f, ok
 }
 
 // Stats are a shard's counters and gauges.
@@ -367,6 +367,8 @@ type Stats struct {
 	Link   link.EndpointStats
 	// Shortcuts counts segments that went straight to TCP.
 	Shortcuts uint64
+	// Handover counts what arrived on another queue than its flow's.
+	Handover HandoverStats
 	// Flows is the number of established flows.
 	Flows int
 	// Conns tell about the connections, those that ended included.
@@ -380,6 +382,6 @@ func (s *Shard) Stats() Stats {
 	return Stats{
 		CPU:    s.cpu,
 		Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.shortcuts.Load(), Flows: s.flows.Len(), Conns: s.connStats(), Stack: s.stack.Stats(),
+		Shortcuts: s.shortcuts.Load(), Handover: s.handoverStats(), Flows: s.flows.Len(), Conns: s.connStats(), Stack: s.stack.Stats(),
 	}
 }

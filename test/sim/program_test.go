@@ -231,7 +231,6 @@ func draw(seed uint64) setup {
 	// 0 is the default, of megabytes.
 	s.tcp.ReceiveBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
 	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
-	s.queues = [2]int{1, 1}
 	s.nic.RxChecksum = r.IntN(2) == 0
 	if r.IntN(2) == 0 {
 		s.nic.TxIPv4Checksum, s.nic.TxTCPChecksum = true, true
@@ -245,6 +244,10 @@ func draw(seed uint64) setup {
 	s.early = r.IntN(5) == 0
 	if r.IntN(3) == 0 {
 		s.mishaps = 1 + r.IntN(3)
+	}
+	s.queues = [2]int{1, 1}
+	if r.IntN(2) == 0 {
+		s.queues = [2]int{1 + r.IntN(5), 1 + r.IntN(5)}
 	}
 	return s
 }
