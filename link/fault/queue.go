@@ -66,15 +66,22 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 	if q.rx.idle() {
 		return q.inner.Receive(frames)
 	}
-	n, err := q.inner.Receive(q.burst[:])
-	if err != nil {
-		return 0, err
-	}
 	now := time.Now()
-	for i := range q.burst[:n] {
-		q.rx.enter(q.burst[i].Data, q.burst[i].Checksum, now)
+	// Until there is nothing: the wrapped queue gets its buffers back even if
+	// nothing is due and the reader goes to sleep.
+	for {
+		n, err := q.inner.Receive(q.burst[:])
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			break
+		}
+		for i := range q.burst[:n] {
+			q.rx.enter(q.burst[i].Data, q.burst[i].Checksum, now)
+		}
 	}
-	n = 0
+	n := 0
 	for n < min(len(frames), link.MaxBurst) {
 		w, ok := q.rx.due(now)
 		if !ok {
