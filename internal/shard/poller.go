@@ -46,16 +46,34 @@ type pollerCounters struct {
 // locked instruction of Add.
 func bump(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
 
+// run polls until the shard is closed or its queue is broken.
+func (s *Shard) run() {
+	defer s.panicked()
+	s.poll()
+	// Not deferred: a poller that panics may hold the transmit lock, and the
+	// program would wait for it instead of dying.
+	s.link.SetAsleep(true) // whoever still sends has to flush
+	s.clock.Stop()         // and time goes on
+	s.link.Kick()
+	close(s.done)
+}
+
+// panicked notes a panic of the poller with the flight recorder, and lets it take
+// its course.
+func (s *Shard) panicked() {
+	if s.recorder == nil {
+		return
+	}
+	if v := recover(); v != nil {
+		s.recorder.Panicked(s.index, v)
+		panic(v)
+	}
+}
+
 // poll is the poller: it takes bursts from the queue, hands the frames on, lets
 // the goroutines that they woke run, and flushes what those sent. It returns
 // when the shard is closed or its queue is broken.
 func (s *Shard) poll() {
-	defer close(s.done)
-	defer func() { // whoever still sends has to flush, and time goes on
-		s.link.SetAsleep(true)
-		s.clock.Stop()
-		s.link.Kick()
-	}()
 	if s.cpu >= 0 {
 		runtime.LockOSThread()
 		var set unix.CPUSet

@@ -240,22 +240,7 @@ func (s *Shard) Start() {
 	// In a profile a poller that looks for frames is as busy as one that has them:
 	// the labels tell which it is.
 	labels := pprof.Labels("tpa", "poller", "shard", strconv.Itoa(s.index), "queue", fmt.Sprintf("%s/%d", s.device, s.index))
-	go pprof.Do(context.Background(), labels, func(context.Context) {
-		defer s.panicked()
-		s.poll()
-	})
-}
-
-// panicked notes a panic of the poller with the flight recorder, and lets it take
-// its course.
-func (s *Shard) panicked() {
-	if s.recorder == nil {
-		return
-	}
-	if v := recover(); v != nil {
-		s.recorder.Panicked(s.index, v)
-		panic(v)
-	}
+	go pprof.Do(context.Background(), labels, func(context.Context) { s.run() })
 }
 
 // Close stops the poller and then the stack, whose connections are reset. It
