@@ -68,6 +68,10 @@ type Config struct {
 	// DPDK holds what only DPDK devices need. Default: see DPDK.
 	DPDK DPDK
 
+	// Kernel makes every listener accept the kernel's connections as well; see
+	// ListenConfig.Kernel. Default: only those of the device.
+	Kernel bool
+
 	// Fallback is what happens when acceleration cannot start. Default: Auto.
 	Fallback Fallback
 
@@ -140,6 +144,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_CPUS      Config.CPUs, separated by commas
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
 //	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
+//	TPA_KERNEL    Config.Kernel: true or false
 //	TPA_FALLBACK  Config.Fallback: auto or never
 //	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
@@ -176,6 +181,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 	}
 	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
 	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
+	env("TPA_KERNEL", func(v string) (err error) { c.Kernel, err = strconv.ParseBool(v); return }, "true or false")
 	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
 	env("TPA_RECORD", func(v string) (err error) {
 		if v == "off" {

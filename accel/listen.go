@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"sync"
@@ -26,6 +27,12 @@ type ListenConfig struct {
 	// Backlog is the number of connections that may wait for Accept, per shard, 1
 	// to 65535. Default: 4096.
 	Backlog int
+	// Kernel makes the kernel listen at the same address and port as well, and
+	// Accept return its connections, too: those of clients on this host, and on
+	// networks that the device is not part of. tpanet.OriginOf tells which way one
+	// came. The kernel must have the address: on a device of our own, where it has
+	// not, listen on all addresses (":6379"). Default: Config.Kernel.
+	Kernel bool
 }
 
 // Listen announces on a local address, like net.Listen. The network must be
@@ -49,7 +56,7 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		return fail(nil, err)
 	}
 	if rt.reason != nil {
-		kernel := net.ListenConfig{KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
+		kernel := lc.kernelConfig()
 		l, err := kernel.Listen(ctx, network, address)
 		if err == nil {
 			rt.fallbackListens.Add(1)
@@ -60,14 +67,31 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	if err != nil {
 		return fail(nil, err)
 	}
+	if lc.Kernel || rt.config.Kernel {
+		return lc.listenBoth(ctx, rt, network, laddr)
+	}
+	l, err := lc.listen(rt, network, laddr)
+	if err != nil {
+		return nil, err // not l, which would be a net.Listener that is not nil
+	}
+	return l, nil
+}
+
+// listen listens on the device. laddr is left as it is.
+func (lc *ListenConfig) listen(rt *Runtime, network string, laddr *net.TCPAddr) (*listener, error) {
+	addr := *laddr
+	fail := func(err error) (*listener, error) {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: laddr, Err: err}
+	}
 	var lease *lease
 	if rt.sharing != nil {
-		if lease, err = rt.sharing.listen(network, laddr); err != nil {
-			return fail(laddr, err)
+		var err error
+		if lease, err = rt.sharing.listen(network, &addr); err != nil {
+			return fail(err)
 		}
 	}
-	l, err := tpanet.Listen(rt.stacks, laddr, network, tpanet.ListenOptions{
-		Backlog: lc.Backlog, KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
+	l, err := tpanet.Listen(rt.stacks, &addr, network, tpanet.ListenOptions{
+		Backlog: lc.backlog(), KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
 	})
 	if err != nil {
 		if lease != nil {
@@ -78,23 +102,29 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	tracked := &listener{Listener: l, rt: rt, lease: lease}
 	if !rt.keep(tracked) {
 		tracked.Close()
-		return fail(laddr, errClosed)
+		return fail(errClosed)
 	}
 	rt.log.Debug("listening", "addr", l.Addr())
 	return tracked, nil
 }
 
+func (lc *ListenConfig) backlog() int { return cmp.Or(lc.Backlog, tpanet.DefaultBacklog) }
+
 // listener is a listener that its runtime knows of.
 type listener struct {
 	*tpanet.Listener
-	rt    *Runtime
-	lease *lease // of the port on a shared device, else nil
-	once  sync.Once
+	rt     *Runtime
+	lease  *lease       // of the port on a shared device, else nil
+	kernel net.Listener // nil without one
+	once   sync.Once
 }
 
 func (l *listener) Close() error {
 	err := l.Listener.Close()
 	l.once.Do(func() {
+		if l.kernel != nil {
+			l.kernel.Close()
+		}
 		if l.lease != nil {
 			l.lease.end()
 		}

@@ -99,6 +99,43 @@ func (r *Reservation) First() uint16 { return r.first }
 // Count returns the number of ports, from First on.
 func (r *Reservation) Count() int { return len(r.sockets) }
 
+// Listen makes the socket of a single reserved port listen, so that the kernel
+// accepts at the port after all. Close the listener before the reservation. It
+// is called at most once.
+func (r *Reservation) Listen(backlog int) (*net.TCPListener, error) {
+	fd := r.sockets[0]
+	// Connections inherit the option: what they leave behind does not keep the
+	// next server from the port. A socket that listens keeps others out even so.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	f := os.NewFile(uintptr(own), "")
+	defer f.Close() // the listener has a descriptor of its own
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// Unlisten ends what Listen began, and resets the connections that nobody has
+// accepted. A port that the caller chose stays reserved; one that the kernel chose
+// is free again.
+func (r *Reservation) Unlisten() error {
+	fd := r.sockets[0]
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	return os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_RDWR))
+}
+
 // Close gives the ports back. It must not be called twice.
 func (r *Reservation) Close() error {
 	for _, fd := range r.sockets {

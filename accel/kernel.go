@@ -1,0 +1,85 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"github.com/gotpa/tpa/internal/ports"
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// Listening by the kernel's TCP beside our own: what ListenConfig.Kernel asks
+// for. On a shared device the socket that reserves the port listens; on a device
+// of our own, one of package net does.
+
+// portAttempts is how often a port that the stacks chose may turn out to be in
+// use with the kernel before listening gives up.
+const portAttempts = 16
+
+// listenBoth listens on laddr, and at the same port of the kernel.
+func (lc *ListenConfig) listenBoth(ctx context.Context, rt *Runtime, network string, laddr *net.TCPAddr) (net.Listener, error) {
+	var err error
+	for range portAttempts {
+		var l *listener
+		if l, err = lc.listen(rt, network, laddr); err != nil {
+			return nil, err
+		}
+		if l.kernel, err = lc.listenKernel(ctx, l, network, laddr); err == nil {
+			return tpanet.Merge(l, l.kernel), nil
+		}
+		l.Close()
+		if laddr.Port != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			break // another port would not help
+		}
+	}
+	return nil, err
+}
+
+// listenKernel opens the kernel's side of l.
+func (lc *ListenConfig) listenKernel(ctx context.Context, l *listener, network string, laddr *net.TCPAddr) (net.Listener, error) {
+	at := &net.TCPAddr{IP: laddr.IP, Port: l.Addr().(*net.TCPAddr).Port, Zone: laddr.Zone}
+	if l.lease != nil {
+		kernel, err := l.lease.hold.Listen(lc.backlog())
+		if err != nil {
+			return nil, &net.OpError{Op: "listen", Net: network, Addr: at, Err: err}
+		}
+		return &kernelListener{kernel, l.lease.hold, keepAlive(lc.KeepAlive, lc.KeepAliveConfig)}, nil
+	}
+	config := lc.kernelConfig()
+	kernel, err := config.Listen(ctx, network, at.String())
+	if op, ok := errors.AsType[*net.OpError](err); ok && errors.Is(err, syscall.EADDRNOTAVAIL) {
+		op.Err = fmt.Errorf("with ListenConfig.Kernel the kernel listens as well, and does not have the address; listen on all addresses, as in \":%d\": %w", at.Port, op.Err)
+	}
+	return kernel, err
+}
+
+// kernelConfig is lc as package net knows it.
+func (lc *ListenConfig) kernelConfig() net.ListenConfig {
+	return net.ListenConfig{KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
+}
+
+// A kernelListener is the listening socket of a reservation.
+type kernelListener struct {
+	*net.TCPListener
+	hold      *ports.Reservation
+	keepAlive net.KeepAliveConfig
+}
+
+func (l *kernelListener) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err // not c, which would be a net.Conn that is not nil
+	}
+	c.SetKeepAliveConfig(l.keepAlive) // it cannot fail on a fresh connection
+	return c, nil
+}
+
+func (l *kernelListener) Close() error {
+	if err := l.TCPListener.Close(); err != nil {
+		return err
+	}
+	return l.hold.Unlisten()
+}
