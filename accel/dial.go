@@ -52,6 +52,9 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // DialContext connects to an address, like net.Dialer.DialContext: a name's
 // addresses are tried one after the other, the two IP versions side by side. The
 // context ends the dial, not the connection. All errors are *net.OpError values.
+//
+// Addresses of this host ("localhost", ":80", those of a shared interface) are
+// the kernel's, where no listener of the runtime has the port for itself.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
@@ -219,6 +222,10 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	a.rt.mu.Unlock()
 	if closed {
 		return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: errClosed}
+	}
+	raddr, kernel := a.rt.local(raddr)
+	if kernel {
+		return a.dialKernel(ctx, raddr)
 	}
 	stack := a.rt.stacks[int(a.rt.next.Add(1)-1)%len(a.rt.stacks)]
 	var lease *lease

@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/gotpa/tpa/internal/ports"
-	tpanet "github.com/gotpa/tpa/net"
 )
 
 // Listening by the kernel's TCP beside our own: what ListenConfig.Kernel asks
@@ -18,25 +17,6 @@ import (
 // portAttempts is how often a port that the stacks chose may turn out to be in
 // use with the kernel before listening gives up.
 const portAttempts = 16
-
-// listenBoth listens on laddr, and at the same port of the kernel.
-func (lc *ListenConfig) listenBoth(ctx context.Context, rt *Runtime, network string, laddr *net.TCPAddr) (net.Listener, error) {
-	var err error
-	for range portAttempts {
-		var l *listener
-		if l, err = lc.listen(rt, network, laddr); err != nil {
-			return nil, err
-		}
-		if l.kernel, err = lc.listenKernel(ctx, l, network, laddr); err == nil {
-			return tpanet.Merge(l, l.kernel), nil
-		}
-		l.Close()
-		if laddr.Port != 0 || !errors.Is(err, syscall.EADDRINUSE) {
-			break // another port would not help
-		}
-	}
-	return nil, err
-}
 
 // listenKernel opens the kernel's side of l.
 func (lc *ListenConfig) listenKernel(ctx context.Context, l *listener, network string, laddr *net.TCPAddr) (net.Listener, error) {

@@ -3,8 +3,10 @@ package accel
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	tpanet "github.com/gotpa/tpa/net"
@@ -67,18 +69,34 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	if err != nil {
 		return fail(nil, err)
 	}
-	if lc.Kernel || rt.config.Kernel {
-		return lc.listenBoth(ctx, rt, network, laddr)
-	}
-	l, err := lc.listen(rt, network, laddr)
+	l, err := lc.listen(ctx, rt, network, laddr)
 	if err != nil {
 		return nil, err // not l, which would be a net.Listener that is not nil
+	}
+	if l.kernel != nil {
+		return tpanet.Merge(l, l.kernel), nil
 	}
 	return l, nil
 }
 
-// listen listens on the device. laddr is left as it is.
-func (lc *ListenConfig) listen(rt *Runtime, network string, laddr *net.TCPAddr) (*listener, error) {
+// listen listens on the device and, if that is wanted, by the kernel.
+func (lc *ListenConfig) listen(ctx context.Context, rt *Runtime, network string, laddr *net.TCPAddr) (*listener, error) {
+	if !lc.Kernel && !rt.config.Kernel {
+		return lc.listenOnce(rt, network, laddr, nil)
+	}
+	for attempt := 1; ; attempt++ {
+		l, err := lc.listenOnce(rt, network, laddr, func(l *listener) (net.Listener, error) {
+			return lc.listenKernel(ctx, l, network, laddr)
+		})
+		if err == nil || laddr.Port != 0 || attempt == portAttempts || !errors.Is(err, syscall.EADDRINUSE) {
+			return l, err // another port would not help
+		}
+	}
+}
+
+// listenOnce listens on the device, and by kernel if that is not nil. laddr is
+// left as it is.
+func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAddr, kernel func(*listener) (net.Listener, error)) (*listener, error) {
 	addr := *laddr
 	fail := func(err error) (*listener, error) {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: laddr, Err: err}
@@ -100,6 +118,12 @@ func (lc *ListenConfig) listen(rt *Runtime, network string, laddr *net.TCPAddr) 
 		return nil, err
 	}
 	tracked := &listener{Listener: l, rt: rt, lease: lease}
+	if kernel != nil {
+		if tracked.kernel, err = kernel(tracked); err != nil {
+			tracked.Close()
+			return nil, err
+		}
+	}
 	if !rt.keep(tracked) {
 		tracked.Close()
 		return fail(errClosed)

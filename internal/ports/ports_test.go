@@ -277,3 +277,62 @@ func TestAddressErrors(t *testing.T) {
 		r.Close()
 	})
 }
+
+// TestListen serves at a reserved port, gives it back, and does so again while
+// connections of the first time wait for old duplicates.
+func TestListen(t *testing.T) {
+	host(t).Do(func() {
+		for range 2 {
+			r, err := ports.Reserve("tcp", netip.MustParseAddrPort("[::]:7000"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, err := net.Dial("tcp", "127.0.0.1:7000"); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Fatalf("before Listen: %v, %v", c, err)
+			}
+			l, err := r.Listen(16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, addr := range []string{"127.0.0.1:7000", "[::1]:7000"} {
+				client, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				accepted, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				accepted.Close() // first: it waits for old duplicates then
+				client.Close()
+			}
+			if _, err := net.Listen("tcp", ":7000"); !errors.Is(err, syscall.EADDRINUSE) {
+				t.Errorf("another listener: %v, want %v", err, syscall.EADDRINUSE)
+			}
+			waiting, err := net.Dial("tcp", "127.0.0.1:7000")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer waiting.Close()
+			l.Close()
+			if err := r.Unlisten(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := waiting.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a client that nobody accepted: %v, want %v", err, syscall.ECONNRESET)
+			}
+			if _, err := net.Dial("tcp", "127.0.0.1:7000"); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("dial after Unlisten: %v, want %v", err, syscall.ECONNREFUSED)
+			}
+			if _, err := net.Listen("tcp", ":7000"); !errors.Is(err, syscall.EADDRINUSE) {
+				t.Errorf("a listener after Unlisten: %v, want %v", err, syscall.EADDRINUSE)
+			}
+			r.Close()
+		}
+		l, err := net.Listen("tcp", ":7000")
+		if err != nil {
+			t.Fatalf("after Close: %v", err)
+		}
+		l.Close()
+	})
+}
