@@ -54,7 +54,8 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // context ends the dial, not the connection. All errors are *net.OpError values.
 //
 // Addresses of this host ("localhost", ":80", those of a shared interface) are
-// the kernel's, where no listener of the runtime has the port for itself.
+// the kernel's, where no listener of the runtime has the port for itself:
+// docs/compat.md has the rules.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}

@@ -1,4 +1,6 @@
-// Redis is a small Redis server on tidwall/redcon: PING, SET, GET, DEL.
+// Redis is a small Redis server on tidwall/redcon: PING, SET, GET, DEL. It serves
+// clients on the network by the device and those on the same host by the kernel,
+// from one listener.
 //
 //	go run ./examples/redis
 //	redis-cli -p 6380 set key value
@@ -6,6 +8,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"log"
 	"strings"
@@ -14,18 +17,24 @@ import (
 	"github.com/tidwall/redcon"
 
 	"github.com/gotpa/tpa/accel"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 func main() {
 	addr := flag.String("addr", ":6380", "where to listen")
 	flag.Parse()
-	ln, err := accel.Listen("tcp", *addr) // was net.Listen
+	lc := accel.ListenConfig{Kernel: true} // was net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", *addr)
 	if err != nil {
 		log.Fatal(err)
 	}
 	log.Printf("serving %v", ln.Addr())
 	var s store
-	srv := redcon.NewServer("", s.handle, func(redcon.Conn) bool { return true }, func(redcon.Conn, error) {})
+	accept := func(c redcon.Conn) bool {
+		log.Printf("client %v, %v", c.RemoteAddr(), tpanet.OriginOf(c.NetConn()))
+		return true
+	}
+	srv := redcon.NewServer("", s.handle, accept, func(redcon.Conn, error) {})
 	log.Fatal(srv.Serve(ln))
 }
 

@@ -32,6 +32,9 @@ type Transport struct {
 	// ListenKernel listens on the server host by its kernel, which has the same
 	// addresses. nil where the server's addresses are not the kernel's.
 	ListenKernel func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error)
+	// DialSelf connects from the server host, to itself. nil where addresses that
+	// every host has, such as 127.0.0.1, would lead to the machine of the test.
+	DialSelf func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error)
 	// Addresses of the two hosts, without ports.
 	Server4, Server6, Client4, Client6 string
 	// Blackhole is an address that swallows what is sent to it, Unrouted one to

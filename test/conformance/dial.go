@@ -21,6 +21,13 @@ func lacksBlackhole(t Transport) string {
 	return ""
 }
 
+func lacksSelf(t Transport) string {
+	if t.DialSelf == nil {
+		return "loopback addresses of its own"
+	}
+	return ""
+}
+
 var dialProbes = []Probe{
 	{Name: "dial/connects", Run: func(e *Env) {
 		server, client := e.Pair()
@@ -222,6 +229,72 @@ var dialProbes = []Probe{
 		c, err := e.Dial("tcp", "[::ffff:"+e.T.Server4+"]:"+port)
 		e.Must(err)
 		e.Note("addresses", c.LocalAddr(), c.RemoteAddr(), len(c.RemoteAddr().(*net.TCPAddr).IP))
+	}},
+	{Name: "dial/own host", Lacks: lacksSelf, Run: func(e *Env) {
+		ln := e.Listener()
+		c, err := e.DialSelf("tcp", ln.Addr().String())
+		e.Must(err)
+		e.NamePort(c.LocalAddr(), "C")
+		e.Note("client", c.LocalAddr(), c.RemoteAddr())
+		server, err := ln.Accept()
+		e.Must(err)
+		defer server.Close()
+		e.Note("server", server.LocalAddr(), server.RemoteAddr())
+		e.Must(write(c, "hello"))
+		e.Read("read", server, 10).Done()
+		e.Must(tcp(server).CloseWrite())
+		e.Read("read at the end", c, 10).Done()
+	}},
+	{Name: "dial/own host, by the address listened on", Lacks: lacksSelf, Run: func(e *Env) {
+		for _, network := range []string{"tcp", "tcp4", "tcp6"} {
+			ln, err := e.Listen(network, ":0")
+			e.Must(err)
+			c, err := e.DialSelf(network, ln.Addr().String())
+			e.Must(err)
+			server, err := ln.Accept()
+			e.Must(err)
+			e.Must(write(server, "hello"))
+			e.Read("read over "+network, c, 10).Done()
+			server.Close()
+		}
+	}},
+	{Name: "dial/own host, localhost", Lacks: lacksSelf, Run: func(e *Env) {
+		ln, err := e.Listen("tcp", ":0")
+		e.Must(err)
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		for _, host := range []string{"", "127.0.0.1", "::1"} {
+			c, err := e.DialSelf("tcp", net.JoinHostPort(host, port))
+			e.Must(err)
+			server, err := ln.Accept()
+			e.Must(err)
+			e.Must(write(server, "hello"))
+			e.Read("read from "+host, c, 10).Done()
+			server.Close()
+		}
+	}},
+	{Name: "dial/own host, refused", Lacks: lacksSelf, Run: func(e *Env) {
+		refused := e.Refused(e.T.Server4)
+		_, port, _ := net.SplitHostPort(refused)
+		_, err := e.DialSelf("tcp", refused)
+		e.Note("dial", err)
+		for _, host := range []string{"", "127.0.0.1", "::1"} {
+			_, err = e.DialSelf("tcp", net.JoinHostPort(host, port))
+			e.Note("dial "+host, err)
+		}
+	}},
+	{Name: "dial/own host, served by the kernel", Lacks: lacksSelf, Run: func(e *Env) {
+		ln, err := e.ListenKernel("tcp", ":0")
+		e.Must(err)
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		for _, host := range []string{e.T.Server4, e.T.Server6, "127.0.0.1"} {
+			c, err := e.DialSelf("tcp", net.JoinHostPort(host, port))
+			e.Must(err)
+			server, err := ln.Accept()
+			e.Must(err)
+			e.Must(write(server, "hello"))
+			e.Read("read", c, 10).Done()
+			server.Close()
+		}
 	}},
 	{Name: "dial/many", Run: func(e *Env) {
 		ln := e.Listener()

@@ -33,7 +33,7 @@ func kernelDial(ctx context.Context, d net.Dialer, network, address string) (net
 // loopback is the kernel's TCP inside one host.
 func loopback() Transport {
 	return Transport{
-		Name: "kernel", Listen: kernelListen, Dial: kernelDial, ListenKernel: kernelListen,
+		Name: "kernel", Listen: kernelListen, Dial: kernelDial, DialSelf: kernelDial, ListenKernel: kernelListen,
 		Server4: "127.0.0.1", Client4: "127.0.0.1",
 		Server6: "::1", Client6: "::1",
 	}
@@ -64,13 +64,17 @@ func newWire(t *testing.T) *wire {
 
 // transport completes tr, whose functions are called inside the hosts.
 func (w *wire) transport(tr Transport) Transport {
-	listen, dial := tr.Listen, tr.Dial
+	listen, dial, self := tr.Listen, tr.Dial, tr.DialSelf
 	tr.Listen = func(ctx context.Context, lc net.ListenConfig, network, address string) (ln net.Listener, err error) {
 		w.server.Do(func() { ln, err = listen(ctx, lc, network, address) })
 		return ln, err
 	}
 	tr.Dial = func(ctx context.Context, d net.Dialer, network, address string) (c net.Conn, err error) {
 		w.client.Do(func() { c, err = dial(ctx, d, network, address) })
+		return c, err
+	}
+	tr.DialSelf = func(ctx context.Context, d net.Dialer, network, address string) (c net.Conn, err error) {
+		w.server.Do(func() { c, err = self(ctx, d, network, address) })
 		return c, err
 	}
 	tr.ListenKernel = func(ctx context.Context, lc net.ListenConfig, network, address string) (ln net.Listener, err error) {
@@ -85,7 +89,7 @@ func (w *wire) transport(tr Transport) Transport {
 
 // kernel is the kernel's TCP over the wire.
 func (w *wire) kernel() Transport {
-	return w.transport(Transport{Name: "kernel", Listen: kernelListen, Dial: kernelDial})
+	return w.transport(Transport{Name: "kernel", Listen: kernelListen, Dial: kernelDial, DialSelf: kernelDial})
 }
 
 // xdp is accel over the wire, whose ends it shares with the kernel.
@@ -99,19 +103,22 @@ func (w *wire) xdp() Transport {
 
 // between is accel from one runtime to another.
 func between(name string, server, client *accel.Runtime) Transport {
+	dial := func(rt *accel.Runtime) func(context.Context, net.Dialer, string, string) (net.Conn, error) {
+		return func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
+			a := accel.Dialer{
+				Runtime: rt, Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr,
+				FallbackDelay: d.FallbackDelay, KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
+			}
+			return a.DialContext(ctx, network, address)
+		}
+	}
 	return Transport{
 		Name: name,
 		Listen: func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error) {
 			l := accel.ListenConfig{Runtime: server, KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
 			return l.Listen(ctx, network, address)
 		},
-		Dial: func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
-			a := accel.Dialer{
-				Runtime: client, Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr,
-				FallbackDelay: d.FallbackDelay, KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
-			}
-			return a.DialContext(ctx, network, address)
-		},
+		Dial: dial(client), DialSelf: dial(server),
 	}
 }
 
@@ -134,6 +141,7 @@ func ofOurOwn(t *testing.T, name string, server, client accel.Config) Transport 
 	client.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")}
 	client.Gateways = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
 	tr := between(name, start(t, server), start(t, client))
+	tr.DialSelf = nil
 	tr.Server4, tr.Server6 = "10.0.0.1", "fd00::1"
 	tr.Client4, tr.Client6 = "10.0.0.2", "fd00::2"
 	tr.Blackhole, tr.Unrouted, tr.Silent = "198.51.100.2", unrouted, "10.0.0.99"
