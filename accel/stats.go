@@ -41,6 +41,7 @@ func (rt *Runtime) watch() {
 			if rt.sharing != nil {
 				rt.sharing.tend()
 			}
+			rt.followSpread()
 			for _, s := range rt.shards {
 				s.Tidy()
 			}
@@ -59,6 +60,10 @@ func (rt *Runtime) watch() {
 
 // ShardStats are the counters and gauges of one shard.
 type ShardStats = shard.Stats
+
+// HandoverStats count what arrived on the queue of one shard and belonged to
+// another.
+type HandoverStats = shard.HandoverStats
 
 // Histogram is the distribution of durations.
 type Histogram = histogram.Snapshot

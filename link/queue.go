@@ -222,6 +222,14 @@ type RSS struct {
 	Table []uint16
 }
 
+// A Steerer is a Device that can send TCP segments to a queue by rule, past its
+// RSS.
+type Steerer interface {
+	// Steer makes segments whose destination port equals port in the bits of mask
+	// arrive on a queue, until the device is closed.
+	Steer(port, mask uint16, queue int) error
+}
+
 // A Spreader is a Device that can tell, and perhaps set, its RSS. Devices
 // without it, or that answer an error, spread flows in an unknown way.
 type Spreader interface {
