@@ -34,7 +34,7 @@ var dimensions = []dimension{
 	})},
 	{"TSO", each([]int{0, 1 << 16}, func(s *setup, most int) { s.nic.TSO = most })},
 	{"coalescing", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoCoalescing = !on })},
-	{"queues", each([]int{1, 2, 5}, func(s *setup, n int) { s.queues = spread(n) })},
+	{"queues", each([]int{1, 2, 5}, func(s *setup, n int) { s.queues = [2]int{n, n} })},
 	{"SACK", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoSACK = !on })},
 	{"network", networks()},
 }
@@ -169,7 +169,7 @@ func TestMatrix(t *testing.T) {
 func pair(w *world) {
 	p := &program{world: w, byID: map[uint32]*conversation{}}
 	for i, k := range kinds[:2] {
-		v := &conversation{id: uint32(i), kind: k, client: w.setup.client(i), v6: w.setup.v6, rounds: 3}
+		v := &conversation{id: uint32(i), kind: k, client: i, v6: w.setup.v6, rounds: 3}
 		r := rand.New(rand.NewPCG(w.seed, uint64(i)))
 		v.up, v.down = drawFlux(r, 30_000), drawFlux(r, 30_000)
 		v.up.bytes, v.down.bytes = 40_000, 20_000

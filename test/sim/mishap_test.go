@@ -45,9 +45,6 @@ var mishaps = []mishap{
 		stall(false)
 	}},
 	{"other RETA", func(p *program, h *host, r *rand.Rand, _ chan struct{}) {
-		if !handOver {
-			return
-		}
 		rss, err := h.nic.RSS()
 		if err != nil {
 			p.t.Error(err)

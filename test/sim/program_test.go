@@ -41,7 +41,7 @@ func converse(w *world) {
 	flaky := r.IntN(5) == 0
 	for i := range 1 + r.IntN(8) {
 		v := &conversation{
-			id: uint32(i), client: w.setup.client(r.IntN(2)), v6: w.setup.v6 && r.IntN(2) == 0,
+			id: uint32(i), client: r.IntN(2), v6: w.setup.v6 && r.IntN(2) == 0,
 			begin: time.Duration(r.Int64N(int64(2 * time.Second))),
 			flaky: flaky && r.IntN(2) == 0,
 		}
