@@ -63,7 +63,11 @@ var mishaps = []mishap{
 		if h == p.hosts[1] {
 			before = p.setup.there
 		}
-		for _, i := range []fault.Impairment{impair(r), before} {
+		worse := impair(r)
+		if p.setup.tcp.ReceiveBuffer != 0 {
+			worse.Reorder = 0 // see draw
+		}
+		for _, i := range []fault.Impairment{worse, before} {
 			if err := h.device.SetReceive(i); err != nil {
 				p.t.Error(err)
 			}
