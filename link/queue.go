@@ -206,6 +206,8 @@ type DeviceStats struct {
 	// full, RxNoBuffer those lost for want of a buffer.
 	RxMissed, RxNoBuffer uint64
 	RxErrors, TxErrors   uint64
+	// LinkSpeed is in bits per second, 0 when there is no link, or nobody knows.
+	LinkSpeed uint64
 	// BuffersInUse and BuffersTotal are packet buffers (mbufs, UMEM chunks) of
 	// all pools. In use includes those that wait in receive rings.
 	BuffersInUse, BuffersTotal int
