@@ -35,11 +35,11 @@ type doomed struct {
 	die *atomic.Bool
 }
 
-func (d doomed) Receive(frames []link.Frame) (int, error) {
+func (d doomed) Flush() (int, error) {
 	if d.die.Load() {
 		panic("the queue went mad")
 	}
-	return d.Queue.Receive(frames)
+	return d.Queue.Flush()
 }
 
 type doomedDevice struct {

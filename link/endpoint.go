@@ -22,7 +22,6 @@ const gsoMaxSize = 65535
 // any goroutine. Attach and Close come before and after everything else.
 type Endpoint struct {
 	queue      Queue
-	waiter     Waiter // the queue, if it can wake the poller
 	mac        MAC
 	caps       Capabilities
 	neighbours *Neighbours
@@ -30,6 +29,9 @@ type Endpoint struct {
 	dispatcher stack.NetworkDispatcher
 	unresolved func(*stack.PacketBuffer)
 	onClose    func()
+
+	// routes wins over the next hop of a packet, nil until SetRoutes.
+	routes atomic.Pointer[[]tcpip.Route]
 
 	// asleep is set while the poller sleeps: whoever stages a frame then must
 	// flush it. pending tells the poller that there is something to flush; it is
@@ -99,7 +101,6 @@ type EndpointStats struct {
 // shared by all endpoints of the device. mtu is at most the device's.
 func NewEndpoint(dev Info, q Queue, neighbours *Neighbours, mtu int) *Endpoint {
 	e := &Endpoint{queue: q, caps: dev.Capabilities, neighbours: neighbours}
-	e.waiter, _ = q.(Waiter)
 	copy(e.mac[:], dev.HardwareAddr)
 	e.mtu.Store(uint32(mtu))
 	return e

@@ -74,16 +74,9 @@ func (e *Endpoint) commitLocked(n int, tx TxOffload) {
 func (e *Endpoint) unlock() {
 	if e.asleep.Load() && e.pending.Load() {
 		e.flushAllLocked()
-		if e.waiter != nil && e.pending.Load() {
-			e.waiter.Wake() // the device is full: the poller has to try again
-		}
 	}
 	e.txMu.Unlock()
 }
-
-// Pending tells whether something is staged or held. A poller that sleeps while
-// the device is full must look again soon, since nobody else flushes.
-func (e *Endpoint) Pending() bool { return e.pending.Load() }
 
 // reserveLocked returns a buffer for a frame of n bytes. When the queue is full
 // it lets go of txMu and waits for the device for a while, which slows the
@@ -147,6 +140,28 @@ func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) 
 	return n, nil
 }
 
+// SetRoutes has packets follow routes, the first that fits a destination. The
+// stack's own connections keep the next hop that they had when they were opened:
+// after a change of routes, they are told here. Anyone may call it.
+func (e *Endpoint) SetRoutes(routes []tcpip.Route) { e.routes.Store(&routes) }
+
+// hopTo returns the next hop to a destination. routed is the stack's, empty for
+// none.
+func (e *Endpoint) hopTo(destination, routed tcpip.Address) tcpip.Address {
+	if routes := e.routes.Load(); routes != nil {
+		for i := range *routes {
+			if r := &(*routes)[i]; r.Destination.Contains(destination) {
+				routed = r.Gateway
+				break
+			}
+		}
+	}
+	if routed.Len() == 0 {
+		return destination
+	}
+	return routed
+}
+
 // lookupLocked returns the MAC address of a next hop, keeping the last one.
 func (e *Endpoint) lookupLocked(addr tcpip.Address) (MAC, bool) {
 	generation := e.neighbours.generation.Load()
@@ -174,10 +189,7 @@ func (e *Endpoint) write(pkt *stack.PacketBuffer) tcpip.Error {
 	} else {
 		source, destination = header.IPv4(ip).SourceAddress(), header.IPv4(ip).DestinationAddress()
 	}
-	hop := pkt.EgressRoute.NextHop
-	if hop.Len() == 0 {
-		hop = destination
-	}
+	hop := e.hopTo(destination, pkt.EgressRoute.NextHop)
 	e.txMu.Lock()
 	mac, ok := groupMAC(destination)
 	if !ok {
@@ -252,10 +264,8 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	if r.Loop() != stack.PacketOut || p.ExperimentOptionValue != 0 {
 		return false, nil
 	}
-	source, destination, hop := r.LocalAddress(), r.RemoteAddress(), r.NextHop()
-	if hop.Len() == 0 {
-		hop = destination
-	}
+	source, destination := r.LocalAddress(), r.RemoteAddress()
+	hop := e.hopTo(destination, r.NextHop())
 	var ip [ipHeaderMax]byte
 	ipLen := header.IPv4MinimumSize
 	if destination.Len() == 4 {

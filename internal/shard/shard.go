@@ -72,12 +72,12 @@ type Shard struct {
 	clock  *clock.Clock
 	link   *link.Endpoint
 	stack  *stack.Stack
+	routed atomic.Bool // SetRoutes was called
 	queuer queuer
 	// transport is the stack behind its IP layers.
 	transport stack.TransportDispatcher
 	flows     flow.Table[*established]
 	peers     *peers // nil when alone
-	outbound  outbound
 
 	closing   atomic.Bool
 	done      chan struct{}
@@ -212,6 +212,9 @@ func (s *Shard) SetRoutes(routes []Route) {
 		table[i] = tcpip.Route{Destination: r.Destination, Gateway: r.Gateway, NIC: nicID}
 	}
 	s.stack.SetRouteTable(table)
+	if s.routed.Swap(true) {
+		s.link.SetRoutes(table)
+	}
 }
 
 // Addresses returns our unicast addresses, sorted.

@@ -40,7 +40,8 @@
 //   - net_af_packet takes one queue only, see quirks.go. The kernel sees its
 //     packets too, and answers them.
 //   - net_af_xdp leaves its XDP program and promiscuous mode on the interface
-//     when the process is killed. Package link/xdp does not.
+//     when the process is killed. A small process of ours waits for that and
+//     undoes it (it needs sh and ip). Package link/xdp has no such need.
 //   - net_tap cuts no segments here, see quirks.go.
 //   - mlx5 shares its device with the kernel in isolated mode: Config.Isolated
 //     and Port.CreateRule.

@@ -43,6 +43,8 @@ var programs = map[string]func(o order, in *bufio.Scanner) error{
 	"fill":    fillChecksums,
 	"big":     sendBig,
 	"keep":    keepSecret,
+	"hold":    hold,
+	"watch":   watch,
 }
 
 // suppressions names what leaks in the libraries under the drivers.

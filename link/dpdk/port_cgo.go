@@ -23,6 +23,8 @@ type device struct {
 	queues []*queue
 	pools  []pool
 	lcores []C.int
+	// care cleans up after a crash, nil where the kernel does that alone.
+	care *caretaker
 
 	keySize   C.uint8_t // of RSS, 0: none
 	tableSize C.uint16_t
@@ -115,6 +117,7 @@ func (d *device) open(c Config) (err error) {
 	env.log.begin()
 	d.info.Name = c.name()
 
+	d.care = c.careFor()
 	args, freeArgs := cString(c.Device)
 	defer freeArgs()
 	name, freeName := cString(c.name())
@@ -175,6 +178,11 @@ func (d *device) open(c Config) (err error) {
 			return c.startMemifError()
 		}
 		return attachError("does not start", err, env.log.reason())
+	}
+	if d.care != nil {
+		if err := d.care.start(); err != nil {
+			env.log.logger.Warn("dpdk: what the driver does to the interface stays if this process is killed", "interface", d.care.name, "err", err)
+		}
 	}
 	if setup.offloads&txTSO != 0 {
 		for i := range d.queues {
@@ -323,7 +331,6 @@ func (d *device) stats() link.DeviceStats {
 		TxPackets: max(uint64(s.tx_packets), sum.TxFrames), TxBytes: max(uint64(s.tx_bytes), sum.TxBytes),
 		RxMissed: uint64(s.rx_missed), RxNoBuffer: uint64(s.rx_no_buffer),
 		RxErrors: uint64(s.rx_errors), TxErrors: uint64(s.tx_errors),
-		LinkSpeed: uint64(C.tpa_link_speed(d.id)),
 	}
 	for _, p := range d.pools {
 		stats.BuffersInUse += p.inUse()
@@ -381,6 +388,7 @@ func (d *device) release() error {
 	} else {
 		removed = errno(C.tpa_remove(d.id))
 	}
+	err = errors.Join(err, d.care.finish())
 	for _, q := range d.queues {
 		q.free()
 	}

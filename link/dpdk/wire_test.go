@@ -6,15 +6,18 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -342,4 +345,125 @@ func TestBigFrames(t *testing.T) {
 		}
 	}
 	p.end(t)
+}
+
+// leftOver describes what an interface has that a fresh one has not.
+func leftOver(name string) (string, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return "", err
+	}
+	var left []string
+	if x := l.Attrs().Xdp; x != nil && x.Attached {
+		left = append(left, "XDP program")
+	}
+	if l.Attrs().RawFlags&unix.IFF_PROMISC != 0 {
+		left = append(left, "promiscuous mode")
+	}
+	return strings.Join(left, ", "), nil
+}
+
+// watch has another process open a port on an interface of this one's network,
+// kills it, and says how long the interface takes to be as it was.
+func watch(o order, in *bufio.Scanner) error {
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "dpdk-a"}, PeerName: "dpdk-b"}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return err
+	}
+	if err := setUp(); err != nil {
+		return err
+	}
+	for round := range 2 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), programEnv+"=hold")
+		cmd.Stderr = os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		if err := json.NewEncoder(stdin).Encode(o); err != nil {
+			return err
+		}
+		out := bufio.NewScanner(stdout)
+		if !out.Scan() || out.Text() != "open" {
+			return fmt.Errorf("the process that opens the port says %q", out.Text())
+		}
+		has, err := leftOver("dpdk-a")
+		if err != nil || has == "" {
+			return fmt.Errorf("an open port has left no mark: %q, %v", has, err)
+		}
+		start := time.Now()
+		if round == 0 {
+			fmt.Fprintln(stdin)
+		} else {
+			cmd.Process.Kill()
+		}
+		cmd.Wait()
+		for has != "" {
+			if has, err = leftOver("dpdk-a"); err != nil {
+				return err
+			}
+			if time.Since(start) > 10*time.Second {
+				return fmt.Errorf("round %d: %s stayed for 10 s", round, has)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if round == 1 {
+			fmt.Println("clean after", time.Since(start).Milliseconds())
+		}
+	}
+	in.Scan()
+	return nil
+}
+
+// hold opens a port and closes it when told to.
+func hold(o order, in *bufio.Scanner) error {
+	p, err := dpdk.Open(o.EAL, o.Ports[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("open")
+	in.Scan()
+	return p.Close()
+}
+
+// TestKilledOnAnInterface: drivers that change an interface of the kernel's leave
+// it as it was, when the port is closed and when the process is killed.
+func TestKilledOnAnInterface(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		lacking(t, "needs root to make a network namespace")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		lacking(t, "needs the program ip: apt-get install iproute2")
+	}
+	for driver, device := range map[string]string{
+		"net_af_packet": "net_af_packet0,iface=dpdk-a",
+		"net_af_xdp":    "net_af_xdp0,iface=dpdk-a",
+	} {
+		t.Run(driver, func(t *testing.T) {
+			p := start(t, "watch", order{
+				EAL:   dpdk.EAL{HugePages: dpdk.Never},
+				Ports: []dpdk.Config{{Device: device, Promiscuous: true}},
+			}, func(cmd *exec.Cmd) { ownNetwork(cmd); silent(t)(cmd) })
+			var ms int
+			if line := p.next(t); !strings.HasPrefix(line, "clean after ") {
+				t.Fatal(line)
+			} else if _, err := fmt.Sscanf(line, "clean after %d", &ms); err != nil {
+				t.Fatal(err)
+			}
+			if ms > 1000 {
+				t.Errorf("clean %d ms after the kill, want 1 s", ms)
+			}
+			t.Logf("clean %d ms after the kill", ms)
+			p.end(t)
+		})
+	}
 }

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/tidwall/redcon"
@@ -42,8 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve answers Redis commands on an accelerated listener: PONG, or as many bytes
-// as the first argument says.
+// serve answers Redis commands on an accelerated listener; see answer.
 // It says on standard output how it serves. SIGTERM closes the listener, and the
 // server ends when the last connection has. With dial set, each command is
 // forwarded to that address first.
@@ -85,41 +86,6 @@ func serve(addr, dial string) error {
 	}
 	conns.Wait()
 	return rt.Close()
-}
-
-func answer(c net.Conn, dial string) {
-	r := redcon.NewReader(c)
-	w := redcon.NewWriter(c)
-	for {
-		cmd, err := r.ReadCommand()
-		if err != nil {
-			return
-		}
-		switch {
-		case dial != "":
-			up, err := accel.Dial("tcp", dial)
-			if err != nil {
-				w.WriteError("ERR " + err.Error())
-				break
-			}
-			fmt.Fprint(up, "PING\r\n")
-			line, err := bufio.NewReader(up).ReadString('\n')
-			up.Close()
-			if err != nil {
-				w.WriteError("ERR " + err.Error())
-				break
-			}
-			w.WriteString(strings.TrimSpace(line[1:]))
-		case len(cmd.Args) > 1:
-			n, _ := strconv.Atoi(string(cmd.Args[1]))
-			w.WriteBulk(make([]byte, n))
-		default:
-			w.WriteString("PONG")
-		}
-		if w.Flush() != nil {
-			return
-		}
-	}
 }
 
 const port = 6379
@@ -292,15 +258,25 @@ func (s *site) resets() int {
 	return 0
 }
 
-// attached tells whether an XDP program is attached to the server's interface.
+// attached tells whether a program is attached to the server's interface, as XDP
+// or behind it.
 func (s *site) attached() bool {
 	s.Helper()
 	l, err := s.server.Netlink.LinkByName(s.si.Name)
 	if err != nil {
 		s.Fatal(err)
 	}
-	x := l.Attrs().Xdp
-	return x != nil && x.Attached
+	if x := l.Attrs().Xdp; x != nil && x.Attached {
+		return true
+	}
+	var behind *link.QueryResult
+	s.server.Do(func() {
+		behind, err = link.QueryPrograms(link.QueryOptions{Target: s.si.Index, Attach: ebpf.AttachTCXIngress})
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return len(behind.Programs) > 0
 }
 
 // A load keeps connections busy until stop.
@@ -357,6 +333,25 @@ func (s *site) load(h *testnet.Host, n int, addr string, request func(net.Conn) 
 	return l
 }
 
+// ask is load for one goroutine with a request that has its own connections.
+func (s *site) ask(request func() error) *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel}
+	l.running.Go(func() {
+		for ctx.Err() == nil {
+			if err := request(); err != nil {
+				l.failures.Add(1)
+				l.last.Store(err.Error())
+				time.Sleep(time.Millisecond)
+				continue
+			}
+			l.requests.Add(1)
+		}
+	})
+	s.Cleanup(l.stop)
+	return l
+}
+
 func (l *load) stop() {
 	l.cancel()
 	l.running.Wait()
@@ -370,58 +365,18 @@ func (l *load) ok(t *testing.T, what string) {
 	}
 }
 
-// echoServer serves bytes back on a port of the kernel.
-func echoServer(t *testing.T, h *testnet.Host, addr string) {
-	t.Helper()
-	var ln net.Listener
-	var err error
-	h.Do(func() { ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
-}
-
-func echo(c net.Conn) error {
-	c.SetDeadline(time.Now().Add(20 * time.Second))
-	const msg = "kernel\n"
-	if _, err := io.WriteString(c, msg); err != nil {
-		return err
-	}
-	b := make([]byte, len(msg))
-	if _, err := io.ReadFull(c, b); err != nil {
-		return err
-	}
-	if string(b) != msg {
-		return fmt.Errorf("got %q, want %q", b, msg)
-	}
-	return nil
-}
-
-// TestCoexistence: the kernel serves a neighbouring port, UDP, pings and its own
-// outbound connections on the interface and the addresses of an accelerated server
-// that is started, loaded, stopped, killed and started again. None of the kernel's
-// requests fails, and the kernel resets none of the server's connections while the
-// server lives.
+// TestCoexistence: the kernel serves HTTP, a neighbouring port, UDP, pings and its
+// own outbound connections on the interface and the addresses of an accelerated
+// server that is started, loaded by redis-benchmark, stopped, killed and started
+// again. None of the kernel's requests fails, and the kernel resets none of the
+// server's connections while the server lives.
 func TestCoexistence(t *testing.T) {
 	kernelRequests := int64(100_000)
 	if testing.Short() {
 		kernelRequests = 10_000
 	}
 	s := newSite(t, testnet.Wire{})
-	testnet.Need(t, testnet.Tool("ping"))
+	testnet.Need(t, testnet.Tool("ping"), testnet.Tool("redis-benchmark"))
 	neighbour4, neighbour6 := at(s.si, port+1)
 	outbound4, outbound6 := at(s.ci, 8000)
 	server4, server6 := at(s.si, port)
@@ -432,7 +387,7 @@ func TestCoexistence(t *testing.T) {
 		"neighbouring port, IPv6": s.load(s.client, 4, neighbour6, echo),
 		"outbound, IPv4":          s.load(s.server, 2, outbound4, echo),
 		"outbound, IPv6":          s.load(s.server, 2, outbound6, echo),
-		"new connections": s.load(s.client, 1, neighbour4, func(net.Conn) error {
+		"new connections": s.ask(func() error {
 			c, err := dial(s.client, neighbour6)
 			if err != nil {
 				return err
@@ -440,7 +395,10 @@ func TestCoexistence(t *testing.T) {
 			defer c.Close()
 			return echo(c)
 		}),
-		"UDP": s.udp(),
+		"UDP, IPv4":  s.udp(s.si.IPv4.Addr()),
+		"UDP, IPv6":  s.udp(s.si.IPv6.Addr()),
+		"HTTP, IPv4": s.http(s.si.IPv4.Addr()),
+		"HTTP, IPv6": s.http(s.si.IPv6.Addr()),
 	}
 	var pings []*exec.Cmd
 	for _, h := range []struct {
@@ -467,15 +425,20 @@ func TestCoexistence(t *testing.T) {
 		before := s.resets()
 		start := time.Now()
 		p := s.start(port)
-		served := []*load{s.load(s.client, 8, server4, ping), s.load(s.client, 8, server6, ping)}
+		served := []*load{s.load(s.client, 2, server4, ping), s.load(s.client, 2, server6, ping)}
+		benchmarks := []*benchmark{s.benchmark(s.si.IPv4.Addr()), s.benchmark(s.si.IPv6.Addr())}
 		target := total() + kernelRequests/6
-		for served[0].requests.Load() < 1000 || served[1].requests.Load() < 1000 || total() < target {
+		for served[0].requests.Load() < 500 || served[1].requests.Load() < 500 || total() < target {
 			if served[0].failures.Load()+served[1].failures.Load() > 0 || t.Failed() {
 				break
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		t.Logf("round %d: %v, %d and %d requests served", round, time.Since(start), served[0].requests.Load(), served[1].requests.Load())
+		for _, b := range benchmarks {
+			b.stop()
+		}
+		t.Logf("round %d: %v, %d and %d requests served, %d and %d of redis-benchmark", round, time.Since(start),
+			served[0].requests.Load(), served[1].requests.Load(), benchmarks[0].requests, benchmarks[1].requests)
 		if n := s.resets() - before; n != 0 {
 			t.Errorf("round %d: the kernel sent %d resets while the server lived", round, n)
 		}
@@ -483,7 +446,10 @@ func TestCoexistence(t *testing.T) {
 			for _, l := range served {
 				l.ok(t, "accelerated")
 			}
+			busy := s.benchmark(s.si.IPv4.Addr())
+			busy.begun()
 			p.kill()
+			busy.abort()
 			s.eventually("program detached", func() error {
 				if s.attached() {
 					return errors.New("still attached")
@@ -520,37 +486,6 @@ func TestCoexistence(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests of the kernel's", total())
-}
-
-// udp keeps a UDP socket of the kernel busy. Datagrams may not be lost here.
-func (s *site) udp() *load {
-	s.Helper()
-	var server net.PacketConn
-	var err error
-	s.server.Do(func() { server, err = net.ListenPacket("udp", fmt.Sprintf(":%d", port)) })
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.Cleanup(func() { server.Close() })
-	go func() {
-		b := make([]byte, 2048)
-		for {
-			n, from, err := server.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			server.WriteTo(b[:n], from)
-		}
-	}()
-	addr, _ := at(s.si, port)
-	var c net.Conn
-	s.client.Do(func() { c, err = net.Dial("udp", addr) })
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.Cleanup(func() { c.Close() })
-	neighbour, _ := at(s.si, port+1)
-	return s.load(s.client, 1, neighbour, func(net.Conn) error { return echo(c) })
 }
 
 // TestDial: an accelerated server connects to the client's host, by both IP
@@ -832,7 +767,7 @@ func TestChanges(t *testing.T) {
 // bulk asks for n bytes and reads them.
 func bulk(c net.Conn, n int) error {
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := fmt.Fprintf(c, "GET %d\r\n", n); err != nil {
+	if _, err := fmt.Fprintf(c, "BULK %d\r\n", n); err != nil {
 		return err
 	}
 	_, err := io.CopyN(io.Discard, c, int64(len(fmt.Sprintf("$%d\r\n\r\n", n))+n))
@@ -890,53 +825,78 @@ func TestPathMTU(t *testing.T) {
 	p.kill()
 }
 
-// TestGateway: clients behind a router, whose address moves to another one.
+// TestGateway: clients behind a router, whose address moves to another one while
+// they are served.
 func TestGateway(t *testing.T) {
 	s := newSite(t, testnet.Wire{})
-	behind4, behind6 := netip.MustParsePrefix("10.200.0.1/32"), netip.MustParsePrefix("fd00:200::1/128")
-	lo, err := s.client.Netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ipNet := func(p netip.Prefix) *net.IPNet {
-		return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(s.client.Netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(behind4)}))
-	must(s.client.Netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(behind6), Flags: unix.IFA_F_NODAD}))
-	route := func(p netip.Prefix, gw netip.Addr) *netlink.Route {
-		return &netlink.Route{LinkIndex: s.si.Index, Dst: ipNet(p), Gw: gw.AsSlice()}
+	ipNet := func(a netip.Addr, bits int) *net.IPNet {
+		return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}
 	}
+	lo, err := s.client.Netlink.LinkByName("lo")
+	must(err)
+	eth, err := s.client.Netlink.LinkByName(s.ci.Name)
+	must(err)
 	p := s.start(port)
-	for i, tt := range []struct {
-		from netip.Prefix
-		gw   netip.Addr
-		to   *net.TCPAddr
+	for _, tt := range []struct {
+		name                  string
+		behind                netip.Addr
+		nobody, gateway, next netip.Addr
+		server                netip.Addr
+		prefix                int
 	}{
-		{behind4, s.ci.IPv4.Addr(), &net.TCPAddr{IP: s.si.IPv4.Addr().AsSlice(), Port: port}},
-		{behind6, s.ci.IPv6.Addr(), &net.TCPAddr{IP: s.si.IPv6.Addr().AsSlice(), Port: port}},
+		{"IPv4", netip.MustParseAddr("10.200.0.1"), netip.MustParseAddr("10.99.1.99"), s.ci.IPv4.Addr(), netip.MustParseAddr("10.99.1.200"), s.si.IPv4.Addr(), 24},
+		{"IPv6", netip.MustParseAddr("fd00:200::1"), netip.MustParseAddr("fd99:1::99"), s.ci.IPv6.Addr(), netip.MustParseAddr("fd99:1::200"), s.si.IPv6.Addr(), 64},
 	} {
-		// The first gateway does not exist; the second one does.
-		must(s.server.Netlink.RouteAdd(route(tt.from, []netip.Addr{netip.MustParseAddr("10.99.1.99"), netip.MustParseAddr("fd99:1::99")}[i])))
-		must(s.server.Netlink.RouteReplace(route(tt.from, tt.gw)))
-		s.eventually("connection by the new gateway", func() error {
-			var c net.Conn
-			var err error
+		must(s.client.Netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(tt.behind, tt.behind.BitLen()), Flags: unix.IFA_F_NODAD}))
+		must(s.client.Netlink.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(tt.next, tt.prefix), Flags: unix.IFA_F_NODAD}))
+		route := func(gw netip.Addr) {
+			t.Helper()
+			must(s.server.Netlink.RouteReplace(&netlink.Route{
+				LinkIndex: s.si.Index, Dst: ipNet(tt.behind, tt.behind.BitLen()), Gw: gw.AsSlice(),
+			}))
+		}
+		route(tt.nobody)
+		route(tt.gateway)
+		var c net.Conn
+		s.eventually("connection by the gateway", func() (err error) {
 			s.client.Do(func() {
-				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: tt.from.Addr().AsSlice()}, Timeout: 5 * time.Second}
-				c, err = d.Dial("tcp", tt.to.String())
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: tt.behind.AsSlice()}, Timeout: 5 * time.Second}
+				c, err = d.Dial("tcp", netip.AddrPortFrom(tt.server, port).String())
 			})
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			return ping(c)
+			return err
 		})
+		defer c.Close()
+		l := s.ask(func() error { return ping(c) })
+		more := func(what string) {
+			t.Helper()
+			from := l.requests.Load()
+			s.eventually(what, func() error {
+				if n := l.requests.Load() - from; n < 200 && l.failures.Load() == 0 {
+					return fmt.Errorf("%d requests", n)
+				}
+				return nil
+			})
+		}
+		more(tt.name + ", requests by the gateway")
+		route(tt.next)
+		s.eventually(tt.name+", new gateway known", func() error {
+			all, err := s.server.Netlink.NeighList(s.si.Index, 0)
+			for _, n := range all {
+				if n.IP.Equal(tt.next.AsSlice()) && len(n.HardwareAddr) == 6 {
+					return nil
+				}
+			}
+			return fmt.Errorf("not among %d neighbours, %v", len(all), err)
+		})
+		more(tt.name + ", requests by the new gateway")
+		l.stop()
+		l.ok(t, tt.name)
 	}
 	p.kill()
 }
@@ -944,11 +904,21 @@ func TestGateway(t *testing.T) {
 // TestRestart: a server that is killed under load leaves nothing behind, its
 // clients hear of it, and the next one serves at once.
 func TestRestart(t *testing.T) {
+	for _, dev := range []string{"xdp:", "packet:"} {
+		t.Run(strings.TrimSuffix(dev, ":"), func(t *testing.T) { testRestart(t, dev) })
+	}
+}
+
+func testRestart(t *testing.T, dev string) {
 	s := newSite(t, testnet.Wire{})
 	addr4, addr6 := at(s.si, port)
-	for _, addr := range []string{addr4, addr6, addr4} {
-		p := s.start(port)
-		first := s.eventually("first connection", func() error { return s.served(addr) })
+	accepted := time.Hour
+	for _, addr := range []string{addr4, addr6, addr4, addr6} {
+		start := time.Now()
+		p := s.start(port, "TPA_DEV="+dev+s.si.Name)
+		s.eventually("first connection", func() error { return s.served(addr) })
+		first := time.Since(start)
+		accepted = min(accepted, first)
 		c, err := dial(s.client, addr)
 		if err != nil {
 			t.Fatal(err)
@@ -975,7 +945,7 @@ func TestRestart(t *testing.T) {
 			return nil
 		})
 		// The peer's next segment is answered by the kernel.
-		start := time.Now()
+		start = time.Now()
 		if err := ping(c); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("a peer of the dead server: %v, want ECONNRESET", err)
 		}
@@ -995,6 +965,10 @@ func TestRestart(t *testing.T) {
 				t.Errorf("%s after %v, want 1 s", what, d)
 			}
 		}
-		t.Logf("first connection after %v; after the kill: program detached %v, peer reset %v, port free %v", first, detached, reset, free)
+		t.Logf("first connection %v after the start of the process; after the kill: program detached %v, peer reset %v, port free %v", first, detached, reset, free)
+	}
+	// The best of four: the machine may have other things to do, too.
+	if accepted > 500*time.Millisecond {
+		t.Errorf("a server accepts %v after its start, want 500 ms", accepted)
 	}
 }

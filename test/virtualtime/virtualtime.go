@@ -104,15 +104,14 @@ func rerun() error {
 	if err != nil {
 		return err
 	}
-	race := setting("-race") == "true"
-	tags := strings.TrimPrefix(setting("-tags")+",virtualtime", ",")
+	race := builtWithRace()
 	name := filepath.Base(os.Args[0])
 	if race {
 		name += ".race"
 	}
 	binary := filepath.Join(dir, name)
 	args := []string{"test", "-c", "-o", binary,
-		"-modfile=" + filepath.Join(dir, "go.mod"), "-overlay=" + filepath.Join(dir, "overlay.json"), "-tags=" + tags}
+		"-modfile=" + filepath.Join(dir, "go.mod"), "-overlay=" + filepath.Join(dir, "overlay.json")}
 	if race {
 		args = append(args, "-race")
 	}
@@ -329,18 +328,18 @@ func copyModule(to, from string, dirs []string, changed map[string][]byte) error
 	return nil
 }
 
-// setting returns a setting with which this program was built.
-func setting(key string) string {
+// builtWithRace tells whether the race detector is on.
+func builtWithRace() bool {
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
-		return ""
+		return false
 	}
 	for _, s := range info.Settings {
-		if s.Key == key {
-			return s.Value
+		if s.Key == "-race" {
+			return s.Value == "true"
 		}
 	}
-	return ""
+	return false
 }
 
 // goTool runs the go command in the current directory.
