@@ -131,6 +131,7 @@ var columns = []column{
 	{"retransmits", "Retr.", true, by(func(c *ConnStatus) uint64 { return c.Retransmits })},
 	{"timeouts", "Timeouts", true, by(func(c *ConnStatus) uint64 { return c.Timeouts })},
 	{"queue", "Unread", true, by(func(c *ConnStatus) int { return c.ReceiveQueue })},
+	{"unacked", "Unacked", true, by(func(c *ConnStatus) int { return c.SendQueue })},
 	{"read", "Read", true, by(func(c *ConnStatus) uint64 { return c.Read })},
 	{"written", "Written", true, by(func(c *ConnStatus) uint64 { return c.Written })},
 }

@@ -35,11 +35,11 @@ type doomed struct {
 	die *atomic.Bool
 }
 
-func (d doomed) Flush() (int, error) {
+func (d doomed) Receive(frames []link.Frame) (int, error) {
 	if d.die.Load() {
 		panic("the queue went mad")
 	}
-	return d.Queue.Flush()
+	return d.Queue.Receive(frames)
 }
 
 type doomedDevice struct {

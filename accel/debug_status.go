@@ -37,6 +37,8 @@ type Status struct {
 	Addrs      []netip.Prefix    `json:"addrs"`
 	Routes     []RouteStatus     `json:"routes"`
 	Neighbours []NeighbourStatus `json:"neighbours"`
+	// Sharing tells how the device is shared with the kernel, nil where it is not.
+	Sharing *SharingStatus `json:"sharing,omitempty"`
 	// Events are what the runtime logged lately, oldest first.
 	Events []Event `json:"events"`
 }
@@ -61,7 +63,8 @@ type DeviceStatus struct {
 	HardwareAddr string            `json:"hardware_addr"`
 	MTU          int               `json:"mtu"`
 	LinkUp       bool              `json:"link_up"`
-	NUMANode     int               `json:"numa_node"` // -1 when unknown
+	LinkSpeed    uint64            `json:"link_speed"` // bits per second, 0 when unknown
+	NUMANode     int               `json:"numa_node"`  // -1 when unknown
 	Offloads     []string          `json:"offloads"`
 	Counters     map[string]uint64 `json:"counters"`
 	BuffersInUse int               `json:"buffers_in_use"`
@@ -132,6 +135,9 @@ type ConnStatus struct {
 	Timeouts        uint64 `json:"timeouts"`
 	// ReceiveQueue is how many bytes wait to be read.
 	ReceiveQueue int `json:"receive_queue"`
+	// SendQueue is how many bytes wait to be acknowledged, sent or not; -1 when
+	// that is not known, because the connection is not recorded.
+	SendQueue int `json:"send_queue"`
 	// Trace is the connection's number with the flight recorder, 0 for none.
 	Trace   uint64 `json:"trace,omitempty"`
 	Read    uint64 `json:"read"`    // bytes
@@ -148,6 +154,39 @@ type RouteStatus struct {
 type NeighbourStatus struct {
 	Addr         string `json:"addr"`
 	HardwareAddr string `json:"hardware_addr"`
+}
+
+// SharingStatus describes how a device is shared with the kernel.
+type SharingStatus struct {
+	// Filter says what keeps our flows apart.
+	Filter string `json:"filter"`
+	// Claims are the local ports that are ours.
+	Claims []ClaimStatus `json:"claims"`
+	// Verdicts count frames by what the filter made of them, first those that came
+	// here. Empty where the filter does not count.
+	Verdicts []VerdictStatus `json:"verdicts"`
+	// Counters are all others by name, such as "steering.operations.claims.done".
+	Counters map[string]uint64 `json:"counters"`
+}
+
+// ClaimStatus is a range of local ports that is ours.
+type ClaimStatus struct {
+	Addr  string `json:"addr"` // empty: all addresses
+	First uint16 `json:"first"`
+	Count int    `json:"count"`
+	// Draining: no new connection comes, those that are left stay ours.
+	Draining bool `json:"draining,omitempty"`
+	// Kept is the number of flows at these ports that the kernel had before.
+	Kept int `json:"kept,omitempty"`
+}
+
+// Last is the last port of the range.
+func (c ClaimStatus) Last() int { return int(c.First) + c.Count - 1 }
+
+// VerdictStatus counts the frames of one kind.
+type VerdictStatus struct {
+	Verdict string `json:"verdict"`
+	Frames  uint64 `json:"frames"`
 }
 
 // Event is what a runtime logged.
@@ -198,7 +237,27 @@ func (rt *Runtime) Status() Status {
 	for addr, mac := range rt.neighbours.All() {
 		status.Neighbours = append(status.Neighbours, NeighbourStatus{addr.String(), mac.String()})
 	}
+	if s.Sharing != nil {
+		status.Sharing = rt.sharingStatus(s.Sharing)
+	}
 	slices.SortFunc(status.Neighbours, func(a, b NeighbourStatus) int { return strings.Compare(a.Addr, b.Addr) })
+	return status
+}
+
+func (rt *Runtime) sharingStatus(s *SharingStats) *SharingStatus {
+	status := &SharingStatus{Filter: s.Filter, Counters: make(map[string]uint64)}
+	for _, c := range rt.sharing.steering.Claims() {
+		line := ClaimStatus{First: c.First, Count: c.Count, Draining: c.Draining, Kept: len(c.Kept)}
+		if c.Addr.IsValid() {
+			line.Addr = c.Addr.String()
+		}
+		status.Claims = append(status.Claims, line)
+	}
+	for _, v := range s.Steering.Verdicts {
+		status.Verdicts = append(status.Verdicts, VerdictStatus{v.Name, v.Frames})
+	}
+	flatten(status.Counters, "kernel", reflect.ValueOf(s.Kernel))
+	flatten(status.Counters, "steering", reflect.ValueOf(s.Steering))
 	return status
 }
 
@@ -207,9 +266,9 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 	for _, s := range rt.shards {
 		for c := range s.Conns() {
 			i := c.Info()
-			var trace uint64
+			trace, queue := uint64(0), -1
 			if t := c.Trace(); t != nil {
-				trace = t.ID()
+				trace, queue = t.ID(), t.SendQueue(i.BytesWritten)
 			}
 			conns = append(conns, ConnStatus{
 				Trace: trace,
@@ -218,7 +277,7 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 				RTT: i.RTT, RTTVar: i.RTTVar, RTO: i.RTO,
 				Cwnd: i.CongestionWindow, Ssthresh: i.SlowStartThreshold,
 				Retransmits: i.Retransmits, FastRetransmits: i.FastRetransmits, Timeouts: i.Timeouts,
-				ReceiveQueue: i.ReceiveQueue, Read: i.BytesRead, Written: i.BytesWritten,
+				ReceiveQueue: i.ReceiveQueue, SendQueue: queue, Read: i.BytesRead, Written: i.BytesWritten,
 			})
 		}
 	}
@@ -243,13 +302,13 @@ func Version() string {
 func deviceStatus(s *Stats) DeviceStatus {
 	d := DeviceStatus{
 		Name: s.Info.Name, Driver: s.Info.Driver, HardwareAddr: s.Info.HardwareAddr.String(),
-		MTU: s.Info.MTU, LinkUp: s.LinkUp, NUMANode: s.Info.NUMANode,
+		MTU: s.Info.MTU, LinkUp: s.LinkUp, LinkSpeed: s.Device.LinkSpeed, NUMANode: s.Info.NUMANode,
 		Offloads:     offloads(s.Info.Capabilities),
 		Counters:     make(map[string]uint64),
 		BuffersInUse: s.Device.BuffersInUse, BuffersTotal: s.Device.BuffersTotal,
 	}
 	device := s.Device
-	device.BuffersInUse, device.BuffersTotal, device.Extended = 0, 0, nil
+	device.LinkSpeed, device.BuffersInUse, device.BuffersTotal, device.Extended = 0, 0, 0, nil
 	flatten(d.Counters, "", reflect.ValueOf(device))
 	flatten(d.Counters, "neighbour", reflect.ValueOf(s.Neighbours))
 	for name, v := range s.Device.Extended {
@@ -301,6 +360,7 @@ func drops(s *Stats) []Drop {
 		list = append(list, drop)
 	}
 	sum(false, "queue", "no buffer", func(s *ShardStats) uint64 { return s.Queue.RxNoBuffer })
+	sum(false, "queue", "ring to the owner full", func(s *ShardStats) uint64 { return s.Handover.Dropped })
 	sum(false, "queue", "malformed", func(s *ShardStats) uint64 { return s.Queue.RxMalformed })
 	sum(false, "Ethernet", "malformed", func(s *ShardStats) uint64 { return s.Link.RxMalformed })
 	sum(false, "Ethernet", "not for us", func(s *ShardStats) uint64 { return s.Link.RxNotOurs })

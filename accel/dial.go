@@ -29,6 +29,10 @@ type Dialer struct {
 	FallbackDelay   time.Duration
 	KeepAlive       time.Duration
 	KeepAliveConfig net.KeepAliveConfig
+	// Near is a connection on whose shard the new one is wanted, so that one poller
+	// serves both: that of a proxy's client. It must be of the same runtime.
+	// Default: the shards take turns.
+	Near net.Conn
 }
 
 // Dial connects to an address, like net.Dial. The network must be "tcp", "tcp4"
@@ -84,7 +88,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return fail(err)
 	}
-	a := attempt{rt: rt, network: network, laddr: laddr, options: tpanet.DialOptions{
+	a := attempt{rt: rt, network: network, laddr: laddr, near: d.Near, options: tpanet.DialOptions{
 		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig),
 	}}
 	first, second := partition(addrs)
@@ -119,6 +123,7 @@ type attempt struct {
 	rt      *Runtime
 	network string
 	laddr   *net.TCPAddr
+	near    net.Conn // on whose shard, nil for any
 	options tpanet.DialOptions
 }
 
@@ -216,7 +221,8 @@ func (a *attempt) race(ctx context.Context, first, second []*net.TCPAddr, delay 
 	}
 }
 
-// dial connects to one address on the shard whose turn it is.
+// dial connects to one address. When the shard that it begins with has no port
+// left for that address, another one may.
 func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error) {
 	a.rt.mu.Lock()
 	closed := a.rt.closed
@@ -228,19 +234,22 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	if kernel {
 		return a.dialKernel(ctx, raddr)
 	}
-	stack := a.rt.stacks[int(a.rt.next.Add(1)-1)%len(a.rt.stacks)]
 	var lease *lease
 	if a.rt.sharing != nil {
 		var err error
 		if lease, err = a.rt.sharing.dial(a.network, a.laddr); err != nil {
-			e := &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
-			if a.laddr != nil {
-				e.Source = a.laddr
-			}
-			return nil, e
+			return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
 		}
 	}
-	c, err := tpanet.Dial(ctx, stack, a.laddr, raddr, a.network, a.options)
+	var c *tpanet.Conn
+	var err error
+	first := a.shard(raddr)
+	for i := range a.rt.stacks {
+		c, err = tpanet.Dial(ctx, a.rt.stacks[(first+i)%len(a.rt.stacks)], a.laddr, raddr, a.network, a.options)
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			break
+		}
+	}
 	if lease != nil {
 		lease.end() // as far as it has no connection
 	}
@@ -248,6 +257,25 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 		return nil, err // not c, which would be a net.Conn that is not nil
 	}
 	return c, nil
+}
+
+// shard chooses the shard of a connection.
+func (a *attempt) shard(raddr *net.TCPAddr) int {
+	if len(a.rt.stacks) == 1 {
+		return 0
+	}
+	if a.laddr != nil && a.laddr.Port != 0 && !unspecified(a.laddr) {
+		// The answers' queue is given.
+		if queue, ok := a.rt.queueOf(raddr.AddrPort(), a.laddr.AddrPort()); ok {
+			return queue
+		}
+	}
+	if c, ok := a.near.(*tpanet.Conn); ok {
+		if i := c.Shard(); i < len(a.rt.stacks) {
+			return i
+		}
+	}
+	return int(a.rt.next.Add(1)-1) % len(a.rt.stacks)
 }
 
 // dialCounters count how dials ended.

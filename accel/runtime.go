@@ -15,6 +15,7 @@ import (
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/journal"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
@@ -34,6 +35,8 @@ type Runtime struct {
 	shards     []*shard.Shard
 	stacks     []tpanet.Stack
 	next       atomic.Uint32 // the shard of the next dial
+	spreading  spreading
+	spreadNow  atomic.Pointer[rss.Spread] // nil while unknown
 
 	dials   dialCounters
 	journal journal.Journal
@@ -148,6 +151,7 @@ func (rt *Runtime) start() (err error) {
 	if err := shard.Join(rt.shards); err != nil {
 		return err
 	}
+	rt.spread()
 	for _, s := range rt.shards {
 		s.Start()
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/histogram"
 	"github.com/gotpa/tpa/internal/mirror"
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
@@ -41,6 +42,7 @@ func (rt *Runtime) watch() {
 			if rt.sharing != nil {
 				rt.sharing.tend()
 			}
+			rt.followSpread()
 			for _, s := range rt.shards {
 				s.Tidy()
 			}
@@ -59,6 +61,10 @@ func (rt *Runtime) watch() {
 
 // ShardStats are the counters and gauges of one shard.
 type ShardStats = shard.Stats
+
+// HandoverStats count what arrived on the queue of one shard and belonged to
+// another.
+type HandoverStats = shard.HandoverStats
 
 // Histogram is the distribution of durations.
 type Histogram = histogram.Snapshot
@@ -85,16 +91,23 @@ type Stats struct {
 	Shards []ShardStats
 	// Listeners has one element per open listener, sorted by address.
 	Listeners []ListenerStats
+	// Memory is what DPDK has taken, by NUMA node; nil without.
+	Memory []dpdk.Memory
+	// Recorder tells about the flight recorder, zero without one.
+	Recorder RecorderStats
 	// FallbackListens and FallbackDials count what went through the kernel.
 	FallbackListens, FallbackDials uint64
 	// Dials counts accelerated dials by their end.
 	Dials DialStats
 }
 
+// RecorderStats tell about the flight recorder.
+type RecorderStats = recorder.Stats
+
 // SharingStats tell how a device is shared with the kernel.
 type SharingStats struct {
-	// Filter says what keeps our flows apart.
-	Filter string
+	// Filter says what keeps our flows apart, Backend in one word: xdp or rte_flow.
+	Filter, Backend string
 	// Steering counts claimed ports, and frames by what the filter made of them.
 	Steering bifurcation.Stats
 	// Kernel counts the news from the kernel.
@@ -147,10 +160,14 @@ func (rt *Runtime) Stats() Stats {
 	if !closed {
 		s.LinkUp, s.Device = rt.device.LinkUp(), rt.device.Stats()
 	}
-	s.Neighbours = rt.neighbours.Stats()
+	s.Neighbours, s.Memory = rt.neighbours.Stats(), dpdk.MemoryStats()
+	if rt.recorder != nil {
+		s.Recorder = rt.recorder.Stats()
+	}
 	if rt.sharing != nil {
 		s.Sharing = &SharingStats{
 			Filter:   rt.sharing.steering.Filter().String(),
+			Backend:  backend(rt.sharing.steering.Filter()),
 			Steering: rt.sharing.steering.Stats(),
 			Kernel:   rt.sharing.mirror.Stats(),
 		}
@@ -159,4 +176,15 @@ func (rt *Runtime) Stats() Stats {
 		s.Shards = append(s.Shards, sh.Stats())
 	}
 	return s
+}
+
+// backend names a filter in one word.
+func backend(f bifurcation.Filter) string {
+	switch f.(type) {
+	case bifurcation.XDP:
+		return "xdp"
+	case *bifurcation.Rules:
+		return "rte_flow"
+	}
+	return "none"
 }

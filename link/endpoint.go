@@ -22,6 +22,7 @@ const gsoMaxSize = 65535
 // any goroutine. Attach and Close come before and after everything else.
 type Endpoint struct {
 	queue      Queue
+	waiter     Waiter // the queue, if it can wake the poller
 	mac        MAC
 	caps       Capabilities
 	neighbours *Neighbours
@@ -101,6 +102,7 @@ type EndpointStats struct {
 // shared by all endpoints of the device. mtu is at most the device's.
 func NewEndpoint(dev Info, q Queue, neighbours *Neighbours, mtu int) *Endpoint {
 	e := &Endpoint{queue: q, caps: dev.Capabilities, neighbours: neighbours}
+	e.waiter, _ = q.(Waiter)
 	copy(e.mac[:], dev.HardwareAddr)
 	e.mtu.Store(uint32(mtu))
 	return e

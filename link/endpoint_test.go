@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
+	"github.com/gotpa/tpa/link/softnic"
 )
 
 var (
@@ -544,6 +546,34 @@ func TestAsleep(t *testing.T) {
 	if n, _ := b.wire.Receive(frames); n != 2 {
 		t.Errorf("%d frames left while the poller sleeps, want 2", n)
 	}
+}
+
+// TestAsleepWhileTheDeviceIsFull checks that the poller is woken for what could not
+// leave: nobody else would flush it.
+func TestAsleepWhileTheDeviceIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nic, err := softnic.New(softnic.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		neighbours := link.NewNeighbours(ourMAC, faketime.NewManualClock(), nil)
+		defer neighbours.Close()
+		neighbours.Set(peer4, peerMAC)
+		b := &bench{t: t, endpoint: link.NewEndpoint(nic.Info(), nic.Queue(0), neighbours, 1500)}
+		b.endpoint.SetAsleep(true)
+		nic.StallTransmit(0, true)
+		if err := b.write(packet(our4, peer4, nil, stack.GSO{})); err != nil || !b.endpoint.Pending() {
+			t.Fatalf("%v, pending: %v", err, b.endpoint.Pending())
+		}
+		start := time.Now()
+		if nic.Queue(0).(link.Waiter).Wait(time.Minute); time.Since(start) != 0 {
+			t.Error("nobody woke the poller")
+		}
+		nic.StallTransmit(0, false)
+		if b.endpoint.Kick(); b.endpoint.Pending() {
+			t.Error("the packet did not leave")
+		}
+	})
 }
 
 // segment sends a TCP segment of a flow by the short way.

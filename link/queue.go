@@ -206,6 +206,8 @@ type DeviceStats struct {
 	// full, RxNoBuffer those lost for want of a buffer.
 	RxMissed, RxNoBuffer uint64
 	RxErrors, TxErrors   uint64
+	// LinkSpeed is in bits per second, 0 when there is no link, or nobody knows.
+	LinkSpeed uint64
 	// BuffersInUse and BuffersTotal are packet buffers (mbufs, UMEM chunks) of
 	// all pools. In use includes those that wait in receive rings.
 	BuffersInUse, BuffersTotal int
@@ -220,6 +222,14 @@ type RSS struct {
 	// Table is the redirection table (RETA): the queue for each value of the
 	// hash's low bits. Its length is a power of two.
 	Table []uint16
+}
+
+// A Steerer is a Device that can send TCP segments to a queue by rule, past its
+// RSS.
+type Steerer interface {
+	// Steer makes segments whose destination port equals port in the bits of mask
+	// arrive on a queue, until the device is closed.
+	Steer(port, mask uint16, queue int) error
 }
 
 // A Spreader is a Device that can tell, and perhaps set, its RSS. Devices

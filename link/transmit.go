@@ -74,9 +74,16 @@ func (e *Endpoint) commitLocked(n int, tx TxOffload) {
 func (e *Endpoint) unlock() {
 	if e.asleep.Load() && e.pending.Load() {
 		e.flushAllLocked()
+		if e.waiter != nil && e.pending.Load() {
+			e.waiter.Wake() // the device is full: the poller has to try again
+		}
 	}
 	e.txMu.Unlock()
 }
+
+// Pending tells whether something is staged or held. A poller that sleeps while
+// the device is full must look again soon, since nobody else flushes.
+func (e *Endpoint) Pending() bool { return e.pending.Load() }
 
 // reserveLocked returns a buffer for a frame of n bytes. When the queue is full
 // it lets go of txMu and waits for the device for a while, which slows the

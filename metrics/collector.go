@@ -53,9 +53,16 @@ type Options struct {
 // NewCollector returns a collector of the runtime's metrics, for one registry.
 // It stays valid when the runtime is closed.
 func NewCollector(rt *accel.Runtime, o Options) prometheus.Collector {
-	c := &collector{rt: rt, options: o}
+	return newCollector(rt.Stats, o)
+}
+
+func newCollector(stats func() accel.Stats, o Options) *collector {
+	c := &collector{stats: stats, options: o}
 	for _, m := range portMetrics {
 		c.ports = append(c.ports, m.describe("port"))
+	}
+	for _, m := range sharingMetrics {
+		c.sharing = append(c.sharing, m.describe("port"))
 	}
 	for _, m := range queueMetrics {
 		if o.PerQueue {
@@ -83,15 +90,15 @@ func Handler(rt *accel.Runtime) http.Handler {
 }
 
 type collector struct {
-	rt      *accel.Runtime
+	stats   func() accel.Stats
 	options Options
 	// These go with the tables of the same name, element by element.
-	runtime, ports, queues []*prometheus.Desc
+	runtime, ports, sharing, queues []*prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, descs := range [][]*prometheus.Desc{c.runtime, c.ports, c.queues} {
+	for _, descs := range [][]*prometheus.Desc{c.runtime, c.ports, c.sharing, c.queues} {
 		for _, d := range descs {
 			ch <- d
 		}
@@ -100,13 +107,14 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	s := c.rt.Stats()
+	s := c.stats()
 	collect(ch, c.runtime, runtimeMetrics, scrape{&s, c.options})
 	if !s.Accelerated {
 		return
 	}
 	port := s.Info.Name
 	collect(ch, c.ports, portMetrics, scrape{&s, c.options}, port)
+	collect(ch, c.sharing, sharingMetrics, scrape{&s, c.options}, port)
 	if c.options.PerQueue {
 		for i := range s.Shards {
 			collect(ch, c.queues, queueMetrics, queue{&s, i}, port, strconv.Itoa(i))

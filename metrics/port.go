@@ -38,6 +38,10 @@ var portMetrics = []metric[scrape]{
 		read: func(s scrape) []sample { return flag(s.LinkUp) },
 	},
 	{
+		name: "port_link_speed_bytes_per_second", kind: gauge, help: "What the device says that its link carries, 0 when it has none or does not know.",
+		read: func(s scrape) []sample { return one(s.Device.LinkSpeed / 8) },
+	},
+	{
 		name: "port_mtu_bytes", kind: gauge, help: "Greatest IP packet that the device takes.",
 		read: func(s scrape) []sample { return one(s.Info.MTU) },
 	},
@@ -74,6 +78,32 @@ var portMetrics = []metric[scrape]{
 			d := &s.Device
 			return []sample{series(d.BuffersInUse, "in_use"), series(d.BuffersTotal-d.BuffersInUse, "free")}
 		},
+	},
+	{
+		name: "hugepage_memory_bytes", kind: gauge, help: "Memory in huge pages that DPDK has taken for the process. None with ordinary pages.",
+		labels: []string{"numa_node", "state"},
+		read: func(s scrape) []sample {
+			var all []sample
+			for _, m := range s.Memory {
+				if m.HugePages {
+					node := strconv.Itoa(m.NUMANode)
+					all = append(all, series(m.InUse, node, "in_use"), series(m.Free, node, "free"))
+				}
+			}
+			return all
+		},
+	},
+	{
+		name: "recorder_connections", kind: gauge, help: "Open connections that the flight recorder records.",
+		read: func(s scrape) []sample { return one(s.Recorder.Recorded) },
+	},
+	{
+		name: "recorder_missed_connections_total", kind: counter, help: "Connections that found no room in the flight recorder.",
+		read: func(s scrape) []sample { return one(s.Recorder.Missed) },
+	},
+	{
+		name: "recorder_captures_total", kind: counter, help: "Recordings of connections in trouble that were kept.",
+		read: func(s scrape) []sample { return one(s.Recorder.Captures) },
 	},
 	{
 		name: "neighbours", kind: gauge, help: "Entries of the neighbour table, and addresses being asked for.",

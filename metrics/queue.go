@@ -21,6 +21,17 @@ func stack(name, help string, read func(*tcpip.Stats) *tcpip.StatCounter) metric
 	return count(name, help, func(s *accel.ShardStats) uint64 { return read(&s.Stack).Value() })
 }
 
+// icmp adds up what matters of both versions.
+func icmp(v4 *tcpip.ICMPv4PacketStats, v6 *tcpip.ICMPv6PacketStats) []sample {
+	return []sample{
+		series(v4.EchoRequest.Value()+v6.EchoRequest.Value(), "echo_request"),
+		series(v4.EchoReply.Value()+v6.EchoReply.Value(), "echo_reply"),
+		series(v4.DstUnreachable.Value()+v6.DstUnreachable.Value(), "unreachable"),
+		series(v6.PacketTooBig.Value(), "too_big"),
+		series(v4.TimeExceeded.Value()+v6.TimeExceeded.Value(), "time_exceeded"),
+	}
+}
+
 // queueMetrics are about a device queue and the TCP stack on it, in the order in
 // which a packet passes.
 var queueMetrics = []metric[queue]{
@@ -49,6 +60,7 @@ var queueMetrics = []metric[queue]{
 				series(s.Link.RxVLAN, "vlan"),
 				series(s.Link.RxUnknown, "unknown_protocol"),
 				series(s.Link.RxNotOurs, "not_ours"),
+				series(s.Handover.Dropped, "handover"),
 			}
 		},
 	},
@@ -99,6 +111,16 @@ var queueMetrics = []metric[queue]{
 	},
 	count("queue_sleeps_total", "Times that the idle poller went to sleep.", func(s *accel.ShardStats) uint64 { return s.Poller.Sleeps }),
 
+	{
+		name: "queue_foreign_segments_total", kind: counter, help: "Segments that arrived on the queue of a shard that does not have their connection: sent to its owner, and received from others.",
+		labels: []string{"direction"},
+		read: func(q queue) []sample {
+			h := &q.shard().Handover
+			return []sample{series(h.Sent, "sent"), series(h.Received, "received")}
+		},
+	},
+	count("queue_foreign_errors_total", "ICMP errors that arrived on another queue than their connection's, which was told.", func(s *accel.ShardStats) uint64 { return s.Handover.Errors }),
+
 	// The IP layer, which sees what takes the long way: new flows, resets, ICMP.
 	count("queue_shortcut_segments_total", "Segments of known flows that went straight to TCP, past the IP layer.", func(s *accel.ShardStats) uint64 { return s.Shortcuts }),
 	stack("ip_receive_packets_total", "Packets that the IP layer received. Segments of known flows pass it by.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.IP.PacketsReceived }),
@@ -118,6 +140,23 @@ var queueMetrics = []metric[queue]{
 			}
 		},
 	},
+	{
+		name: "icmp_receive_packets_total", kind: counter, help: "ICMP messages received, of both IP versions. On a device shared with the kernel the kernel has them.",
+		labels: []string{"kind"},
+		read: func(q queue) []sample {
+			i := &q.shard().Stack.ICMP
+			return icmp(&i.V4.PacketsReceived.ICMPv4PacketStats, &i.V6.PacketsReceived.ICMPv6PacketStats)
+		},
+	},
+	{
+		name: "icmp_transmit_packets_total", kind: counter, help: "ICMP messages sent, of both IP versions.",
+		labels: []string{"kind"},
+		read: func(q queue) []sample {
+			i := &q.shard().Stack.ICMP
+			return icmp(&i.V4.PacketsSent.ICMPv4PacketStats, &i.V6.PacketsSent.ICMPv6PacketStats)
+		},
+	},
+	stack("stack_malformed_packets_total", "Packets whose transport header made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.NICs.MalformedL4RcvdPackets }),
 	stack("stack_dropped_packets_total", "Packets that nobody in the stack wanted.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.DroppedPackets }),
 
 	// TCP.
@@ -132,6 +171,7 @@ var queueMetrics = []metric[queue]{
 	stack("tcp_active_opens_total", "Connections that dialling began, those that failed included.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ActiveConnectionOpenings }),
 	stack("tcp_passive_opens_total", "Connections opened by a peer.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.PassiveConnectionOpenings }),
 	stack("tcp_failed_opens_total", "Connections that could not be opened, either way.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FailedConnectionAttempts }),
+	stack("tcp_port_failures_total", "Listeners and dials that found no local port.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FailedPortReservations }),
 	stack("tcp_receive_segments_total", "Valid segments received. Segments joined in a burst count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ValidSegmentsReceived }),
 	stack("tcp_transmit_segments_total", "Segments sent. Segments cut up later count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentsSent }),
 	stack("tcp_invalid_segments_total", "Segments received that made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.InvalidSegmentsReceived }),

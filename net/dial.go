@@ -61,14 +61,17 @@ func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 
 // connect does the handshake. ctx ends it early.
 func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote tcpip.FullAddress) error {
+	var local tcpip.FullAddress
+	call := "connect" // the stack may bind, where package net leaves it to connect
 	if laddr != nil {
-		local, err := f.address(laddr)
-		if err != nil {
+		var err error
+		if local, err = f.address(laddr); err != nil {
 			return err
 		}
-		if terr := c.ep.Bind(local); terr != nil {
-			return sysError("bind", terr)
-		}
+		call = "bind"
+	}
+	if terr := c.stack.Bind(c.ep, local, remote); terr != nil {
+		return sysError(call, terr)
 	}
 	stop := context.AfterFunc(ctx, c.wr.waker.Assert)
 	defer stop()

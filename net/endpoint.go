@@ -41,6 +41,9 @@ type Stack interface {
 	// Socket makes an endpoint and the queue that announces its events. An IPv6
 	// endpoint also serves IPv4 unless its V6Only option is set.
 	Socket(ipv6 bool) (Endpoint, *waiter.Queue, tcpip.Error)
+	// Bind gives ep, which is about to connect to remote, a local address. Of local,
+	// each part may be empty: what the stack does not fill in then, Connect does.
+	Bind(ep Endpoint, local, remote tcpip.FullAddress) tcpip.Error
 	// Established says that ep has finished its handshake: its segments may take
 	// the short way past IP from now on. c stands on ep. It is called once,
 	// before the first Read or Write.

@@ -46,6 +46,10 @@ func (c *Conn) Trace() *recorder.Trace { return c.trace }
 // lock.
 func (c *Conn) Bytes() (read, written uint64) { return c.bytesRead.Load(), c.bytesWritten.Load() }
 
+// Shard is the number of the shard, and of the device queue, that carries the
+// connection.
+func (c *Conn) Shard() int { return c.stack.Index() }
+
 // Info tells about the connection. It may be called after Close.
 func (c *Conn) Info() Info {
 	var tcpInfo tcpip.TCPInfoOption

@@ -99,10 +99,10 @@ func TestInspect(t *testing.T) {
 			want []string // regular expressions, in this order
 		}{
 			{[]string{"sockets"}, []string{
-				`State +Shard +Recv-Q +Local +Peer`,
+				`State +Shard +Recv-Q +Send-Q +Local +Peer`,
 				`LISTEN +all +0 +\[::\]:7`,
-				`ESTABLISHED +0 +0 +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 2\.0k +2\.0k`,
-				`ESTABLISHED +0 +0 +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 1\.0k +1\.0k`,
+				`ESTABLISHED +0 +0 +\d+ +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 2\.0k +2\.0k`,
+				`ESTABLISHED +0 +0 +\d+ +10\.0\.0\.2:7 +10\.0\.0\.1:\d+ .* 1\.0k +1\.0k`,
 			}},
 			{[]string{"sockets", "--sort", "age", "-n", "1"}, []string{`ESTABLISHED .* 1\.0k +1\.0k`, `and 1 more`}},
 			{[]string{"shards"}, []string{`Shard +CPU +Busy`, `0 +floats +\d+\.\d%`}},

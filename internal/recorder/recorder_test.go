@@ -284,6 +284,35 @@ func TestRare(t *testing.T) {
 	}
 }
 
+// TestSendQueue checks what is left to be acknowledged, across the wrap of
+// sequence numbers too.
+func TestSendQueue(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	trace := r.Open(clock.New(), 0, local, remote, nil)
+	queue := func(written uint64, want int) {
+		t.Helper()
+		if got := trace.SendQueue(written); got != want {
+			t.Errorf("%d bytes written: got %d in the queue, want %d", written, got, want)
+		}
+	}
+	queue(0, 0)
+	queue(10, 10)
+	const first = 0xfffffff0
+	trace.Sent(head(first, 1, ack, 100), 0, false)
+	trace.Sent(head(first, 1, ack, 100), 10, false)
+	queue(30, 30)
+	trace.Received(head(1, first, ack, 100), 5)
+	queue(30, 30)
+	trace.Received(head(6, first+10, ack, 100), 0)
+	queue(30, 20)
+	trace.Sent(head(first+10, 6, ack|psh, 100), 20, false)
+	trace.Received(head(6, 14, ack, 100), 0)
+	queue(30, 0)
+	queue(1<<32+35, 5)
+	trace.Received(head(6, 15, ack, 100), 0) // our FIN too
+	queue(30, 0)
+}
+
 // TestPanicked checks what a poller's panic leaves behind: the connections that
 // were in its last burst.
 func TestPanicked(t *testing.T) {

@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"encoding/binary"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +34,14 @@ type Trace struct {
 	endpoint atomic.Pointer[Endpoint]
 	// slot is nil once another connection has it.
 	slot atomic.Pointer[slot]
-	// recovering is 0, or recoveryPoint and the sequence number whose
+	// recovering is 0, or known and the sequence number whose
 	// acknowledgement ends the recovery from loss.
 	recovering atomic.Uint64
 	// ending is set by the first FIN or reset: from there on the state changes.
 	ending atomic.Bool
+	// first is 0, or known and the sequence number of the first byte that the
+	// program wrote.
+	first atomic.Uint64
 	// lastTrouble is when it was last captured, in nanoseconds.
 	lastTrouble atomic.Int64
 
@@ -54,8 +58,8 @@ type Trace struct {
 	expired uint64
 }
 
-// recoveryPoint marks a Trace.recovering that holds a sequence number.
-const recoveryPoint = 1 << 32
+// known marks a Trace.recovering or Trace.first that holds a sequence number.
+const known = 1 << 32
 
 var _ tcpip.PacketOwner = (*Trace)(nil)
 
@@ -162,8 +166,12 @@ func (t *Trace) Sent(header []byte, size int, held bool) {
 	switch ahead := int32(uint32(r.seqAck>>32) + span - t.end); {
 	case held:
 		r.kind(Held)
-	case !t.valid || ahead > 0:
+	case !t.valid:
+		// Nothing was sent before: recording began with the connection.
+		t.first.Store(known | r.seqAck>>32)
 		t.end, t.valid = t.end+uint32(ahead), true
+	case ahead > 0:
+		t.end += uint32(ahead)
 	case span > 0:
 		r.kind(Retransmit)
 		t.retransmit(r.time)
@@ -191,7 +199,7 @@ func (t *Trace) retransmit(at int64) {
 			t.expired = n
 		}
 	}
-	point := uint64(recoveryPoint | uint64(t.end))
+	point := uint64(known | uint64(t.end))
 	if t.recovering.CompareAndSwap(0, point) {
 		t.rare(record{time: at, seqAck: uint64(t.end), rest: pack(Loss, 0, 0, 0)})
 	} else if why == Recovery {
@@ -214,6 +222,24 @@ func (t *Trace) Write(size int) {
 	if s := t.slot.Load(); s != nil {
 		s.add(laneWrite, record{time: t.clock.Nanos(), rest: pack(Write, 0, 0, size)})
 	}
+}
+
+// SendQueue returns how many of the bytes that the program wrote the peer has not
+// acknowledged, sent or not. It may be called by anyone.
+func (t *Trace) SendQueue(written uint64) int {
+	s, first := t.slot.Load(), t.first.Load()
+	if s == nil || first == 0 {
+		return int(min(written, math.MaxInt32)) // nothing has left
+	}
+	acked := uint32(first)
+	if n := s.pos[laneIn]; n > 0 {
+		if last := s.records[laneIn][(n-1)%laneRecords]; uint8(last.rest>>48)&flagACK != 0 {
+			acked = uint32(last.seqAck)
+		}
+	}
+	// More than 2 GB cannot wait, so that the difference tells how much. It is
+	// negative for the FIN, and for what was written since written was read.
+	return int(max(0, int32(uint32(written)-(acked-uint32(first)))))
 }
 
 // Close says that the program closed the connection. What is still sent for it

@@ -160,8 +160,12 @@ func (i *idler) pause(now int64) {
 	switch {
 	case s.closing.Load(), s.peers != nil && s.peers.port.Waiting():
 	case i.waiter != nil:
-		// Forever, but for Wake and frames.
-		i.waiter.Wait(-1)
+		// Forever, but for Wake and frames, unless frames wait for the device.
+		timeout := time.Duration(-1)
+		if s.link.Pending() {
+			timeout = s.polling.MaxSleep
+		}
+		i.waiter.Wait(timeout)
 	case s.peers != nil:
 		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
 		select {

@@ -78,6 +78,7 @@ type Shard struct {
 	transport stack.TransportDispatcher
 	flows     flow.Table[*established]
 	peers     *peers // nil when alone
+	outbound  outbound
 
 	closing   atomic.Bool
 	done      chan struct{}

@@ -18,11 +18,15 @@ import (
 // ICMP error.
 func (s *Shard) DeliverPacket(packet []byte) { s.link.DeliverPacket(packet) }
 
-// SetPortRange limits the local ports of connections that do not ask for one.
+// SetPortRange limits the local ports of connections that do not ask for one. No
+// other shard may have one of them.
 func (s *Shard) SetPortRange(first, last uint16) error {
 	if err := s.stack.SetPortRange(first, last); err != nil {
 		return fmt.Errorf("ports %d to %d: %v", first, last, err)
 	}
+	s.outbound.mu.Lock()
+	s.outbound.ports, s.outbound.block = nil, true
+	s.outbound.mu.Unlock()
 	return nil
 }
 

@@ -16,6 +16,7 @@
 package bifurcation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -81,7 +82,8 @@ func (p Ports) matches(a netip.Addr) bool {
 
 // A Steering keeps account of claims. Make one with New.
 type Steering struct {
-	filter Filter
+	filter  Filter
+	counted *counted // under filter
 
 	// mu guards the following fields.
 	mu     sync.Mutex
@@ -96,28 +98,58 @@ type Steering struct {
 
 // New returns a Steering without addresses and claims.
 func New(f Filter) *Steering {
+	filter, counted := count(f)
 	return &Steering{
-		filter: f, claims: make(map[*Claim]struct{}),
+		filter: filter, counted: counted, claims: make(map[*Claim]struct{}),
 		claimed: make(map[netip.AddrPort]int), draining: make(map[netip.AddrPort]bool),
 	}
 }
 
 // Filter returns the filter.
-func (s *Steering) Filter() Filter { return s.filter }
+func (s *Steering) Filter() Filter { return s.counted.Filter }
 
 // Stats are what there is now, and counters since the filter was made.
 type Stats struct {
 	// Claims is the number of claims, Ports that of claimed ports, each counted for
-	// each address.
-	Claims, Ports int
-	Verdicts      []Verdict
+	// each address, Rules that of rules on the device: 0 where a filter has none.
+	Claims, Ports, Rules int
+	Verdicts             []Verdict
+	Operations           Operations
 }
 
 // Stats returns the counters.
 func (s *Steering) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Claims: len(s.claims), Ports: len(s.claimed), Verdicts: s.filter.Verdicts()}
+	stats := Stats{
+		Claims: len(s.claims), Ports: len(s.claimed),
+		Verdicts: s.filter.Verdicts(), Operations: s.counted.operations(),
+	}
+	if r, ok := s.counted.Filter.(*Rules); ok {
+		stats.Rules = r.Count()
+	}
+	return stats
+}
+
+// A Claimed tells about a claim. Kept are the flows that it was made with.
+type Claimed struct {
+	Ports
+	// Draining: only some flows are left of it.
+	Draining bool
+}
+
+// Claims returns the claims, sorted by port and address.
+func (s *Steering) Claims() []Claimed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Claimed, 0, len(s.claims))
+	for c := range s.claims {
+		all = append(all, Claimed{c.ports, c.draining})
+	}
+	slices.SortFunc(all, func(a, b Claimed) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), a.Addr.Compare(b.Addr))
+	})
+	return all
 }
 
 // SetAddrs names the local addresses. Claims on all addresses extend to new ones,

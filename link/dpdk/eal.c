@@ -14,6 +14,7 @@
 #include <rte_errno.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
+#include <rte_malloc.h>
 #include <rte_version.h>
 
 #include "internal.h"
@@ -22,6 +23,21 @@
 const char *tpa_version(void)
 {
 	return rte_version();
+}
+
+bool tpa_memory(unsigned n, int *node, uint64_t *total, uint64_t *unused, bool *huge)
+{
+	struct rte_malloc_socket_stats s;
+
+	if (n >= rte_socket_count())
+		return false;
+	*node = rte_socket_id_by_idx(n);
+	if (rte_malloc_get_socket_stats(*node, &s) != 0)
+		return false;
+	*total = s.heap_totalsz_bytes;
+	*unused = s.heap_freesz_bytes;
+	*huge = rte_eal_has_hugepages() != 0;
+	return true;
 }
 
 const char *tpa_strerror(int err)

@@ -147,6 +147,19 @@ func (e EAL) args(hugePages bool) []string {
 // for a program built without.
 func Version() string { return version() }
 
+// Memory is what the EAL has taken on one NUMA node, in bytes. Packet buffers are
+// the greatest part of what is in use.
+type Memory struct {
+	NUMANode    int
+	InUse, Free uint64
+	// HugePages: the memory is huge pages, else ordinary ones.
+	HugePages bool
+}
+
+// MemoryStats returns the memory of each NUMA node, nil before the EAL started. It
+// takes DPDK's locks and is not for pollers.
+func MemoryStats() []Memory { return memory() }
+
 // checkVersion refuses a DPDK that is too old; s is what rte_version returns.
 func checkVersion(s string) error {
 	var year, month int

@@ -35,6 +35,25 @@ var environment struct {
 
 func version() string { return C.GoString(C.tpa_version()) }
 
+func memory() []Memory {
+	env := &environment
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	if !env.started {
+		return nil
+	}
+	var all []Memory
+	for n := C.unsigned(0); ; n++ {
+		var node C.int
+		var total, unused C.uint64_t
+		var huge C.bool
+		if !C.tpa_memory(n, &node, &total, &unused, &huge) {
+			return all
+		}
+		all = append(all, Memory{NUMANode: int(node), InUse: uint64(total - unused), Free: uint64(unused), HugePages: bool(huge)})
+	}
+}
+
 // startEAL starts the EAL or checks that the running one is as wanted. needMB is
 // what the port needs. The caller holds environment.mu.
 func startEAL(e EAL, needMB int) error {

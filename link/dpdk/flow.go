@@ -70,6 +70,16 @@ func (f *FlowRule) Remove() error { return f.remove() }
 // one, and os.ErrExist if there is such a rule.
 func (p *Port) CreateRule(r Rule) (*FlowRule, error) { return p.createRule(r) }
 
+// Steer implements link.Steerer, by a rule for each IP version.
+func (p *Port) Steer(port, mask uint16, queue int) error {
+	for _, v6 := range []bool{false, true} {
+		if _, err := p.CreateRule(Rule{IPv6: v6, Port: port, PortMask: mask, Queues: []uint16{uint16(queue)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Isolate turns isolated mode on or off: in it the port receives nothing but
 // what its rules take, and the rest is left to the kernel. A running port is
 // stopped and started for it, and nobody may use its queues meanwhile; a port

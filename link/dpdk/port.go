@@ -88,10 +88,12 @@ func Open(e EAL, c Config) (*Port, error) {
 	return p, nil
 }
 
-// Port is a device driven by DPDK. It implements link.Device and link.Spreader.
+// Port is a device driven by DPDK. It implements link.Device, link.Spreader and
+// link.Steerer.
 type Port struct{ device }
 
 var (
 	_ link.Device   = (*Port)(nil)
 	_ link.Spreader = (*Port)(nil)
+	_ link.Steerer  = (*Port)(nil)
 )

@@ -331,6 +331,7 @@ func (d *device) stats() link.DeviceStats {
 		TxPackets: max(uint64(s.tx_packets), sum.TxFrames), TxBytes: max(uint64(s.tx_bytes), sum.TxBytes),
 		RxMissed: uint64(s.rx_missed), RxNoBuffer: uint64(s.rx_no_buffer),
 		RxErrors: uint64(s.rx_errors), TxErrors: uint64(s.tx_errors),
+		LinkSpeed: uint64(C.tpa_link_speed(d.id)),
 	}
 	for _, p := range d.pools {
 		stats.BuffersInUse += p.inUse()

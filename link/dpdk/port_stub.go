@@ -22,3 +22,5 @@ func open(EAL, Config) (*Port, error) { return nil, errNoDPDK }
 var errNoDPDK = fmt.Errorf("%w: this program was built without DPDK; on Linux, install DPDK 22.11 or newer (Debian: libdpdk-dev) and build with CGO_ENABLED=1 and -tags dpdk", ErrNotSupported)
 
 func version() string { return "" }
+
+func memory() []Memory { return nil }

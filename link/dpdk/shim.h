@@ -19,6 +19,8 @@ int tpa_eal_start(int argc, char **argv, const int *cpus, int ncpus);
 const char *tpa_runtime_dir(void);
 int tpa_lcore_take(void);
 const char *tpa_strerror(int err);
+/* Memory of the n-th NUMA node in bytes; false: there is no such node. */
+bool tpa_memory(unsigned n, int *node, uint64_t *total, uint64_t *unused, bool *huge);
 
 /* port.c */
 
@@ -74,6 +76,7 @@ int tpa_configure(uint16_t port, const struct tpa_setup *setup);
 int tpa_setup_queue(uint16_t port, uint16_t queue, const struct tpa_setup *setup, void *pool);
 int tpa_start(uint16_t port, const struct tpa_setup *setup);
 bool tpa_link_up(uint16_t port);
+uint64_t tpa_link_speed(uint16_t port); /* bits per second; 0: unknown */
 int tpa_get_stats(uint16_t port, struct tpa_link_stats *stats);
 /* Returns how many there are; writes them when n is not smaller. */
 int tpa_get_xstats(uint16_t port, struct tpa_xstat *list, unsigned n);

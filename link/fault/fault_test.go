@@ -315,6 +315,22 @@ func TestDelayWakesThePoller(t *testing.T) {
 	})
 }
 
+// TestLostFramesGoBack keeps no buffer of the device for frames that nobody gets:
+// a reader that goes to sleep would keep them for as long.
+func TestLostFramesGoBack(t *testing.T) {
+	for _, i := range []Impairment{{Drop: 1}, {Delay: time.Second}} {
+		d, far := pair(t, Config{Receive: i}, softnic.Config{})
+		send(t, far.Queue(0), numbered(1, 60), link.TxOffload{})
+		flush(t, far.Queue(0))
+		if n, err := d.Queue(0).Receive(make([]link.Frame, link.MaxBurst)); n != 0 || err != nil {
+			t.Errorf("%+v: %d frames, %v, want none", i, n, err)
+		}
+		if n := d.Unwrap().Stats().BuffersInUse; n != 0 {
+			t.Errorf("%+v: %d buffers of the device are in use, want none", i, n)
+		}
+	}
+}
+
 func TestSentFramesLeaveWhenDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, far := pair(t, Config{Transmit: Impairment{Delay: 30 * time.Millisecond}}, softnic.Config{})

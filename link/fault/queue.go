@@ -12,6 +12,9 @@ import (
 const (
 	// ring is how many frames may be staged before Flush.
 	ring = 256
+	// looks is how many bursts in a row may be lost as a whole before the reader
+	// gets its turn.
+	looks = 8
 	// retry is when a timer that found the device's ring full tries again.
 	retry = time.Millisecond
 )
@@ -67,18 +70,18 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 		return q.inner.Receive(frames)
 	}
 	now := time.Now()
-	// Until there is nothing: the wrapped queue gets its buffers back even if
-	// nothing is due and the reader goes to sleep.
-	for {
+	// If all of a burst is lost or waits, the caller may go to sleep. Another look
+	// gives the burst back to the device before.
+	for range looks {
 		n, err := q.inner.Receive(q.burst[:])
 		if err != nil {
 			return 0, err
 		}
-		if n == 0 {
-			break
-		}
 		for i := range q.burst[:n] {
 			q.rx.enter(q.burst[i].Data, q.burst[i].Checksum, now)
+		}
+		if _, due := q.rx.due(now); n == 0 || due {
+			break
 		}
 	}
 	n := 0

@@ -41,6 +41,7 @@ import (
 var (
 	_ link.Device   = (*NIC)(nil)
 	_ link.Spreader = (*NIC)(nil)
+	_ link.Steerer  = (*NIC)(nil)
 	_ link.Queue    = (*queue)(nil)
 	_ link.Waiter   = (*queue)(nil)
 )

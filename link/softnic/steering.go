@@ -70,6 +70,11 @@ func (n *NIC) AddRule(r Rule) error {
 	})
 }
 
+// Steer implements link.Steerer.
+func (n *NIC) Steer(port, mask uint16, queue int) error {
+	return n.AddRule(Rule{Port: port, Mask: mask, Queue: queue})
+}
+
 // DropRule removes the first rule equal to r and tells whether there was one.
 func (n *NIC) DropRule(r Rule) bool {
 	return n.steer(func(s *steering) error {

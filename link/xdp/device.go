@@ -221,6 +221,7 @@ func (d *Device) stats() link.DeviceStats {
 		st.BuffersTotal += total
 		st.BuffersInUse += inUse
 	}
+	st.LinkSpeed = linkSpeed(d.info.Name)
 	if d.kernel == nil {
 		return st
 	}
@@ -280,6 +281,20 @@ func driver(l netlink.Link) string {
 		return l.Type()
 	}
 	return unix.ByteSliceToString(info.Driver[:])
+}
+
+// linkSpeed returns the speed in bits per second, 0 when the kernel does not know
+// it: virtual interfaces have none.
+func linkSpeed(name string) uint64 {
+	b, err := os.ReadFile("/sys/class/net/" + name + "/speed") // in Mbit/s
+	if err != nil {
+		return 0
+	}
+	speed, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || speed < 0 {
+		return 0
+	}
+	return uint64(speed) * 1e6
 }
 
 func numaNode(name string) int {

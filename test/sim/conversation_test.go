@@ -17,6 +17,7 @@ import (
 // A conversation is one connection: what the client does, and what the server
 // that accepts it does. The client names it in its first four bytes.
 type conversation struct {
+	world  *world
 	id     uint32
 	kind   kind
 	client int // the host that dials
@@ -237,7 +238,7 @@ func (v *conversation) expire(c conn) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n != 0 {
 		return fmt.Errorf("read past the deadline: %d bytes, %w", n, err)
 	}
-	if late := time.Since(deadline); late != 0 {
+	if late := time.Since(deadline); late < 0 || late > v.world.slept {
 		return fmt.Errorf("the deadline came %v late", late)
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
@@ -430,7 +431,7 @@ var kinds = []kind{
 			if err := c.Close(); err != nil {
 				return err
 			}
-			if took := time.Since(start); took > time.Duration(v.linger)*time.Second+time.Second {
+			if took := time.Since(start); took > time.Duration(v.linger)*time.Second+time.Second+v.world.slept {
 				return fmt.Errorf("closing with a linger of %d s took %v", v.linger, took)
 			}
 			return nil
@@ -442,8 +443,8 @@ var kinds = []kind{
 }
 
 // talk is the client's side of a conversation.
-func (v *conversation) talk(w *world) error {
-	c, err := v.dial(w)
+func (v *conversation) talk() error {
+	c, err := v.dial()
 	if err != nil {
 		return err
 	}
@@ -461,8 +462,8 @@ func (v *conversation) talk(w *world) error {
 
 // dial connects to the other host. A lossy network may need several tries: three
 // lost ARP requests are "no route to host", as with the kernel.
-func (v *conversation) dial(w *world) (conn, error) {
-	from, to := w.hosts[v.client], w.hosts[1-v.client]
+func (v *conversation) dial() (conn, error) {
+	from, to := v.world.hosts[v.client], v.world.hosts[1-v.client]
 	addr, port := to.addrs[0], steadyPort
 	if v.v6 {
 		addr = to.addrs[1]

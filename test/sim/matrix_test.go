@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,67 +13,155 @@ import (
 	"github.com/gotpa/tpa/link/fault"
 )
 
-// losses are the models of the matrix.
-var losses = []fault.Impairment{
-	{},
-	{Drop: 0.02},
-	{Drop: 0.02, DropBurst: 4},
-	{Reorder: 0.03, Duplicate: 0.02},
-	{Corrupt: 0.01, Cut: 0.01, Delay: 5 * time.Millisecond, Jitter: 2 * time.Millisecond},
-	{Rate: 50_000_000, Backlog: 50, Delay: time.Millisecond},
+// A dimension of the matrix is something that a device, a stack or a network can
+// be set to.
+type dimension struct {
+	name   string
+	values []value
 }
 
-// queueCounts are those that programs run over.
-var queueCounts = []int{1, 2, 5}
+type value struct {
+	name string
+	set  func(*setup)
+}
 
-// matrix returns every combination of what a device and a stack can be set to.
-// IPv6 needs an MTU of 1280 (RFC 8200 section 5), TSO needs checksum offload.
-func matrix() (all []setup) {
-	for _, mtu := range []int{576, 1280, 1500, 9000} {
-		for _, v6 := range []bool{false, true} {
-			for _, checksums := range []bool{false, true} {
-				for _, tso := range []int{0, 1 << 16} {
-					if v6 && mtu < 1280 || tso > 0 && !checksums {
-						continue
-					}
-					for _, alone := range []bool{false, true} {
-						for _, queues := range queueCounts {
-							for _, noSACK := range []bool{false, true} {
-								for _, loss := range losses {
-									all = append(all, setup{
-										mtu: mtu, v6: v6, queues: [2]int{queues, queues},
-										nic:   link.Capabilities{RxChecksum: checksums, TxIPv4Checksum: checksums, TxTCPChecksum: checksums, TSO: tso},
-										tcp:   accel.TCP{NoCoalescing: alone, NoSACK: noSACK, TimeWait: time.Second},
-										there: loss, back: loss,
-									})
-								}
-							}
-						}
-					}
-				}
+// dimensions is the table that the matrix is made of.
+var dimensions = []dimension{
+	{"MTU", each([]int{576, 1280, 1500, 9000}, func(s *setup, mtu int) { s.mtu = mtu })},
+	{"IPv6", each([]bool{false, true}, func(s *setup, v6 bool) { s.v6 = v6 })},
+	{"checksum offload", each([]bool{false, true}, func(s *setup, on bool) {
+		s.nic.RxChecksum, s.nic.TxIPv4Checksum, s.nic.TxTCPChecksum = on, on, on
+	})},
+	{"TSO", each([]int{0, 1 << 16}, func(s *setup, most int) { s.nic.TSO = most })},
+	{"coalescing", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoCoalescing = !on })},
+	{"queues", each([]int{1, 2, 5}, func(s *setup, n int) { s.queues = [2]int{n, n} })},
+	{"SACK", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoSACK = !on })},
+	{"network", networks()},
+}
+
+func each[T any](all []T, set func(*setup, T)) []value {
+	var values []value
+	for _, v := range all {
+		values = append(values, value{fmt.Sprint(v), func(s *setup) { set(s, v) }})
+	}
+	return values
+}
+
+// networks are the ways to lose, each without a delay and with one that varies.
+func networks() []value {
+	losses := []fault.Impairment{
+		{},
+		{Drop: 0.005}, {Drop: 0.01}, {Drop: 0.02}, {Drop: 0.05}, {Drop: 0.1},
+		{Drop: 0.02, DropBurst: 2}, {Drop: 0.02, DropBurst: 4}, {Drop: 0.02, DropBurst: 8},
+		{Duplicate: 0.02}, {Duplicate: 0.1},
+		{Reorder: 0.01}, {Reorder: 0.03}, {Reorder: 0.1},
+		{Corrupt: 0.01}, {Cut: 0.01}, {Corrupt: 0.02, Cut: 0.02},
+		{Rate: 100_000_000, Backlog: 50}, {Rate: 10_000_000, Backlog: 20}, {Rate: 50_000_000, Backlog: 50, Drop: 0.01},
+	}
+	delayed := slices.Clone(losses)
+	for i := range delayed {
+		delayed[i].Delay, delayed[i].Jitter = 5*time.Millisecond, 2*time.Millisecond
+	}
+	var values []value
+	for _, i := range slices.Concat(losses, delayed) {
+		values = append(values, value{describe(i), func(s *setup) { s.there, s.back = i, i }})
+	}
+	return values
+}
+
+// A row is one value of each dimension, by its place.
+type row [8]int
+
+// rows returns every combination that can be.
+func rows() []row {
+	all := []row{{}}
+	for d := range dimensions {
+		var longer []row
+		for _, r := range all {
+			for v := range dimensions[d].values {
+				r[d] = v
+				longer = append(longer, r)
 			}
 		}
+		all = longer
 	}
-	return all
+	return slices.DeleteFunc(all, func(r row) bool { return !r.setup().possible() })
 }
 
-// TestMatrix runs a transfer and an exchange over every nineteenth combination, or
-// with MATRIX=all over all of them. A combination is its own seed.
+func (r row) setup() setup {
+	s := setup{tcp: accel.TCP{TimeWait: time.Second}}
+	for d, v := range r {
+		dimensions[d].values[v].set(&s)
+	}
+	return s
+}
+
+// possible tells whether there is such a set-up: IPv6 needs an MTU of 1280 (RFC
+// 8200 section 5), cutting segments includes their checksums.
+func (s setup) possible() bool {
+	return !(s.v6 && s.mtu < 1280) && !(s.nic.TSO > 0 && s.nic == link.Capabilities{TSO: s.nic.TSO})
+}
+
+// A couple is two values of two dimensions.
+type couple struct{ dim1, val1, dim2, val2 int }
+
+// couples calls f for each couple of a row.
+func (r row) couples(f func(couple)) {
+	for i := range r {
+		for j := range i {
+			f(couple{j, r[j], i, r[i]})
+		}
+	}
+}
+
+// pairwise chooses few of the rows so that each couple that occurs in them occurs
+// in the choice: faults that need three settings at once are rare.
+func pairwise(all []row) []int {
+	missing := map[couple]bool{}
+	for _, r := range all {
+		r.couples(func(c couple) { missing[c] = true })
+	}
+	random := rand.New(rand.NewPCG(1, 1))
+	var chosen []int
+	for len(missing) > 0 {
+		best, most := 0, -1
+		for try := 0; try < 100 || most == 0; try++ {
+			i, news := random.IntN(len(all)), 0
+			all[i].couples(func(c couple) {
+				if missing[c] {
+					news++
+				}
+			})
+			if news > most {
+				best, most = i, news
+			}
+		}
+		all[best].couples(func(c couple) { delete(missing, c) })
+		chosen = append(chosen, best)
+	}
+	return chosen
+}
+
+// TestMatrix runs a transfer and an exchange over rows of the matrix: those that
+// pairwise chooses, with MATRIX=all every one. A row's number is its seed.
 func TestMatrix(t *testing.T) {
-	all, step := matrix(), 19
+	all := rows()
+	if len(all) < 10_000 {
+		t.Errorf("%d combinations, want at least 10,000", len(all))
+	}
+	var chosen []int
 	if os.Getenv("MATRIX") == "all" {
-		step = 1
+		for i := range all {
+			chosen = append(chosen, i)
+		}
+	} else {
+		chosen = pairwise(all)
 	}
-	first, last := 0, len(all)
-	if seed, count := seeds(t, 0); count == 1 {
-		first, last, step = int(seed), int(seed)+1, 1
+	if one := seeds(t, 0); len(one) == 1 {
+		chosen = []int{int(one[0])}
 	}
-	runs := 0
-	for i := first; i < last && i < len(all) && !t.Failed(); i += step {
-		run(t, uint64(i), all[i], pair)
-		runs++
-	}
-	t.Logf("%d of %d combinations", runs, len(all))
+	share(t, chosen, func(i int) outcome { return run(t, uint64(i), all[i].setup(), pair) })
+	t.Logf("%d of %d combinations", len(chosen), len(all))
 }
 
 // pair is the program of the matrix: one transfer and one exchange at once,

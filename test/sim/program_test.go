@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
-	"github.com/gotpa/tpa/link/fault"
 )
 
 const (
@@ -78,14 +77,15 @@ func (p *program) run(flaky bool) {
 	}
 	for range p.setup.mishaps {
 		seed := p.random.Uint64()
-		background.Go(func() { p.mishap(rand.New(rand.NewPCG(seed, 0)), stop) })
+		background.Go(func() { p.suffer(rand.New(rand.NewPCG(seed, 0)), stop) })
 	}
 
 	var clients sync.WaitGroup
 	for _, v := range p.conversations {
+		v.world = p.world
 		clients.Go(func() {
 			time.Sleep(v.begin)
-			if err := v.talk(p.world); err != nil && !(v.flaky && broken(err)) {
+			if err := v.talk(); err != nil && !(v.flaky && broken(err)) {
 				p.t.Errorf("%v: client at %v: %v", v, time.Since(p.start), err)
 			}
 		})
@@ -172,42 +172,6 @@ func (p *program) flap(h *host, r *rand.Rand, stop chan struct{}) {
 	}
 }
 
-// mishap lets one thing go wrong for a while, at some time in the first ten
-// seconds.
-func (p *program) mishap(r *rand.Rand, stop chan struct{}) {
-	h := p.hosts[r.IntN(2)]
-	queue := r.IntN(h.nic.Info().Queues)
-	kind := r.IntN(4)
-	if pause(r, 10*time.Second, stop) {
-		return
-	}
-	switch kind {
-	case 0:
-		p.wire.gaps = true
-		h.nic.SetLink(false)
-		pause(r, 5*time.Second, stop)
-		h.nic.SetLink(true)
-	case 1:
-		h.nic.StallReceive(queue, true)
-		pause(r, time.Second, stop)
-		h.nic.StallReceive(queue, false)
-	case 2:
-		h.nic.StallTransmit(queue, true)
-		pause(r, time.Second, stop)
-		h.nic.StallTransmit(queue, false)
-	case 3:
-		rss, err := h.nic.RSS()
-		if err != nil {
-			p.t.Error(err)
-			return
-		}
-		r.Shuffle(len(rss.Table), func(i, j int) { rss.Table[i], rss.Table[j] = rss.Table[j], rss.Table[i] })
-		if err := h.nic.SetRSS(rss); err != nil {
-			p.t.Error(err)
-		}
-	}
-}
-
 // pause waits up to limit and tells whether stop ended it.
 func pause(r *rand.Rand, limit time.Duration, stop chan struct{}) bool {
 	timer := time.NewTimer(time.Duration(r.Int64N(int64(limit))))
@@ -220,66 +184,9 @@ func pause(r *rand.Rand, limit time.Duration, stop chan struct{}) bool {
 	}
 }
 
-// draw makes a random set-up.
-func draw(seed uint64) setup {
-	r := rand.New(seeded(seed, "setup"))
-	s := setup{
-		mtu: []int{576, 1280, 1500, 1500, 9000}[r.IntN(5)],
-		tcp: accel.TCP{NoSACK: r.IntN(5) == 0, NoCoalescing: r.IntN(3) == 0, TimeWait: time.Second},
-	}
-	s.v6 = s.mtu >= 1280
-	// 0 is the default, of megabytes.
-	s.tcp.ReceiveBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
-	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
-	s.nic.RxChecksum = r.IntN(2) == 0
-	if r.IntN(2) == 0 {
-		s.nic.TxIPv4Checksum, s.nic.TxTCPChecksum = true, true
-		if r.IntN(2) == 0 {
-			s.nic.TSO = 1 << 16
-		}
-	}
-	if r.IntN(4) > 0 {
-		s.there, s.back = impair(r), impair(r)
-	}
-	s.early = r.IntN(5) == 0
-	if r.IntN(3) == 0 {
-		s.mishaps = 1 + r.IntN(3)
-	}
-	s.queues = [2]int{1, 1}
-	if r.IntN(2) == 0 {
-		s.queues = [2]int{1 + r.IntN(5), 1 + r.IntN(5)}
-	}
-	return s
-}
-
-// impair draws how bad a network is.
-func impair(r *rand.Rand) (i fault.Impairment) {
-	some := func(p *float64, most float64) {
-		if r.IntN(3) == 0 {
-			*p = r.Float64() * most
-		}
-	}
-	some(&i.Drop, 0.05)
-	if r.IntN(4) == 0 {
-		i.DropBurst = 1 + 4*r.Float64()
-	}
-	some(&i.Duplicate, 0.05)
-	some(&i.Reorder, 0.05)
-	some(&i.Corrupt, 0.02)
-	some(&i.Cut, 0.02)
-	if r.IntN(2) == 0 {
-		i.Delay = time.Duration(r.Int64N(int64(50 * time.Millisecond)))
-		i.Jitter = time.Duration(r.Int64N(int64(10 * time.Millisecond)))
-	}
-	if r.IntN(4) == 0 {
-		i.Rate = 1_000_000 + r.Int64N(1_000_000_000)
-		i.Backlog = 20 + r.IntN(1000)
-	}
-	return i
-}
-
-// seeds are those to run: the one that SEED names, or as many as SEEDS says.
-func seeds(t *testing.T, otherwise uint64) (first, count uint64) {
+// seeds are those to run: the one that SEED names, as many as SEEDS says, or as
+// many as the test wants.
+func seeds(t *testing.T, otherwise uint64) []uint64 {
 	t.Helper()
 	number := func(name string) (uint64, bool) {
 		v := os.Getenv(name)
@@ -293,26 +200,27 @@ func seeds(t *testing.T, otherwise uint64) (first, count uint64) {
 		return n, true
 	}
 	if seed, ok := number("SEED"); ok {
-		return seed, 1
+		return []uint64{seed}
 	}
-	if n, ok := number("SEEDS"); ok {
-		return 0, n
+	count, ok := number("SEEDS")
+	if !ok {
+		count = otherwise
 	}
-	return 0, otherwise
+	all := make([]uint64, count)
+	for i := range all {
+		all[i] = uint64(i)
+	}
+	return all
 }
 
 func TestPrograms(t *testing.T) {
-	first, count := seeds(t, 1000)
-	share(t, first, count, func(seed uint64) outcome {
-		return run(t, seed, draw(seed), converse)
-	})
+	share(t, seeds(t, 1000), func(seed uint64) outcome { return run(t, seed, draw(seed), converse) })
 }
 
 // TestSameSeedSameTrace runs each seed twice and compares every frame and its
 // time.
 func TestSameSeedSameTrace(t *testing.T) {
-	first, count := seeds(t, 300)
-	share(t, first, count, func(seed uint64) outcome {
+	share(t, seeds(t, 300), func(seed uint64) outcome {
 		a, b := run(t, seed, draw(seed), converse), run(t, seed, draw(seed), converse)
 		if a != b {
 			t.Errorf("seed %d: first %+v, then %+v", seed, a, b)

@@ -35,17 +35,17 @@ func (a tally) String() string {
 	return fmt.Sprintf("%d runs, %d frames, %.0f hours of virtual time", a.Runs, a.Frames, a.Virtual.Hours())
 }
 
-// share does the runs of a test, from first on, in several processes. It stops at
-// the first failure and logs the tally.
-func share(t *testing.T, first, count uint64, one func(run uint64) outcome) {
+// share does the runs of a test in several processes. It stops at the first
+// failure and logs the tally.
+func share[T ~int | ~uint64](t *testing.T, runs []T, one func(run T) outcome) {
 	t.Helper()
-	var i, n uint64
+	var i, n int
 	if _, err := fmt.Sscanf(os.Getenv(shareVar), "%d/%d", &i, &n); err == nil {
-		work(t, first+i, first+count, n, one)
+		work(t, runs, i, n, one)
 		return
 	}
-	if count == 1 {
-		o := one(first)
+	if len(runs) == 1 {
+		o := one(runs[0])
 		t.Logf("%d frames, digest %x, %v of virtual time", o.frames, o.digest, o.virtual)
 		return
 	}
@@ -61,7 +61,7 @@ func share(t *testing.T, first, count uint64, one func(run uint64) outcome) {
 		wg    sync.WaitGroup
 	)
 	started, told := time.Now(), time.Now()
-	n = min(uint64(runtime.NumCPU()), count)
+	n = min(runtime.NumCPU(), len(runs))
 	for i := range n {
 		wg.Go(func() {
 			cmd := exec.CommandContext(ctx, exe, "-test.run=^"+t.Name()+"$", "-test.timeout=0", "-test.v")
@@ -93,7 +93,7 @@ func share(t *testing.T, first, count uint64, one func(run uint64) outcome) {
 					finished = true
 				} else if at = line; time.Since(told) > 10*time.Second {
 					told = time.Now()
-					t.Logf("%.0f s: at run %s of %d", time.Since(started).Seconds(), at, first+count)
+					t.Logf("%.0f s: at run %s of %d", time.Since(started).Seconds(), at, len(runs))
 				}
 				mu.Unlock()
 			}
@@ -115,12 +115,12 @@ func share(t *testing.T, first, count uint64, one func(run uint64) outcome) {
 }
 
 // work does one share and tells the parent about it.
-func work(t *testing.T, first, end, step uint64, one func(run uint64) outcome) {
+func work[T ~int | ~uint64](t *testing.T, runs []T, first, step int, one func(run T) outcome) {
 	parent := os.NewFile(3, "parent")
 	var sum tally
-	for run := first; run < end && !t.Failed(); run += step {
-		fmt.Fprintln(parent, run)
-		o := one(run)
+	for i := first; i < len(runs) && !t.Failed(); i += step {
+		fmt.Fprintln(parent, runs[i])
+		o := one(runs[i])
 		sum.add(tally{1, uint64(o.frames), o.virtual})
 	}
 	if t.Failed() {

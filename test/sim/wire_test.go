@@ -42,6 +42,7 @@ type sent struct {
 	bytes []byte // the stream so far, from isn+1 on
 	fin   int    // its place in the stream, -1 for none
 	gap   bool   // bytes are missing: no more checks
+	reset bool   // it sent a RST
 }
 
 func newWire(mtu int, report func(string, ...any)) *wire {
@@ -103,6 +104,20 @@ const (
 	flagRST
 )
 
+// ended checks, once all is closed, that both sides of each connection said so, by
+// a FIN or a RST, or were reset.
+func (w *wire) ended() {
+	for key, s := range w.flows {
+		peer := w.flows[flow.Key{
+			SrcHi: key.DstHi, SrcLo: key.DstLo, DstHi: key.SrcHi, DstLo: key.SrcLo,
+			Ports: key.Ports<<16 | key.Ports>>16,
+		}]
+		if peer != nil && !w.gaps && s.fin < 0 && !s.reset && !peer.reset {
+			w.report("a side of a connection closed without a FIN or a RST: %+v, %d bytes sent", key, len(s.bytes))
+		}
+	}
+}
+
 // segment checks a TCP segment against what its direction sent before.
 func (w *wire) segment(frame []byte, p *offload.Packet) error {
 	tcp := frame[p.L4:p.End]
@@ -120,6 +135,9 @@ func (w *wire) segment(frame []byte, p *offload.Packet) error {
 	s := w.flows[key]
 	switch {
 	case flags&flagRST != 0:
+		if s != nil {
+			s.reset = true
+		}
 		return nil
 	case flags&flagSYN != 0:
 		if s == nil || s.isn != seq {

@@ -13,47 +13,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/refs"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/accel"
-	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/fault"
 	"github.com/gotpa/tpa/link/softnic"
 	"github.com/gotpa/tpa/test/virtualtime"
 )
 
-func TestMain(m *testing.M) { virtualtime.Main(m) }
-
-// A setup is everything about a world but the program that runs in it.
-type setup struct {
-	mtu    int
-	v6     bool // whether conversations may use IPv6
-	nic    link.Capabilities
-	queues [2]int
-	tcp    accel.TCP
-	// there and back are what happens to frames towards host 1 and host 0. They
-	// are received so, or, with early set, sent so.
-	there, back fault.Impairment
-	early       bool
-	// mishaps are how many times a link goes down, a queue stalls or a card
-	// changes its RSS while the program runs.
-	mishaps int
-}
-
-func (s setup) String() string {
-	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, TCP %+v, there %v, back %v, early %v, %d mishaps",
-		s.mtu, s.v6, s.queues, s.nic, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
-}
-
-// describe leaves out what is zero.
-func describe(i fault.Impairment) string {
-	var parts []string
-	for field := range strings.FieldsSeq(fmt.Sprintf("%+v", i)) {
-		if _, value, _ := strings.Cut(strings.Trim(field, "{}"), ":"); value != "0" && value != "0s" {
-			parts = append(parts, strings.Trim(field, "{}"))
-		}
-	}
-	return "{" + strings.Join(parts, " ") + "}"
+func TestMain(m *testing.M) {
+	refs.SetLeakMode(refs.LeaksPanic)
+	virtualtime.Main(m)
 }
 
 // A world is two hosts and the wire between them.
@@ -65,6 +36,8 @@ type world struct {
 	start  time.Time
 	wire   *wire
 	hosts  [2]*host
+	// slept is for how long the machine slept: what waits may be that much late.
+	slept time.Duration
 }
 
 // A host is a runtime on a card behind impairments.
@@ -248,6 +221,17 @@ func (w *world) settle() {
 // leftovers checks what closed runtimes must not leave.
 func (w *world) leftovers() {
 	synctest.Wait()
+	w.wire.ended()
+	if n := virtualtime.Timers(); n > 0 {
+		w.t.Errorf("%d timers are left", n)
+	}
+	defer func() {
+		if leaks := recover(); leaks != nil {
+			w.t.Error(leaks)
+			refs.SetLeakMode(refs.NoLeakChecking) // the next run would report them again
+		}
+	}()
+	refs.DoRepeatedLeakCheck()
 	for _, ep := range tcpip.GetDanglingEndpoints() {
 		w.t.Errorf("an endpoint is left: %+v", ep.Info())
 	}

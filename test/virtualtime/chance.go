@@ -13,7 +13,10 @@ import (
 // the first bubble to need it makes, must not change the order of timers after it.
 var runtimeEdits = []replacement{
 	{
-		"src/runtime/synctest.go", "type synctestBubble struct {\n", "type synctestBubble struct {\n\tchance [3]uint64 // of timers, selects, and all else\n",
+		"src/runtime/synctest.go", "type synctestBubble struct {\n", `type synctestBubble struct {
+	chance [3]uint64 // of timers, selects, and all else
+	wall   int64     // how far the wall clock was moved, in nanoseconds
+`,
 	},
 	{
 		// splitmix64. A race between Ps would only lose repeatability.
@@ -30,6 +33,37 @@ func (bubble *synctestBubble) draw(state *uint64) uint64 {
 }
 
 // changegstatus is called when`,
+	},
+	{
+		// For package virtualtime: see its functions Step, Suspend and Timers.
+		"src/runtime/synctest.go", "// incActive increments", `
+//go:linkname virtualtime_step github.com/gotpa/tpa/test/virtualtime.step
+func virtualtime_step(wall, now int64) {
+	b := getg().bubble
+	b.wall += wall
+	b.now += now
+}
+
+//go:linkname virtualtime_timers github.com/gotpa/tpa/test/virtualtime.timers
+func virtualtime_timers() int {
+	ts := &getg().bubble.timers
+	return int(ts.len.Load()) - int(ts.zombies.Load())
+}
+
+// incActive increments`,
+	},
+	{
+		"src/runtime/synctest.go", `		if next < bubble.now {
+			throw("time went backwards")
+		}
+`, "\t\tnext = max(next, bubble.now)\n",
+	},
+	{
+		"src/runtime/time.go", "\t\tsec = bubble.now / (1000 * 1000 * 1000)\n\t\tnsec = int32(bubble.now % (1000 * 1000 * 1000))\n",
+		"\t\tsec = (bubble.now + bubble.wall) / (1000 * 1000 * 1000)\n\t\tnsec = int32((bubble.now + bubble.wall) % (1000 * 1000 * 1000))\n",
+	},
+	{
+		"src/runtime/time.go", "\t\treturn sec, nsec, 0\n", "\t\treturn sec, nsec, bubble.now\n",
 	},
 	{
 		// Timers that fire at the same instant.

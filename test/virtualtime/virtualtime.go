@@ -104,14 +104,15 @@ func rerun() error {
 	if err != nil {
 		return err
 	}
-	race := builtWithRace()
+	race := setting("-race") == "true"
+	tags := strings.TrimPrefix(setting("-tags")+",virtualtime", ",")
 	name := filepath.Base(os.Args[0])
 	if race {
 		name += ".race"
 	}
 	binary := filepath.Join(dir, name)
 	args := []string{"test", "-c", "-o", binary,
-		"-modfile=" + filepath.Join(dir, "go.mod"), "-overlay=" + filepath.Join(dir, "overlay.json")}
+		"-modfile=" + filepath.Join(dir, "go.mod"), "-overlay=" + filepath.Join(dir, "overlay.json"), "-tags=" + tags}
 	if race {
 		args = append(args, "-race")
 	}
@@ -328,18 +329,18 @@ func copyModule(to, from string, dirs []string, changed map[string][]byte) error
 	return nil
 }
 
-// builtWithRace tells whether the race detector is on.
-func builtWithRace() bool {
+// setting returns a setting with which this program was built.
+func setting(key string) string {
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
-		return false
+		return ""
 	}
 	for _, s := range info.Settings {
-		if s.Key == "-race" {
-			return s.Value == "true"
+		if s.Key == key {
+			return s.Value
 		}
 	}
-	return false
+	return ""
 }
 
 // goTool runs the go command in the current directory.

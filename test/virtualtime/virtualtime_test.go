@@ -30,6 +30,37 @@ func TestParkedGoroutinesCountAsWaiting(t *testing.T) {
 	})
 }
 
+func TestClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		Step(-time.Hour)
+		time.Sleep(time.Second)
+		if got := time.Since(start); got != time.Second {
+			t.Errorf("the wall clock was set while a second passed: %v passed", got)
+		}
+		if got := time.Now().Round(0).Sub(start.Round(0)); got != time.Second-time.Hour {
+			t.Errorf("the wall clock moved by %v, want -59m59s", got)
+		}
+		var late time.Duration
+		due := time.Now().Add(time.Second)
+		timer := time.AfterFunc(time.Second, func() { late = time.Since(due) })
+		never := time.AfterFunc(time.Hour, func() {})
+		if n := Timers(); n != 2 {
+			t.Errorf("%d timers, want 2", n)
+		}
+		Suspend(time.Minute)
+		synctest.Wait()
+		if late != 59*time.Second {
+			t.Errorf("a timer was %v late, want 59s", late)
+		}
+		timer.Stop()
+		never.Stop()
+		if n := Timers(); n != 0 {
+			t.Errorf("%d timers, want none", n)
+		}
+	})
+}
+
 const (
 	goodRuntime = `
 	waitReasonZero     waitReason = iota // ""

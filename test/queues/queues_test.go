@@ -1,0 +1,231 @@
+// Package queues tests runtimes with many queues on network cards in software:
+// where flows arrive, how shards hand over what arrives elsewhere, and how the
+// work is shared. It runs in virtual time.
+package queues
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/softnic"
+	"github.com/gotpa/tpa/test/virtualtime"
+)
+
+func TestMain(m *testing.M) { virtualtime.Main(m) }
+
+// A host is a runtime on a card.
+type host struct {
+	nic *softnic.NIC
+	rt  *accel.Runtime
+}
+
+// secretive is a card that does not tell its RSS; ruled also has rules.
+type (
+	secretive struct{ link.Device }
+	ruled     struct {
+		link.Device
+		link.Steerer
+	}
+)
+
+// newHost starts a runtime at 10.0.0.last and fd00::last. wrap, if any, changes
+// the card that the runtime sees.
+func newHost(t testing.TB, last byte, queues int, wrap func(*softnic.NIC) link.Device, c accel.Config) *host {
+	t.Helper()
+	nic, err := softnic.New(softnic.Config{
+		Name: fmt.Sprint("nic", last), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, last}, Queues: queues, Ring: 4096,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Link = nic
+	if wrap != nil {
+		c.Link = wrap(nic)
+	}
+	c.Addrs = []netip.Prefix{
+		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, last}), 24),
+		netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: last}), 64),
+	}
+	c.Fallback, c.DebugSocket, c.Record = accel.Never, "off", -1
+	c.Polling.Spin = time.Nanosecond // in virtual time, pollers sleep at once
+	c.Logger = slog.New(slog.DiscardHandler)
+	rt, err := accel.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &host{nic, rt}
+}
+
+// echo serves on port 7 until the listener is closed.
+func (h *host) echo(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := (&accel.ListenConfig{Runtime: h.rt}).Listen(t.Context(), "tcp", ":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	return ln
+}
+
+// exchange sends so many bytes over a connection and checks that they come back.
+func exchange(c net.Conn, seed uint64, size int) error {
+	sent := make([]byte, size)
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(sent)
+	wrote := make(chan error, 1)
+	go func() { _, err := c.Write(sent); wrote <- err }()
+	got := make([]byte, size)
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if err := <-wrote; err != nil {
+		return err
+	}
+	if !bytes.Equal(got, sent) {
+		return errors.New("the bytes came back changed")
+	}
+	return nil
+}
+
+// handover sums up what a host's shards handed over.
+func (h *host) handover() (sum accel.HandoverStats) {
+	for _, s := range h.rt.Stats().Shards {
+		sum.Sent += s.Handover.Sent
+		sum.Dropped += s.Handover.Dropped
+		sum.Received += s.Handover.Received
+		sum.Errors += s.Handover.Errors
+	}
+	return sum
+}
+
+// talk makes connections from a to b, over IPv4 and IPv6 in turn, and exchanges
+// bytes over all of them at once, in several rounds with between in the middle.
+func talk(t *testing.T, a *host, conns, rounds int, between func(round int)) {
+	t.Helper()
+	d := accel.Dialer{Runtime: a.rt, Timeout: time.Minute}
+	open := make([]net.Conn, conns)
+	var wg sync.WaitGroup
+	for i := range open {
+		wg.Go(func() {
+			c, err := d.Dial("tcp", []string{"10.0.0.2:7", "[fd00::2]:7"}[i%2])
+			if err != nil {
+				t.Errorf("dial %d: %v", i, err)
+				return
+			}
+			open[i] = c
+		})
+	}
+	wg.Wait()
+	for round := range rounds {
+		for i, c := range open {
+			if c == nil {
+				continue
+			}
+			wg.Go(func() {
+				c.SetDeadline(time.Now().Add(5 * time.Minute))
+				if err := exchange(c, uint64(i), 20_000); err != nil {
+					t.Errorf("connection %d, round %d: %v", i, round, err)
+				}
+			})
+		}
+		if between != nil {
+			between(round)
+		}
+		wg.Wait()
+	}
+	for _, c := range open {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+// TestWrongQueue has flows arrive on queues other than their shards' in every way
+// there is, and wants them served all the same.
+func TestWrongQueue(t *testing.T) {
+	shuffle := func(t *testing.T, nic *softnic.NIC, seed uint64) {
+		rss, err := nic.RSS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rand.New(rand.NewPCG(seed, 0)).Shuffle(len(rss.Table), func(i, j int) { rss.Table[i], rss.Table[j] = rss.Table[j], rss.Table[i] })
+		if err := nic.SetRSS(rss); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name           string
+		client, server func(*softnic.NIC) link.Device
+		cut            bool // the wire cuts segments into fragments
+		change         bool // the cards change their tables all the time
+		foreign        [2]bool
+	}{
+		{name: "known key"},
+		{name: "rules", client: func(n *softnic.NIC) link.Device { return ruled{n, n} }},
+		{name: "unknown key", client: func(n *softnic.NIC) link.Device { return secretive{n} }, foreign: [2]bool{true, false}},
+		{name: "tables change", change: true, foreign: [2]bool{true, true}},
+		{name: "fragments", cut: true, foreign: [2]bool{true, true}},
+		{name: "fragments and an unknown key", client: func(n *softnic.NIC) link.Device { return secretive{n} }, cut: true, foreign: [2]bool{true, true}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
+				client := newHost(t, 1, 4, tc.client, accel.Config{})
+				server := newHost(t, 2, 8, tc.server, accel.Config{})
+				there, back := server.nic.Deliver, client.nic.Deliver
+				if tc.cut {
+					there, back = fragmenting(there, 600), fragmenting(back, 600)
+				}
+				client.nic.Attach(there)
+				server.nic.Attach(back)
+				ln := server.echo(t)
+				changes := uint64(0)
+				talk(t, client, 100, 4, func(round int) {
+					if !tc.change {
+						return
+					}
+					for range 3 {
+						time.Sleep(50 * time.Microsecond)
+						changes++
+						shuffle(t, client.nic, changes)
+						shuffle(t, server.nic, changes)
+					}
+				})
+				for i, h := range []*host{client, server} {
+					o := h.handover()
+					if got, want := o.Sent > 0, tc.foreign[i]; got != want {
+						t.Errorf("host %d handed over %+v: want some %v", i+1, o, want)
+					}
+					if o.Sent != o.Received {
+						t.Errorf("host %d: %d segments were handed over and %d taken over", i+1, o.Sent, o.Received)
+					}
+				}
+				ln.Close()
+				client.rt.Close()
+				server.rt.Close()
+				synctest.Wait()
+			})
+		})
+	}
+}

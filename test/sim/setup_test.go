@@ -1,0 +1,103 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/fault"
+)
+
+// A setup is everything about a world but the program that runs in it.
+type setup struct {
+	mtu    int
+	v6     bool // whether conversations may use IPv6
+	nic    link.Capabilities
+	queues [2]int
+	tcp    accel.TCP
+	// there and back are what happens to frames towards host 1 and host 0. They
+	// are received so, or, with early set, sent so.
+	there, back fault.Impairment
+	early       bool
+	// mishaps are how many times a link goes down, a queue stalls or a card
+	// changes its RSS while the program runs.
+	mishaps int
+}
+
+func (s setup) String() string {
+	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, TCP %+v, there %v, back %v, early %v, %d mishaps",
+		s.mtu, s.v6, s.queues, s.nic, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
+}
+
+// describe leaves out what is zero.
+func describe(i fault.Impairment) string {
+	var parts []string
+	for field := range strings.FieldsSeq(fmt.Sprintf("%+v", i)) {
+		if _, value, _ := strings.Cut(strings.Trim(field, "{}"), ":"); value != "0" && value != "0s" {
+			parts = append(parts, strings.Trim(field, "{}"))
+		}
+	}
+	return "{" + strings.Join(parts, " ") + "}"
+}
+
+// draw makes a random set-up.
+func draw(seed uint64) setup {
+	r := rand.New(seeded(seed, "setup"))
+	s := setup{
+		mtu: []int{576, 1280, 1500, 1500, 9000}[r.IntN(5)],
+		tcp: accel.TCP{NoSACK: r.IntN(5) == 0, NoCoalescing: r.IntN(3) == 0, TimeWait: time.Second},
+	}
+	s.v6 = s.mtu >= 1280
+	s.nic.RxChecksum = r.IntN(2) == 0
+	if r.IntN(2) == 0 {
+		s.nic.TxIPv4Checksum, s.nic.TxTCPChecksum = true, true
+		if r.IntN(2) == 0 {
+			s.nic.TSO = 1 << 16
+		}
+	}
+	if r.IntN(4) > 0 {
+		s.there, s.back = impair(r), impair(r)
+	}
+	// 0 is the default, of megabytes.
+	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
+	if s.there.Reorder == 0 && s.back.Reorder == 0 {
+		// gVisor takes the window of an acknowledgement that was overtaken for the
+		// newest, sends more than fits, and may stand still for good: see
+		// docs/testing.md.
+		s.tcp.ReceiveBuffer = []int{0, 32 << 10, 128 << 10, 512 << 10}[r.IntN(4)]
+	}
+	s.early = r.IntN(5) == 0
+	if r.IntN(3) == 0 {
+		s.mishaps = 1 + r.IntN(3)
+	}
+	return s
+}
+
+// impair draws how bad a network is.
+func impair(r *rand.Rand) (i fault.Impairment) {
+	some := func(p *float64, most float64) {
+		if r.IntN(3) == 0 {
+			*p = r.Float64() * most
+		}
+	}
+	some(&i.Drop, 0.05)
+	if r.IntN(4) == 0 {
+		i.DropBurst = 1 + 4*r.Float64()
+	}
+	some(&i.Duplicate, 0.05)
+	some(&i.Reorder, 0.05)
+	some(&i.Corrupt, 0.02)
+	some(&i.Cut, 0.02)
+	if r.IntN(2) == 0 {
+		i.Delay = time.Duration(r.Int64N(int64(50 * time.Millisecond)))
+		i.Jitter = time.Duration(r.Int64N(int64(10 * time.Millisecond)))
+	}
+	if r.IntN(4) == 0 {
+		i.Rate = 1_000_000 + r.Int64N(1_000_000_000)
+		i.Backlog = 20 + r.IntN(1000)
+	}
+	return i
+}
