@@ -65,6 +65,9 @@ type Config struct {
 	// TCP tunes the stacks. Default: see TCP.
 	TCP TCP
 
+	// Limits bound what peers can make the runtime hold. Default: see Limits.
+	Limits Limits
+
 	// DPDK holds what only DPDK devices need. Default: see DPDK.
 	DPDK DPDK
 
@@ -105,6 +108,10 @@ type Polling = shard.Polling
 
 // TCP are settings of the TCP stacks.
 type TCP = shard.TCP
+
+// Limits bound what peers can make a runtime hold, so that nothing that comes
+// from outside grows without end.
+type Limits = shard.Limits
 
 // DPDK is the environment of DPDK devices. It applies once per process: the
 // first runtime with a DPDK device sets it.
@@ -148,6 +155,8 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_FALLBACK  Config.Fallback: auto or never
 //	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
+//	TPA_MAX_CONNS Config.Limits.Connections
+//	TPA_MAX_MEMORY_MB Config.Limits.Memory, in MB of 1048576 bytes
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //
@@ -192,6 +201,12 @@ func configFrom(getenv func(string) string) (Config, error) {
 		return err
 	}, "a number of connections or off")
 	env("TPA_SOCKET", func(v string) error { c.DebugSocket = v; return nil }, "a path or off")
+	env("TPA_MAX_CONNS", number(&c.Limits.Connections), "a number of connections")
+	env("TPA_MAX_MEMORY_MB", func(v string) error {
+		mb, err := strconv.ParseInt(v, 10, 40)
+		c.Limits.Memory = mb << 20
+		return err
+	}, "a number of megabytes")
 	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
 	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
 	if err := errors.Join(errs...); err != nil {
@@ -273,6 +288,9 @@ func (c *Config) check() error {
 		errs = append(errs, err)
 	}
 	if err := c.TCP.Check(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.Limits.Check(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

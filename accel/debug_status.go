@@ -378,8 +378,11 @@ func drops(s *Stats) []Drop {
 	sum(false, "transport", "nobody's", func(s *ShardStats) uint64 { return s.Stack.DroppedPackets.Value() })
 	sum(false, "TCP", "invalid", func(s *ShardStats) uint64 { return s.Stack.TCP.InvalidSegmentsReceived.Value() })
 	sum(false, "accept queue", "full", func(s *ShardStats) uint64 {
-		return s.Stack.TCP.ListenOverflowSynDrop.Value() + s.Stack.TCP.ListenOverflowAckDrop.Value()
+		return s.Stack.TCP.ListenOverflowSynDrop.Value() + s.Stack.TCP.ListenOverflowAckDrop.Value() + s.Limits.RefusedBacklog
 	})
+	sum(false, "limits", "connections", func(s *ShardStats) uint64 { return s.Limits.RefusedConnections })
+	sum(false, "limits", "memory", func(s *ShardStats) uint64 { return s.Limits.RefusedMemory })
+	sum(false, "limits", "unanswered", func(s *ShardStats) uint64 { return s.Limits.Unanswered })
 	sum(true, "TCP", "not sent", func(s *ShardStats) uint64 { return s.Stack.TCP.SegmentSendErrors.Value() })
 	sum(true, "IP", "not sent", func(s *ShardStats) uint64 { return s.Stack.IP.OutgoingPacketErrors.Value() })
 	list = append(list, Drop{Out: true, Place: "neighbour", Reason: "unknown", Packets: s.Neighbours.HeldDropped})

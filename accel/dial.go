@@ -3,7 +3,9 @@ package accel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -117,6 +119,9 @@ func (d *Dialer) deadline(now time.Time) time.Time {
 	}
 	return earliest
 }
+
+// errFull says that Limits.Connections is reached.
+var errFull = fmt.Errorf("the runtime has as many connections as Config.Limits allows: %w", os.NewSyscallError("connect", syscall.ENOBUFS))
 
 // attempt is one dial with its options.
 type attempt struct {
@@ -233,6 +238,9 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	raddr, kernel := a.rt.local(raddr)
 	if kernel {
 		return a.dialKernel(ctx, raddr)
+	}
+	if a.rt.budget.Full() {
+		return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: errFull}
 	}
 	var lease *lease
 	if a.rt.sharing != nil {

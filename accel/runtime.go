@@ -34,6 +34,7 @@ type Runtime struct {
 	neighbours *link.Neighbours
 	shards     []*shard.Shard
 	stacks     []tpanet.Stack
+	budget     *shard.Budget // of what the shards share
 	next       atomic.Uint32 // the shard of the next dial
 	spreading  spreading
 	spreadNow  atomic.Pointer[rss.Spread] // nil while unknown
@@ -133,6 +134,7 @@ func (rt *Runtime) start() (err error) {
 	}
 	rt.openRecorder()
 	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
+	rt.budget = shard.NewBudget(c.Limits)
 	for i := range queues {
 		cpu := -1
 		if len(c.CPUs) > 0 {
@@ -140,7 +142,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
 		})
 		if err != nil {
 			return err

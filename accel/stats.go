@@ -3,6 +3,7 @@ package accel
 import (
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gotpa/tpa/internal/histogram"
@@ -29,6 +30,9 @@ const (
 // round-trip times.
 func (rt *Runtime) watch() {
 	defer close(rt.watched)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { rt.budget.Keep(rt.stopped) })
+	defer keeper.Wait()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	up, sampled := rt.device.LinkUp(), time.Now()
@@ -87,6 +91,8 @@ type Stats struct {
 	Neighbours link.NeighbourStats
 	// Sharing tells about a device that is shared with the kernel, nil for others.
 	Sharing *SharingStats
+	// Limits are in force, defaults filled in. What they cost is in Shards.
+	Limits Limits
 	// Shards has one element per queue.
 	Shards []ShardStats
 	// Listeners has one element per open listener, sorted by address.
@@ -160,7 +166,7 @@ func (rt *Runtime) Stats() Stats {
 	if !closed {
 		s.LinkUp, s.Device = rt.device.LinkUp(), rt.device.Stats()
 	}
-	s.Neighbours, s.Memory = rt.neighbours.Stats(), dpdk.MemoryStats()
+	s.Neighbours, s.Memory, s.Limits = rt.neighbours.Stats(), dpdk.MemoryStats(), rt.budget.Limits()
 	if rt.recorder != nil {
 		s.Recorder = rt.recorder.Stats()
 	}

@@ -216,7 +216,7 @@ var queueMetrics = []metric[queue]{
 		labels: []string{"stage"},
 		read: func(q queue) []sample {
 			t := &q.shard().Stack.TCP
-			return []sample{series(t.ListenOverflowSynDrop.Value(), "syn"), series(t.ListenOverflowAckDrop.Value(), "ack")}
+			return []sample{series(t.ListenOverflowSynDrop.Value()+q.shard().Limits.RefusedBacklog, "syn"), series(t.ListenOverflowAckDrop.Value(), "ack")}
 		},
 	},
 	{
@@ -230,6 +230,45 @@ var queueMetrics = []metric[queue]{
 			}
 		},
 	},
+	// The limits.
+	{
+		name: "tcp_half_open_connections", kind: gauge, help: "Handshakes that peers began and did not finish yet.",
+		read: func(q queue) []sample { return one(q.shard().Limits.HalfOpen) },
+	},
+	{
+		name: "tcp_closing_connections", kind: gauge, help: "Connections that the program closed and the peer did not acknowledge yet, at the last census.",
+		read: func(q queue) []sample { return one(q.shard().Limits.Census.Closing) },
+	},
+	{
+		name: "tcp_time_wait_connections", kind: gauge, help: "Connections in TIME-WAIT, at the last census.",
+		read: func(q queue) []sample { return one(q.shard().Limits.Census.TimeWait) },
+	},
+	{
+		name: "tcp_buffer_bytes", kind: gauge, help: "What the buffers of all connections hold, at the last census.",
+		labels: []string{"direction"},
+		read: func(q queue) []sample {
+			c := q.shard().Limits.Census
+			return []sample{series(c.ReceiveBytes, "receive"), series(c.SendBytes, "send")}
+		},
+	},
+	{
+		name: "tcp_refused_syns_total", kind: counter, help: "SYNs dropped because a limit of the runtime was reached. A full accept queue counts as a listen overflow.",
+		labels: []string{"limit"},
+		read: func(q queue) []sample {
+			l := &q.shard().Limits
+			return []sample{series(l.RefusedConnections, "connections"), series(l.RefusedMemory, "memory")}
+		},
+	},
+	{
+		name: "tcp_limit_resets_total", kind: counter, help: "Connections reset for what they held beyond a limit.",
+		labels: []string{"limit"},
+		read: func(q queue) []sample {
+			l := &q.shard().Limits
+			return []sample{series(l.ResetMemory, "memory"), series(l.ResetClosing, "closing")}
+		},
+	},
+	count("tcp_buffers_cut_total", "Buffers made smaller because memory was short.", func(s *accel.ShardStats) uint64 { return s.Limits.Cut }),
+	count("tcp_unanswered_segments_total", "Segments of no connection that were not answered with a reset, to keep the limit of resets per second.", func(s *accel.ShardStats) uint64 { return s.Limits.Unanswered }),
 	{
 		name: "tcp_rtt_seconds", kind: histogram, help: "Smoothed round-trip times: of each connection when it is closed, and of up to 1,000 open ones every 10 s.",
 		read: func(q queue) []sample { return durations(q.shard().Conns.RTT) },

@@ -32,6 +32,30 @@ var runtimeMetrics = []metric[scrape]{
 		},
 	},
 	{
+		name: "limit_connections", kind: gauge, help: "The greatest number of connections of the runtime.",
+		read: func(s scrape) []sample { return one(s.Limits.Connections) },
+	},
+	{
+		name: "limit_half_open_connections", kind: gauge, help: "The greatest number of handshakes of one queue that are kept in memory.",
+		read: func(s scrape) []sample { return one(s.Limits.HalfOpen) },
+	},
+	{
+		name: "limit_closing_connections", kind: gauge, help: "The greatest number of closing connections of one queue.",
+		read: func(s scrape) []sample { return one(s.Limits.Closing) },
+	},
+	{
+		name: "limit_time_wait_connections", kind: gauge, help: "How many connections of one queue may wait the full time in TIME-WAIT.",
+		read: func(s scrape) []sample { return one(s.Limits.TimeWait) },
+	},
+	{
+		name: "limit_memory_bytes", kind: gauge, help: "How much the buffers of all connections may hold.",
+		read: func(s scrape) []sample { return one(s.Limits.Memory) },
+	},
+	{
+		name: "limit_resets_per_second", kind: gauge, help: "How many resets per second one queue sends to segments of no connection.",
+		read: func(s scrape) []sample { return one(s.Limits.Resets) },
+	},
+	{
 		name: "dials_total", kind: counter, help: "Accelerated dials that ended, by how they ended.",
 		labels: []string{"result"},
 		read: func(s scrape) []sample {

@@ -51,6 +51,12 @@ type Stack interface {
 	// Closed ends what Established began. It is called once, before ep.Close or
 	// ep.Abort.
 	Closed(ep Endpoint, c *Conn)
+	// Listening says that ep is about to listen, for backlog connections that wait
+	// for Accept; waiting tells how many do. It returns the backlog for ep itself,
+	// which is greater where the Stack keeps the limit when the SYN comes.
+	Listening(ep Endpoint, backlog int, waiting func() int) int
+	// NotListening ends what Listening began.
+	NotListening(ep Endpoint)
 	// Index is the number of the shard, and so of its queue.
 	Index() int
 }

@@ -162,7 +162,9 @@ func (q *acceptQueue) listen(f family, addr tcpip.FullAddress, backlog int) erro
 	}
 	q.entry.Init(q, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
 	q.queue.EventRegister(&q.entry)
+	backlog = q.stack.Listening(q.ep, backlog, q.waiting)
 	if terr := q.ep.Listen(backlog); terr != nil {
+		q.stack.NotListening(q.ep)
 		listening.remove(q.stack, q.binding)
 		return sysError("listen", terr)
 	}
@@ -172,6 +174,7 @@ func (q *acceptQueue) listen(f family, addr tcpip.FullAddress, backlog int) erro
 func (l *Listener) closeQueues() {
 	for _, q := range l.queues {
 		q.queue.EventUnregister(&q.entry)
+		q.stack.NotListening(q.ep)
 		q.ep.Close()
 		listening.remove(q.stack, q.binding) // last: now the port is free
 	}
@@ -274,13 +277,18 @@ type AcceptStats struct {
 	Waiting int
 }
 
+// waiting is the number of connections that wait for Accept.
+func (q *acceptQueue) waiting() int {
+	accepted, queued := q.accepted.Load(), q.queued.Load()
+	// Accept may return a connection before the stack has announced it.
+	return max(0, int(queued-accepted))
+}
+
 // Stats returns the state of each accept queue. It takes no lock.
 func (l *Listener) Stats() []AcceptStats {
 	stats := make([]AcceptStats, len(l.queues))
 	for i, q := range l.queues {
-		accepted, queued := q.accepted.Load(), q.queued.Load()
-		// Accept may return a connection before the stack has announced it.
-		stats[i] = AcceptStats{Shard: q.stack.Index(), Accepted: accepted, Waiting: max(0, int(queued-accepted))}
+		stats[i] = AcceptStats{Shard: q.stack.Index(), Accepted: q.accepted.Load(), Waiting: q.waiting()}
 	}
 	return stats
 }

@@ -158,6 +158,9 @@ func (s *fakeStack) Socket(bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 	return e, new(waiter.Queue), nil
 }
 
+func (s *fakeStack) Listening(_ tpanet.Endpoint, backlog int, _ func() int) int { return backlog }
+func (s *fakeStack) NotListening(tpanet.Endpoint)                               {}
+
 func (e *fakeEndpoint) SocketOptions() *tcpip.SocketOptions { return &e.opts }
 func (e *fakeEndpoint) Listen(int) tcpip.Error              { return nil }
 func (e *fakeEndpoint) Close()                              { e.stack.open-- }

@@ -44,6 +44,9 @@ type Options struct {
 	CPU     int
 	Polling Polling
 	TCP     TCP
+	// Budget keeps the limits that the shards of a runtime share. Default: one of
+	// its own, that nobody keeps.
+	Budget *Budget
 	// Recorder records the connections. Default: none.
 	Recorder *recorder.Recorder
 	// Random is where the stack takes its secrets from. Default: the system's.
@@ -73,7 +76,9 @@ type Shard struct {
 	link   *link.Endpoint
 	stack  *stack.Stack
 	routed atomic.Bool // SetRoutes was called
-	queuer queuer
+	// stackStats are the stack's counters: the pointers to them.
+	stackStats tcpip.Stats
+	queuer     queuer
 	// transport is the stack behind its IP layers.
 	transport stack.TransportDispatcher
 	flows     flow.Table[*established]
@@ -87,6 +92,12 @@ type Shard struct {
 	counters  pollerCounters
 	shortcuts atomic.Uint64 // written by the poller alone
 	conns     connCounters
+
+	admission admission
+	census    atomic.Pointer[Census] // the last one
+	timeWait  atomic.Int64           // what it found in TIME-WAIT
+	// timeWaitShort belongs to Budget.Keep.
+	timeWaitShort bool
 }
 
 var _ tpanet.Stack = (*Shard)(nil)
@@ -102,12 +113,21 @@ var oneProcessor sync.Mutex
 
 // New makes a shard. Its poller starts with Start.
 func New(o Options) (*Shard, error) {
+	if errHeld != nil {
+		return nil, errHeld
+	}
 	s := &Shard{
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
 		clock: clock.New(), done: make(chan struct{}), maxFrame: o.Device.MaxFrame,
 	}
+	if o.Budget == nil {
+		o.Budget = NewBudget(Limits{})
+	}
+	s.admission.shard, s.admission.budget, s.admission.limits = s, o.Budget, o.Budget.Limits()
+	s.admission.resets.rate = int64(s.admission.limits.Resets)
+	s.census.Store(new(Census))
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
 	s.link.OnUnresolved(s.unresolved)
@@ -121,7 +141,7 @@ func New(o Options) (*Shard, error) {
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			shortcut(ipv4.NewProtocol, s), shortcut(ipv6.NewProtocol, s),
 		},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+		TransportProtocols: []stack.TransportProtocolFactory{s.guarded(tcp.NewProtocolCUBIC)},
 		Clock:              s.clock,
 		SecureRNG:          o.Random,
 		HandleLocal:        true,
@@ -129,15 +149,16 @@ func New(o Options) (*Shard, error) {
 	runtime.GOMAXPROCS(procs)
 	oneProcessor.Unlock()
 
-	var ok bool
-	if s.queuer, ok = s.stack.TransportProtocolInstance(tcp.ProtocolNumber).(queuer); !ok {
+	if s.queuer == nil {
 		s.stack.Destroy()
-		return nil, fmt.Errorf("shard: gVisor's TCP does not export QueuePacket any more; pin the version in go.mod")
+		return nil, fmt.Errorf("shard: gVisor's TCP does not export QueuePacket and SendBufferSize any more; pin the version in go.mod")
 	}
+	s.stackStats = s.stack.Stats()
 	if err := s.configure(); err != nil {
 		s.stack.Destroy()
 		return nil, err
 	}
+	o.Budget.add(s)
 	return s, nil
 }
 
@@ -152,8 +173,7 @@ func (s *Shard) configure() error {
 	sack := tcpip.TCPSACKEnabled(!s.tcp.NoSACK)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	congestion := tcpip.CongestionControlOption(s.tcp.Congestion)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.ReceiveBuffer), Max: s.tcp.ReceiveBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, s.tcp.SendBuffer), Max: s.tcp.SendBuffer}
+	receive, send := s.bufferRanges(false)
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
 	// Without RACK-TLP (RFC 8985): as gVisor has it, it takes segments for lost
 	// that are not, on a link that loses none (149 MB/s with it, 2,143 MB/s
@@ -363,6 +383,8 @@ type Stats struct {
 	Flows int
 	// Conns tell about the connections, those that ended included.
 	Conns ConnStats
+	// Limits tell how near the limits are.
+	Limits LimitStats
 	// Stack holds gVisor's counters. Read its fields with Value.
 	Stack tcpip.Stats
 }
@@ -372,6 +394,7 @@ func (s *Shard) Stats() Stats {
 	return Stats{
 		CPU:    s.cpu,
 		Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.shortcuts.Load(), Handover: s.handoverStats(), Flows: s.flows.Len(), Conns: s.connStats(), Stack: s.stack.Stats(),
+		Shortcuts: s.shortcuts.Load(), Handover: s.handoverStats(), Flows: s.flows.Len(), Conns: s.connStats(),
+		Stack: s.stackStats, Limits: s.limitStats(),
 	}
 }
