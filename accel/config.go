@@ -37,6 +37,10 @@ type Config struct {
 	// closed with the runtime. Default: none.
 	Link link.Device
 
+	// Steering is how our flows come here while the kernel has the rest. Default:
+	// SteerAuto.
+	Steering Steering
+
 	// Addrs are the local addresses with their prefix lengths, IPv4 and IPv6, at
 	// most 64. Default: those of the interface for a shared device, none (an
 	// error) for others.
@@ -138,12 +142,40 @@ func (f Fallback) String() string {
 	return "Fallback(" + strconv.Itoa(int(f)) + ")"
 }
 
+// Steering is a way to tell our flows from the kernel's.
+type Steering int
+
+const (
+	// SteerAuto chooses by the device: a filter on an interface of the kernel's, flow
+	// rules for a PCI device that the kernel has, too, and else the whole device.
+	SteerAuto Steering = iota
+	// SteerRules puts a DPDK device that the kernel has, too, into isolated mode: it
+	// gets what flow rules take, and the kernel the rest.
+	SteerRules
+	// SteerWhole takes all that a DPDK device receives.
+	SteerWhole
+)
+
+// String returns the name as TPA_STEERING spells it.
+func (s Steering) String() string {
+	switch s {
+	case SteerAuto:
+		return "auto"
+	case SteerRules:
+		return "rules"
+	case SteerWhole:
+		return "whole"
+	}
+	return "Steering(" + strconv.Itoa(int(s)) + ")"
+}
+
 // ErrNoDevice says that no device was configured.
 var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Device")
 
 // ConfigFromEnv returns the configuration in the environment:
 //
 //	TPA_DEV       Config.Device
+//	TPA_STEERING  Config.Steering: auto, rules or whole
 //	TPA_ADDR      Config.Addrs, separated by commas: 10.0.0.2/24,fd00::2/64
 //	TPA_GATEWAY   Config.Gateways, separated by commas
 //	TPA_MTU       Config.MTU
@@ -177,6 +209,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 		}
 	}
 	env("TPA_DEV", func(v string) error { c.Device = v; return nil }, "a device")
+	env("TPA_STEERING", choose(&c.Steering, "auto", "rules", "whole"), "auto, rules or whole")
 	env("TPA_ADDR", func(v string) (err error) { c.Addrs, err = ParseAddrs(v); return }, "addresses with prefix lengths, such as 10.0.0.2/24,fd00::2/64")
 	env("TPA_GATEWAY", func(v string) (err error) { c.Gateways, err = ParseGateways(v); return }, "addresses, such as 10.0.0.1,fd00::1")
 	number := func(dst *int) func(string) error {
@@ -280,6 +313,9 @@ func (c *Config) check() error {
 		if cpu < 0 {
 			bad("Config.CPUs has %d: want CPU numbers from 0", cpu)
 		}
+	}
+	if c.Steering < SteerAuto || c.Steering > SteerWhole {
+		bad("Config.Steering is %v: want SteerAuto, SteerRules or SteerWhole", c.Steering)
 	}
 	if c.Fallback != Auto && c.Fallback != Never {
 		bad("Config.Fallback is %v: want Auto or Never", c.Fallback)

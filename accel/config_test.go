@@ -24,7 +24,7 @@ func TestConfigFromEnv(t *testing.T) {
 			env: map[string]string{
 				"TPA_DEV": "net_memif0", "TPA_ADDR": "10.0.0.2/24, fd00::2/64", "TPA_GATEWAY": "10.0.0.1,fd00::1",
 				"TPA_MTU": "9000", "TPA_QUEUES": "4", "TPA_CPUS": "2,3,4,5", "TPA_SPIN": "20us", "TPA_MAX_SLEEP": "2ms",
-				"TPA_FALLBACK": "never", "TPA_HUGEPAGES": "always", "TPA_MEMORY_MB": "128",
+				"TPA_FALLBACK": "never", "TPA_STEERING": "rules", "TPA_HUGEPAGES": "always", "TPA_MEMORY_MB": "128",
 			},
 			want: Config{
 				Device:   "net_memif0",
@@ -32,7 +32,7 @@ func TestConfigFromEnv(t *testing.T) {
 				Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
 				MTU:      9000, Queues: 4, CPUs: []int{2, 3, 4, 5},
 				Polling:  Polling{Spin: 20 * time.Microsecond, MaxSleep: 2 * time.Millisecond},
-				Fallback: Never, DPDK: DPDK{HugePages: dpdk.Always, MemoryMB: 128},
+				Fallback: Never, Steering: SteerRules, DPDK: DPDK{HugePages: dpdk.Always, MemoryMB: 128},
 			},
 		},
 		{name: "address without prefix", env: map[string]string{"TPA_ADDR": "10.0.0.2"}, wantErr: "TPA_ADDR"},
@@ -45,6 +45,7 @@ func TestConfigFromEnv(t *testing.T) {
 		{name: "long spin", env: map[string]string{"TPA_SPIN": "2s"}, wantErr: "1s"},
 		{name: "short sleep", env: map[string]string{"TPA_MAX_SLEEP": "1us"}, wantErr: "10µs"},
 		{name: "unknown policy", env: map[string]string{"TPA_FALLBACK": "maybe"}, wantErr: "auto or never"},
+		{name: "unknown steering", env: map[string]string{"TPA_STEERING": "left"}, wantErr: "auto, rules or whole"},
 		{name: "unknown page policy", env: map[string]string{"TPA_HUGEPAGES": "some"}, wantErr: "auto, always or never"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

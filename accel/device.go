@@ -2,6 +2,9 @@ package accel
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -26,14 +29,43 @@ func openDevice(c *Config) (link.Device, error) {
 		if env.Logger == nil {
 			env.Logger = c.Logger
 		}
-		// Not the *Port as it is: a nil one would be a link.Device that is not nil.
-		port, err := dpdk.Open(env, dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU})
-		if err != nil {
-			return nil, err
-		}
-		return port, nil
+		return openPort(env, c)
+	}
+	// Anything else is the name of an interface.
+	if c.Steering != SteerAuto {
+		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; an interface of the kernel's has a filter: leave out TPA_STEERING", c.Device, c.Steering)
 	}
 	return openInterface(c)
+}
+
+// openPort opens a device of DPDK, in isolated mode where it is shared.
+func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
+	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU}
+	switch c.Steering {
+	case SteerRules:
+		cfg.Isolated = true
+	case SteerAuto:
+		cfg.Isolated = kernelHas(c.Device)
+	}
+	port, err := dpdk.Open(env, cfg)
+	if cfg.Isolated && errors.Is(err, dpdk.ErrNotSupported) && c.Steering == SteerAuto {
+		return nil, fmt.Errorf("%w: the kernel has this device, too; TPA_STEERING=whole takes all of it away from the kernel", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Isolated && port.KernelInterface() == "" {
+		port.Close()
+		return nil, fmt.Errorf("%s: the kernel has no interface for this device, and so no addresses and no neighbours to share: want TPA_STEERING=whole", c.Device)
+	}
+	return port, nil
+}
+
+// kernelHas tells whether the kernel has an interface for a PCI device. It has
+// none while the device is bound to VFIO.
+func kernelHas(device string) bool {
+	names, err := os.ReadDir(filepath.Join("/sys/bus/pci/devices", device, "net"))
+	return err == nil && len(names) > 0
 }
 
 // openInterface opens an interface that the kernel has, too: by AF_XDP, or behind
@@ -71,12 +103,16 @@ func openPacket(name string) (link.Device, error) {
 	return dev, nil
 }
 
-// isShared tells whether the kernel has the device, too, with its addresses and
-// neighbours.
-func isShared(d link.Device) bool {
-	switch d.(type) {
+// sharedInterface returns the name of the interface by which the kernel has the
+// device, too, with its addresses and neighbours; "" for a device of our own.
+func sharedInterface(d link.Device) string {
+	switch d := d.(type) {
 	case *xdp.Device, *packet.Device:
-		return true
+		return d.Info().Name
+	case *dpdk.Port:
+		if d.Isolated() {
+			return d.KernelInterface()
+		}
 	}
-	return false
+	return ""
 }

@@ -107,8 +107,8 @@ func (rt *Runtime) start() (err error) {
 	rt.device = dev
 	info := dev.Info()
 	var resolver link.Resolver
-	if isShared(dev) {
-		if rt.sharing, err = rt.share(dev, len(c.Addrs) == 0); err != nil {
+	if name := sharedInterface(dev); name != "" {
+		if rt.sharing, err = rt.share(dev, name, len(c.Addrs) == 0); err != nil {
 			return err
 		}
 		resolver = rt.sharing

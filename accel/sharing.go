@@ -64,9 +64,10 @@ type lease struct {
 	flows []link.Flow
 }
 
-// share starts to follow the kernel. It returns before the shards exist; start
+// share starts to follow the kernel, which has the device by an interface of that
+// name. It returns before the shards exist; start
 // has to be called when they do.
-func (rt *Runtime) share(dev link.Device, follow bool) (*sharing, error) {
+func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, error) {
 	s := &sharing{
 		rt: rt, log: rt.log, follow: follow,
 		steering: bifurcation.New(bifurcation.Of(dev)),
@@ -74,7 +75,7 @@ func (rt *Runtime) share(dev link.Device, follow bool) (*sharing, error) {
 		leases:   make(map[*lease]struct{}),
 	}
 	var err error
-	s.mirror, err = mirror.New(dev.Info().Name, mirror.Events{
+	s.mirror, err = mirror.New(name, mirror.Events{
 		Changed: func(state mirror.State) {
 			if s.wait() {
 				s.changed(state)
@@ -98,7 +99,7 @@ func (rt *Runtime) share(dev link.Device, follow bool) (*sharing, error) {
 			}
 		},
 		Gone: func() {
-			rt.log.Error("the interface is gone: its connections will time out", "device", dev.Info().Name)
+			rt.log.Error("the interface is gone: its connections will time out", "device", name)
 		},
 	}, rt.log)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/dpdk"
 	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
@@ -32,13 +33,17 @@ func (x XDP) Verdicts() []Verdict {
 func (x XDP) String() string { return fmt.Sprintf("XDP filter, %v", x.Attach()) }
 
 // Of returns the filter that goes with a device: the XDP filter where it shares an
-// interface, else Whole.
+// interface, flow rules for a port in isolated mode, else Whole.
 func Of(d link.Device) Filter {
 	switch d := d.(type) {
 	case *xdp.Device:
 		return XDP{d.Filter()}
 	case *packet.Device:
 		return XDP{d.Filter()}
+	case *dpdk.Port:
+		if d.Isolated() {
+			return FlowRules(d)
+		}
 	}
 	return Whole{}
 }

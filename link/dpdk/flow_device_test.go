@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/gotpa/tpa/link/dpdk"
-	"github.com/gotpa/tpa/link/dpdk/internal/flowtest"
+	"github.com/gotpa/tpa/link/dpdk/flowtest"
 )
 
 // What reaches rte_flow, byte by byte: headers in network order (RFC 791, 8200,

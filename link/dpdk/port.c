@@ -138,6 +138,7 @@ int tpa_get_info(uint16_t port, struct tpa_info *info)
 		strlcpy(info->driver, dev.driver_name, sizeof(info->driver));
 	memcpy(info->mac, mac.addr_bytes, sizeof(info->mac));
 	info->numa = rte_eth_dev_socket_id(port);
+	info->if_index = dev.if_index;
 	info->max_queues = RTE_MIN(dev.max_rx_queues, dev.max_tx_queues);
 	ring_limits(&info->rx, &dev.rx_desc_lim, dev.default_rxportconf.ring_size);
 	ring_limits(&info->tx, &dev.tx_desc_lim, dev.default_txportconf.ring_size);

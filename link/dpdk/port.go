@@ -92,6 +92,13 @@ func Open(e EAL, c Config) (*Port, error) {
 // link.Steerer.
 type Port struct{ device }
 
+// KernelInterface returns the name of the interface by which the kernel has the
+// same device, as with mlx5 and drivers that run on an interface; "" for others.
+func (p *Port) KernelInterface() string { return p.kernel }
+
+// Isolated tells whether the port was opened in isolated mode.
+func (p *Port) Isolated() bool { return p.isolated }
+
 var (
 	_ link.Device   = (*Port)(nil)
 	_ link.Spreader = (*Port)(nil)

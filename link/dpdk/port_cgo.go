@@ -23,6 +23,9 @@ type device struct {
 	queues []*queue
 	pools  []pool
 	lcores []C.int
+	// kernel is the name of the kernel's interface for the device, if it has one.
+	kernel   string
+	isolated bool // from the start
 	// care cleans up after a crash, nil where the kernel does that alone.
 	care *caretaker
 
@@ -138,6 +141,12 @@ func (d *device) open(c Config) (err error) {
 	d.info.Driver = C.GoString(&info.driver[0])
 	env.log.begin() // being asked, drivers log errors that are none
 	d.keySize, d.tableSize = info.key_size, info.reta_size
+	if info.if_index != 0 {
+		if i, err := net.InterfaceByIndex(int(info.if_index)); err == nil {
+			d.kernel = i.Name
+		}
+	}
+	d.isolated = c.Isolated
 	setup, err := negotiate(&info, &c)
 	if err != nil {
 		return err

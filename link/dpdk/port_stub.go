@@ -12,6 +12,8 @@ import (
 type device struct {
 	link.Device
 	link.Spreader
+	kernel   string
+	isolated bool
 }
 
 func (device) createRule(Rule) (*FlowRule, error) { return nil, errNoDPDK }

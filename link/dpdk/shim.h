@@ -51,6 +51,7 @@ struct tpa_info {
 	uint32_t offloads;
 	uint16_t reta_size; /* 0: no RSS */
 	uint8_t key_size;
+	uint32_t if_index; /* of the kernel's interface for the device, 0: none */
 };
 
 struct tpa_setup {

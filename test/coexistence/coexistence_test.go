@@ -44,15 +44,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// playRules plays a device with flow rules on an interface, see rules_test.go.
+var playRules func(name string) (applied func(), err error)
+
 // serve answers Redis commands on an accelerated listener; see answer.
 // It says on standard output how it serves. SIGTERM closes the listener, and the
 // server ends when the last connection has. With dial set, each command is
 // forwarded to that address first.
 func serve(addr, dial string) error {
+	applied := func() {}
+	if name := os.Getenv("COEXISTENCE_RULES"); name != "" {
+		var err error
+		if applied, err = playRules(name); err != nil {
+			return err
+		}
+	}
 	ln, err := accel.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	applied()
 	rt, err := accel.Default()
 	if err != nil {
 		return err
@@ -220,8 +231,8 @@ func (s *site) eventually(what string, f func() error) time.Duration {
 		if err == nil {
 			return time.Since(start)
 		}
-		if time.Since(start) > 20*time.Second {
-			s.Fatalf("%s: %v after 20 s", what, err)
+		if time.Since(start) > time.Minute {
+			s.Fatalf("%s: %v after a minute", what, err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

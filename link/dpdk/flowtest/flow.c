@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,18 @@
 #include "flow.h"
 
 /* A symbol of the program's wins over a library's. */
+
+/* Guards everything here: calls come from any thread. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void unlock(int *unused)
+{
+	(void)unused;
+	pthread_mutex_unlock(&mutex);
+}
+
+/* LOCKED holds the mutex to the end of a function. */
+#define LOCKED __attribute__((cleanup(unlock))) int locked = pthread_mutex_lock(&mutex); (void)locked
 
 static int playing;
 static int refuse_validate, refuse_create, refuse_destroy, refuse_isolate; /* errno, or 0 */
@@ -109,6 +122,7 @@ static int refuse(int err, struct rte_flow_error *error)
 int rte_flow_validate(uint16_t port, const struct rte_flow_attr *attr, const struct rte_flow_item pattern[],
 		      const struct rte_flow_action actions[], struct rte_flow_error *error)
 {
+	LOCKED;
 	if (!playing)
 		return REAL(rte_flow_validate)(port, attr, pattern, actions, error);
 	say("validate ");
@@ -121,6 +135,7 @@ struct rte_flow *rte_flow_create(uint16_t port, const struct rte_flow_attr *attr
 				 const struct rte_flow_action actions[], struct rte_flow_error *error)
 {
 	static uintptr_t rules;
+	LOCKED;
 
 	if (!playing)
 		return REAL(rte_flow_create)(port, attr, pattern, actions, error);
@@ -137,6 +152,7 @@ struct rte_flow *rte_flow_create(uint16_t port, const struct rte_flow_attr *attr
 
 int rte_flow_destroy(uint16_t port, struct rte_flow *flow, struct rte_flow_error *error)
 {
+	LOCKED;
 	if (!playing)
 		return REAL(rte_flow_destroy)(port, flow, error);
 	say("destroy\n");
@@ -145,6 +161,7 @@ int rte_flow_destroy(uint16_t port, struct rte_flow *flow, struct rte_flow_error
 
 int rte_flow_isolate(uint16_t port, int set, struct rte_flow_error *error)
 {
+	LOCKED;
 	if (!playing)
 		return REAL(rte_flow_isolate)(port, set, error);
 	say("isolate %d\n", set);
@@ -158,6 +175,7 @@ int rte_flow_isolate(uint16_t port, int set, struct rte_flow_error *error)
 
 void flowtest_play(int on, int validate, int create, int destroy, int isolate)
 {
+	LOCKED;
 	playing = on;
 	refuse_validate = validate;
 	refuse_create = create;
@@ -167,7 +185,11 @@ void flowtest_play(int on, int validate, int create, int destroy, int isolate)
 
 const char *flowtest_take(void)
 {
-	text[used] = 0;
+	static char copy[sizeof(text)];
+	LOCKED;
+
+	memcpy(copy, text, used);
+	copy[used] = 0;
 	used = 0;
-	return text;
+	return copy;
 }
