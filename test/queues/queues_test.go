@@ -13,11 +13,15 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/softnic"
 	"github.com/gotpa/tpa/test/virtualtime"
@@ -222,6 +226,137 @@ func TestWrongQueue(t *testing.T) {
 					}
 				}
 				ln.Close()
+				client.rt.Close()
+				server.rt.Close()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// TestICMP has errors about connections of all shards come from many routers, and
+// so arrive on any queue: port unreachable ends a dial, too big makes segments
+// smaller.
+func TestICMP(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		client := newHost(t, 1, 4, nil, accel.Config{})
+		server := newHost(t, 2, 4, nil, accel.Config{})
+		const closedPort, limit4, limit6 = 9, 600, 1280
+		errors := 0
+		toServer := func(frame []byte) {
+			p, ok := offload.Parse(frame)
+			if !ok || p.Protocol != offload.TCP {
+				server.nic.Deliver(frame)
+				return
+			}
+			errors++
+			q := quote{router: byte(100 + errors%100), receiveMAC: [6]byte{2, 0, 0, 0, 0, 1}, routerMAC: [6]byte{2, 0, 0, 0, 0, 2}}
+			limit := limit4
+			if p.IPv6 {
+				limit = limit6
+			}
+			switch {
+			case header.TCP(frame[p.L4:]).DestinationPort() == closedPort:
+				client.nic.Deliver(q.about(frame))
+			case p.End-p.L3 > limit:
+				q.tooBig, q.mtu = true, limit
+				client.nic.Deliver(q.about(frame))
+			default:
+				errors--
+				server.nic.Deliver(frame)
+			}
+		}
+		client.nic.Attach(toServer)
+		server.nic.Attach(client.nic.Deliver)
+		ln := server.echo(t)
+
+		d := accel.Dialer{Runtime: client.rt, Timeout: 30 * time.Second}
+		for i := range 32 {
+			address := []string{"10.0.0.2:9", "[fd00::2]:9"}[i%2]
+			if c, err := d.Dial("tcp", address); !isRefused(err) {
+				t.Errorf("dial %s: got %v, %v, want a refused connection", address, c, err)
+			}
+		}
+		refused := client.handover().Errors
+		if refused == 0 {
+			t.Error("no error arrived on a wrong queue")
+		}
+		talk(t, client, 32, 2, nil)
+		if client.handover().Errors == refused {
+			t.Error("no news of a smaller MTU arrived on a wrong queue")
+		}
+		ln.Close()
+		client.rt.Close()
+		server.rt.Close()
+		synctest.Wait()
+	})
+}
+
+func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// TestNeighbours: an answer arrives on one queue, and all shards know it.
+func TestNeighbours(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		client := newHost(t, 1, 8, nil, accel.Config{})
+		server := newHost(t, 2, 8, nil, accel.Config{})
+		softnic.Connect(client.nic, server.nic)
+		ln := server.echo(t)
+		talk(t, client, 64, 1, nil)
+		// ARP arrives on queue 0, NDP where the addresses' hash says.
+		for i, h := range []*host{client, server} {
+			if n := h.rt.Stats().Neighbours; n.Entries != 2 || n.RequestsSent > 2 {
+				t.Errorf("host %d: %+v: want two neighbours, asked for once each", i+1, n)
+			}
+		}
+		ln.Close()
+		client.rt.Close()
+		server.rt.Close()
+		synctest.Wait()
+	})
+}
+
+// TestPortsRunOut dials one destination until no port is left, or often enough,
+// and then another one from the same ports.
+func TestPortsRunOut(t *testing.T) {
+	const atLeast = 28_000
+	for _, queues := range []int{1, 4} {
+		t.Run(fmt.Sprint(queues, " queues"), func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
+				client := newHost(t, 1, queues, nil, accel.Config{})
+				server := newHost(t, 2, 1, nil, accel.Config{}) // for its neighbour answers
+				client.nic.Attach(func(frame []byte) {
+					if p, ok := offload.Parse(frame); !ok || p.Protocol != offload.TCP {
+						server.nic.Deliver(frame)
+					} else if accept(frame) {
+						client.nic.Deliver(frame)
+					}
+				})
+				server.nic.Attach(client.nic.Deliver)
+				d := accel.Dialer{Runtime: client.rt, Timeout: time.Second}
+				conns := 0
+				// gVisor chooses for a single queue, ever slower towards the end.
+				for queues > 1 || conns < atLeast {
+					c, err := d.Dial("tcp", "10.0.0.2:7")
+					if errors.Is(err, syscall.EADDRNOTAVAIL) {
+						break
+					}
+					if err != nil || conns > 1<<16 {
+						t.Fatalf("dial %d: %v", conns, err)
+					}
+					conns++
+					c.(interface{ SetLinger(int) error }).SetLinger(0)
+				}
+				if conns < atLeast {
+					t.Errorf("%d connections to one destination, want at least %d", conns, atLeast)
+				}
+				if c, err := d.Dial("tcp", "10.0.0.2:8"); err != nil {
+					t.Errorf("dialing another destination from the same ports: %v", err)
+				} else {
+					c.Close()
+				}
+				if o := client.handover(); o.Sent != 0 {
+					t.Errorf("%d segments arrived on a wrong queue", o.Sent)
+				}
 				client.rt.Close()
 				server.rt.Close()
 				synctest.Wait()
