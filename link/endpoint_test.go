@@ -3,6 +3,7 @@ package link_test
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -493,6 +494,24 @@ func TestSegmentation(t *testing.T) {
 		if s := b.endpoint.Stats(); s.TxSegmented != uint64(len(frames)) {
 			t.Errorf("counted %d pieces, want %d", s.TxSegmented, len(frames))
 		}
+	}
+}
+
+// TestSegmentationBelowMTU checks that a segment which fits the MTU, and not what
+// the peer or the path takes, is cut up as well.
+func TestSegmentationBelowMTU(t *testing.T) {
+	b := newBench(t, nil)
+	b.neighbours.Set(peer4, peerMAC)
+	if err := b.write(packet(our4, peer4, make([]byte, 1200), stack.GSO{Type: stack.GSOTCPv4, MSS: 500})); err != nil {
+		t.Fatal(err)
+	}
+	var got []int
+	for _, frame := range b.sent() {
+		_, payload := checkTCP(t, frame)
+		got = append(got, len(payload))
+	}
+	if want := []int{500, 500, 200}; !slices.Equal(got, want) {
+		t.Errorf("pieces of %v bytes, want %v", got, want)
 	}
 }
 

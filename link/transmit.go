@@ -320,13 +320,18 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 
 // writeTCPLocked sends a TCP segment behind the given IP header, whose length
 // and checksum fields it fills in. The segment starts skip bytes into pkt. One
-// that exceeds the MTU is cut up: by the device where it can, else here.
+// that exceeds the MSS is cut up: by the device where it can, else here.
 func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.PacketBuffer) tcpip.Error {
 	size := pkt.Size() - skip
 	mtu := int(e.mtu.Load())
 	v6 := len(ip) == header.IPv6MinimumSize && ip[0]>>4 == 6
 	src := newCursor(pkt, skip)
-	if len(ip)+size <= mtu {
+	tcp := pkt.TransportHeader().Slice()
+	mss := int(pkt.GSOOptions.MSS)
+	// A segment that fits the MTU may still be larger than the peer or the path
+	// takes.
+	cut := pkt.GSOOptions.Type != stack.GSONone && mss > 0 && size-len(tcp) > mss
+	if !cut && len(ip)+size <= mtu {
 		b := e.reserveLocked(EthernetHeaderLen + len(ip) + size)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
@@ -337,9 +342,7 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 		e.finishTCPLocked(b, len(ip), size, 0, v6)
 		return nil
 	}
-	tcp := pkt.TransportHeader().Slice()
-	mss := int(pkt.GSOOptions.MSS)
-	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 || len(ip)+len(tcp)+mss > mtu {
+	if !cut || len(ip)+len(tcp)+mss > mtu {
 		e.stats.txTooLong.Add(1)
 		return &tcpip.ErrMessageTooLong{}
 	}
