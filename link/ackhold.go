@@ -122,7 +122,7 @@ func (e *Endpoint) releaseAcksLocked() {
 			h.flow.held = 0
 		}
 		h.flow = nil
-		b := e.reserveLocked(EthernetHeaderLen + int(h.size))
+		b := e.reserveLocked(EthernetHeaderLen+int(h.size), false)
 		if b == nil {
 			continue // counted; the next acknowledgement covers it
 		}

@@ -30,6 +30,7 @@ type Endpoint struct {
 	dispatcher stack.NetworkDispatcher
 	unresolved func(*stack.PacketBuffer)
 	onClose    func()
+	noNaps     bool
 
 	// routes wins over the next hop of a packet, nil until SetRoutes.
 	routes atomic.Pointer[[]tcpip.Route]
@@ -43,7 +44,7 @@ type Endpoint struct {
 	// txMu guards the transmit side of queue and the following fields.
 	txMu   sync.Mutex
 	staged int
-	stuck  bool // the last wait for a full queue was in vain
+	waited int // how often the device was waited for since it last took a frame
 	hop    nextHop
 	acks   ackHold
 

@@ -19,9 +19,11 @@ const (
 	maxNeighbours = 4096
 	// maxUnresolved is the greatest number of addresses being asked for.
 	maxUnresolved = 256
-	// maxHeld is the greatest number of packets held for one of them. Linux
-	// holds about as many full-sized ones (unres_qlen_bytes).
-	maxHeld = 32
+	// maxHeld is how many bytes of packets are held for one of them, with
+	// heldOverhead for each: as many as Linux holds (unres_qlen_bytes), so that a
+	// client can start with hundreds of connections at once.
+	maxHeld      = 208 << 10
+	heldOverhead = 512
 )
 
 // Timing of address resolution, after RFC 4861 section 10 and Linux's ARP.
@@ -91,6 +93,7 @@ type neighbour struct {
 // resolution is an address being asked for, guarded by Neighbours.mu.
 type resolution struct {
 	held      []heldPacket
+	bytes     int // the size of held
 	via       *Endpoint
 	source    tcpip.Address
 	questions int
@@ -252,13 +255,15 @@ func (n *Neighbours) hold(addr, source tcpip.Address, pkt *stack.PacketBuffer, v
 		r = &resolution{via: via, source: source}
 		n.unresolved[addr] = r
 	}
-	if len(r.held) == maxHeld {
+	r.held = append(r.held, heldPacket{pkt.Clone(), via})
+	for r.bytes += pkt.Size() + heldOverhead; r.bytes > maxHeld && len(r.held) > 1; {
 		// RFC 4861 section 7.2.2: the new arrival replaces the oldest.
-		r.held[0].pkt.DecRef()
+		oldest := r.held[0].pkt
+		r.bytes -= oldest.Size() + heldOverhead
+		oldest.DecRef()
 		r.held = append(r.held[:0], r.held[1:]...)
 		n.stats.heldDropped.Add(1)
 	}
-	r.held = append(r.held, heldPacket{pkt.Clone(), via})
 	first := r.timer == nil
 	if first {
 		r.timer = n.clock.AfterFunc(retransTime, func() { n.retry(addr, r) })

@@ -2,7 +2,9 @@ package link
 
 import (
 	"encoding/binary"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/sync"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -13,10 +15,20 @@ import (
 	"github.com/gotpa/tpa/internal/recorder"
 )
 
-// maxTxWaits bounds how often a sender lets others run because the queue is
-// full before its frame is dropped and counted: a few milliseconds, in which a
-// device that works sends thousands of frames. TCP then sends it again.
-const maxTxWaits = 1 << 14
+// A sender whose queue is full lets others run maxTxYields times, a few
+// milliseconds at most, in which a device that works sends thousands of frames.
+// Then the frame is dropped and counted, and TCP sends it again.
+//
+// That costs a flow that has nothing else under way a retransmission timeout of
+// 200 ms and more, while the other end of a memif, or the thread of its poller,
+// may just be waiting for a processor. So data is more patient: its sender naps,
+// maxTxNaps times. Only writers and TCP's own goroutine send data, never the
+// poller, which must go on receiving.
+const (
+	maxTxYields = 1 << 12
+	maxTxNaps   = 1000
+	txNap       = 50 * time.Microsecond
+)
 
 // flushAt is how many staged frames are flushed without waiting for the end of
 // the poll: the peer can start on them while we make the rest. With 64, two
@@ -86,37 +98,55 @@ func (e *Endpoint) unlock() {
 func (e *Endpoint) Pending() bool { return e.pending.Load() }
 
 // reserveLocked returns a buffer for a frame of n bytes. When the queue is full
-// it lets go of txMu and waits for the device for a while, which slows the
-// sender down; nil means that the frame is dropped and counted.
-func (e *Endpoint) reserveLocked(n int) []byte {
+// it lets go of txMu and waits for the device for a while, longer if it may nap,
+// which slows the sender down; nil means that the frame is dropped and counted.
+func (e *Endpoint) reserveLocked(n int, mayNap bool) []byte {
 	if b := e.queue.Reserve(n); b != nil {
+		e.waited = 0
 		return b
 	}
 	e.stats.txWaits.Add(1)
-	for range maxTxWaits {
+	waits := maxTxYields
+	if mayNap && !e.noNaps {
+		waits += maxTxNaps
+	}
+	for i := 0; ; i++ {
 		e.flushLocked()
 		if b := e.queue.Reserve(n); b != nil {
-			e.stuck = false
+			e.waited = 0
 			return b
 		}
-		if e.stuck {
-			break
+		// A device that stands still is waited for once, not by each sender anew.
+		if e.waited = max(e.waited, i); e.waited >= waits {
+			e.stats.txNoBuffer.Add(1)
+			return nil
 		}
 		e.txMu.Unlock()
-		sync.Goyield()
+		if i < maxTxYields {
+			sync.Goyield()
+		} else {
+			nap()
+		}
 		e.txMu.Lock()
 	}
-	// Whoever comes next does not wait again, until the device has moved.
-	e.stuck = true
-	e.stats.txNoBuffer.Add(1)
-	return nil
+}
+
+// NoNaps is for virtual time (testing/synctest), in which no device moves while
+// anybody waits for it. It must be called before Attach.
+func (e *Endpoint) NoNaps() { e.noNaps = true }
+
+// nap sleeps for txNap. The system wakes it: a timer of Go would first wait for
+// one of Go's processors, which may be what everybody waits for.
+func nap() {
+	t := unix.NsecToTimespec(int64(txNap))
+	unix.Nanosleep(&t, nil) // an interrupted nap is as good
 }
 
 // sendFrame sends a payload that this package made itself.
 func (e *Endpoint) sendFrame(dst MAC, etherType uint16, payload []byte) {
 	n := EthernetHeaderLen + len(payload)
 	e.txMu.Lock()
-	if b := e.reserveLocked(n); b != nil {
+	if b := e.reserveLocked(n, false); b != nil {
 		putEthernet(b, dst, e.mac, etherType)
 		copy(b[EthernetHeaderLen:], payload)
 		e.commitLocked(n, TxOffload{})
@@ -246,7 +276,7 @@ func (e *Endpoint) writeWholeLocked(mac MAC, v6 bool, pkt *stack.PacketBuffer) t
 		e.stats.txTooLong.Add(1)
 		return &tcpip.ErrMessageTooLong{}
 	}
-	b := e.reserveLocked(EthernetHeaderLen + size)
+	b := e.reserveLocked(EthernetHeaderLen+size, false)
 	if b == nil {
 		return &tcpip.ErrNoBufferSpace{}
 	}
@@ -332,7 +362,7 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 	// takes.
 	cut := pkt.GSOOptions.Type != stack.GSONone && mss > 0 && size-len(tcp) > mss
 	if !cut && len(ip)+size <= mtu {
-		b := e.reserveLocked(EthernetHeaderLen + len(ip) + size)
+		b := e.reserveLocked(EthernetHeaderLen+len(ip)+size, size > len(tcp))
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}
@@ -347,7 +377,7 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 		return &tcpip.ErrMessageTooLong{}
 	}
 	if frame := EthernetHeaderLen + len(ip) + size; frame <= e.caps.TSO {
-		b := e.reserveLocked(frame)
+		b := e.reserveLocked(frame, true)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}
@@ -368,7 +398,7 @@ func (e *Endpoint) segmentLocked(mac MAC, ip, tcp []byte, src cursor, left, mss 
 	first := true
 	for left > 0 {
 		n := min(left, mss)
-		b := e.reserveLocked(EthernetHeaderLen + len(ip) + len(tcp) + n)
+		b := e.reserveLocked(EthernetHeaderLen+len(ip)+len(tcp)+n, true)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}

@@ -131,6 +131,9 @@ func New(o Options) (*Shard, error) {
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
 	s.link.OnUnresolved(s.unresolved)
+	if s.polling.Spin >= 0 && s.polling.Spin < time.Microsecond {
+		s.link.NoNaps()
+	}
 
 	// gVisor starts GOMAXPROCS goroutines per stack that share out TCP's work.
 	// One is right for a stack that has one queue: more would spread each burst

@@ -57,7 +57,7 @@ func TestFastHTTP(t *testing.T) {
 				req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 				defer fasthttp.ReleaseRequest(req)
 				defer fasthttp.ReleaseResponse(resp)
-				for _, size := range []int{i, 1000 * i, 1 << 20 / (i + 1)} {
+				for _, size := range []int{i, 1000 * i, 1 << 20} {
 					want := pattern(size)
 					req.Reset()
 					req.SetRequestURI("http://" + addr.String())
