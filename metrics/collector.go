@@ -94,6 +94,7 @@ type collector struct {
 	options Options
 	// These go with the tables of the same name, element by element.
 	runtime, ports, sharing, queues []*prometheus.Desc
+	labels                          labelCache
 }
 
 // Describe implements prometheus.Collector.
@@ -108,16 +109,16 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.stats()
-	collect(ch, c.runtime, runtimeMetrics, scrape{&s, c.options})
+	collect(c, ch, c.runtime, runtimeMetrics, scrape{&s, c.options})
 	if !s.Accelerated {
 		return
 	}
 	port := s.Info.Name
-	collect(ch, c.ports, portMetrics, scrape{&s, c.options}, port)
-	collect(ch, c.sharing, sharingMetrics, scrape{&s, c.options}, port)
+	collect(c, ch, c.ports, portMetrics, scrape{&s, c.options}, port)
+	collect(c, ch, c.sharing, sharingMetrics, scrape{&s, c.options}, port)
 	if c.options.PerQueue {
 		for i := range s.Shards {
-			collect(ch, c.queues, queueMetrics, queue{&s, i}, port, strconv.Itoa(i))
+			collect(c, ch, c.queues, queueMetrics, queue{&s, i}, port, strconv.Itoa(i))
 		}
 		return
 	}
@@ -126,7 +127,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		for q := range s.Shards {
 			total = sum(total, m.read(queue{&s, q}))
 		}
-		send(ch, c.queues[i], m.kind, total, port)
+		c.send(ch, c.queues[i], m.name, m.kind, total, []string{port})
 	}
 }
 
@@ -177,23 +178,20 @@ func (m *metric[source]) describe(labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("tpa_"+m.name, m.help, append(labels, m.labels...), nil)
 }
 
-func collect[source any](ch chan<- prometheus.Metric, descs []*prometheus.Desc, table []metric[source], from source, labels ...string) {
-	for i, m := range table {
-		send(ch, descs[i], m.kind, m.read(from), labels...)
+func collect[source any](c *collector, ch chan<- prometheus.Metric, descs []*prometheus.Desc, table []metric[source], from source, labels ...string) {
+	for i := range table {
+		c.send(ch, descs[i], table[i].name, table[i].kind, table[i].read(from), labels)
 	}
 }
 
-func send(ch chan<- prometheus.Metric, desc *prometheus.Desc, k kind, samples []sample, labels ...string) {
+func (c *collector) send(ch chan<- prometheus.Metric, desc *prometheus.Desc, name string, k kind, samples []sample, labels []string) {
 	for _, s := range samples {
-		values := append(labels[:len(labels):len(labels)], s.labels...)
-		switch k {
-		case counter:
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, s.value, values...)
-		case gauge:
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, s.value, values...)
-		case histogram:
+		if k == histogram {
+			values := append(labels[:len(labels):len(labels)], s.labels...)
 			ch <- prometheus.MustNewConstHistogram(desc, s.count, s.total, s.buckets, values...)
+			continue
 		}
+		ch <- &reading{desc: desc, labels: c.labels.of(name, desc, labels, s.labels), value: s.value, kind: k}
 	}
 }
 
