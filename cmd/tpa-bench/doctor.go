@@ -45,6 +45,11 @@ type host struct {
 	memlock    uint64 // bytes, RLIM_INFINITY for no limit
 	dpdk       string // version, empty without
 	xdpSocket  error  // of making an AF_XDP socket
+	// queues and pinned are TPA_QUEUES and TPA_CPUS.
+	queues int
+	pinned []int
+	// ask asks the kernel about an interface.
+	ask func(name string) ethernet
 }
 
 func newDoctor() *cobra.Command {
@@ -54,8 +59,8 @@ func newDoctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check what the machine offers, and say how to mend what is missing",
 		Long: `doctor looks at everything that acceleration depends on: DPDK, huge pages, IOMMU and
-VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers and
-queues, processors. For each it prints what it found, what follows from it, and the
+VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers,
+queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account. For each it prints what it found, what follows from it, and the
 command that mends it; at the end, the best mode that works now. It changes
 nothing. Run it as the user and in the container that the program runs in.
 
@@ -89,6 +94,10 @@ Exit status: 0 if a mode other than the kernel's works, else 1.`,
 func thisHost() *host {
 	m := &host{
 		fs: os.DirFS("/"), uid: os.Geteuid(), cpus: runtime.NumCPU(), gomaxprocs: runtime.GOMAXPROCS(0), dpdk: dpdk.Version(),
+		queues: queues(), ask: askKernel,
+	}
+	if c, err := accel.ConfigFromEnv(); err == nil {
+		m.pinned = c.CPUs
 	}
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil {
@@ -132,8 +141,9 @@ func (m *host) examine(dev string) ([]finding, best) {
 	huge := add(m.hugePages())
 	vfio := add(m.vfio())
 	nics, bound := m.interfaces(dev), m.vfioDevices()
+	usable := slices.DeleteFunc(slices.Clone(nics), func(n iface) bool { return n.attached != 0 })
 	for _, n := range nics {
-		add(n.finding())
+		all = append(all, n.findings(m.queues)...)
 	}
 	add(m.runtimeDir())
 	switch {
@@ -143,13 +153,13 @@ func (m *host) examine(dev string) ([]finding, best) {
 			why += "; without huge pages, slower"
 		}
 		return all, best{modeDPDK, why, "TPA_DEV=" + bound[0]}
-	case xdp && len(nics) > 0:
-		n := nics[0]
+	case xdp && len(usable) > 0:
+		n := usable[0]
 		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
 	case hasDPDK:
 		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and AF_XDP does not work", "TPA_DEV=net_memif0,…"}
 	case xdp:
-		return all, best{modeKernel, "AF_XDP works, but there is no interface to use it on", ""}
+		return all, best{modeKernel, "AF_XDP works, but there is no interface to use it on, or another program has them", ""}
 	}
 	return all, best{modeKernel, "AF_XDP does not work, and there is no DPDK device", ""}
 }
@@ -177,19 +187,56 @@ func (m *host) kernel() finding {
 }
 
 func (m *host) processors() []finding {
-	f := finding{Name: "processors", State: stateOK, Found: fmt.Sprintf("%d, GOMAXPROCS %d", m.cpus, m.gomaxprocs)}
-	if m.gomaxprocs < 2 {
+	f := finding{Name: "processors", State: stateOK, Found: fmt.Sprintf("%d, GOMAXPROCS %d, pollers %d", m.cpus, m.gomaxprocs, m.queues)}
+	switch {
+	case m.gomaxprocs <= m.queues && len(m.pinned) > 0:
+		f.State = stateMissing
+		f.Consequence = "pinned pollers would take every processor that Go may use: accel refuses to start"
+		f.Mend = fmt.Sprintf("GOMAXPROCS=%d or more, or fewer queues (TPA_QUEUES)", m.queues+1)
+	case m.gomaxprocs <= m.queues:
 		f.State = stateNote
-		f.Consequence = "a poller and the program take turns on one processor; kernel sockets of the program wait for it, too"
+		f.Consequence = "pollers and the program take turns; kernel sockets of the program wait for them, too"
 		f.Mend = "give the program more processors than pollers (GOMAXPROCS > TPA_QUEUES)"
 	}
-	i := finding{Name: "isolated processors", State: stateOK, Found: m.read("sys/devices/system/cpu/isolated")}
-	if i.Found == "" {
+	isolated := m.read("sys/devices/system/cpu/isolated")
+	i := finding{Name: "isolated processors", State: stateOK, Found: isolated}
+	var shared []string
+	for _, cpu := range m.pinned {
+		if !inRanges(isolated, cpu) {
+			shared = append(shared, strconv.Itoa(cpu))
+		}
+	}
+	switch {
+	case isolated == "":
 		i.State, i.Found = stateNote, "none"
 		i.Consequence = "other processes interrupt pollers: the highest percentiles are worse"
 		i.Mend = "boot with isolcpus=2,3 nohz_full=2,3 and set TPA_CPUS=2,3"
+	case len(m.pinned) == 0:
+		i.State = stateNote
+		i.Consequence = "no poller runs on them: unpinned threads stay away from isolated processors"
+		i.Mend = "set TPA_CPUS to processors among " + isolated
+	case len(shared) > 0:
+		i.State = stateNote
+		i.Consequence = "pollers are pinned to others too: " + strings.Join(shared, ", ")
+		i.Mend = "set TPA_CPUS to processors among " + isolated
 	}
 	return []finding{f, i}
+}
+
+// inRanges tells whether a list such as "2-5,8" holds a number.
+func inRanges(list string, n int) bool {
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, ok := strings.Cut(part, "-")
+		if !ok {
+			to = from
+		}
+		low, err1 := strconv.Atoi(from)
+		high, err2 := strconv.Atoi(to)
+		if err1 == nil && err2 == nil && low <= n && n <= high {
+			return true
+		}
+	}
+	return false
 }
 
 // Capabilities by number, of capability(7).
@@ -253,11 +300,31 @@ func (m *host) dpdkVersion() finding {
 	if m.dpdk != "" {
 		return finding{Name: "DPDK", State: stateOK, Found: m.dpdk}
 	}
-	return finding{
+	f := finding{
 		Name: "DPDK", State: stateMissing, Found: "this program was built without",
 		Consequence: "no DPDK devices",
 		Mend:        "apt-get install libdpdk-dev && go build -tags dpdk",
 	}
+	if v := m.installedDPDK(); v != "" {
+		f.Found += ", " + v + " is installed"
+		f.Mend = "go build -tags dpdk"
+	}
+	return f
+}
+
+// installedDPDK is the version of the DPDK to build with, "" for none.
+func (m *host) installedDPDK() string {
+	for _, pattern := range []string{"usr/lib/*/pkgconfig/libdpdk.pc", "usr/lib*/pkgconfig/libdpdk.pc", "usr/local/lib/*/pkgconfig/libdpdk.pc"} {
+		found, _ := fs.Glob(m.fs, pattern)
+		for _, name := range found {
+			for l := range strings.Lines(m.read(name)) {
+				if v, ok := strings.CutPrefix(l, "Version:"); ok {
+					return strings.TrimSpace(v)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 func (m *host) hugePages() finding {
@@ -319,6 +386,7 @@ type iface struct {
 	name, driver, state string
 	mtu                 string
 	queues              int
+	ethernet
 }
 
 // nativeXDP are drivers that run XDP programs before the kernel makes a packet of
@@ -328,7 +396,8 @@ var nativeXDP = []string{
 	"mlx4_en", "mlx5_core", "mvneta", "nfp", "qede", "sfc", "stmmac", "thunder-nic", "tun", "veth", "virtio_net", "vmxnet3",
 }
 
-// interfaces are those that can be used, or the one asked for.
+// interfaces are those that can be used, or the one asked for. Virtual ones that
+// are down have to be asked for.
 func (m *host) interfaces(dev string) []iface {
 	entries, _ := fs.ReadDir(m.fs, "sys/class/net")
 	var all []iface
@@ -343,8 +412,14 @@ func (m *host) interfaces(dev string) []iface {
 		} else if driver := m.read(path.Join(dir, "driver")); driver != "" {
 			n.driver = driver
 		}
+		if n.driver == "" && n.state == "down" && dev == "" {
+			continue // nobody means to use it
+		}
 		rx, _ := fs.Glob(m.fs, path.Join(dir, "queues/rx-*"))
 		n.queues = len(rx)
+		if n.ethernet = m.ask(n.name); n.ethernet.queues.known && n.ethernet.queues.now > 0 {
+			n.queues = n.ethernet.queues.now
+		}
 		all = append(all, n)
 	}
 	// Those that are up, and with drivers, first.
@@ -359,38 +434,134 @@ func readLink(f fs.FS, name string) (string, error) {
 	return "", fs.ErrInvalid
 }
 
+// native tells whether the driver runs XDP programs itself: as the kernel says,
+// before Linux 6.3 by the driver's name.
+func (n *iface) native() bool {
+	if n.xdp.known {
+		return n.xdp.native && n.xdp.redirect
+	}
+	return slices.Contains(nativeXDP, n.driver)
+}
+
 func (n *iface) rank() int {
 	rank := 0
 	if n.state == "up" {
 		rank += 2
 	}
-	if slices.Contains(nativeXDP, n.driver) {
+	if n.native() {
 		rank++
 	}
 	return rank
 }
 
-func (n *iface) finding() finding {
+// findings are those about an interface, for so many pollers.
+func (n *iface) findings(pollers int) []finding {
+	return append([]finding{n.link(), n.program(), n.spread(pollers)}, n.offloads()...)
+}
+
+func (n *iface) link() finding {
 	driver := n.driver
 	if driver == "" {
 		driver = "virtual"
 	}
-	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d receive queues, MTU %s", driver, n.state, n.queues, n.mtu)}
+	of := ""
+	if most := n.ethernet.queues.most; most > n.queues {
+		of = fmt.Sprintf(" of %d", most)
+	}
+	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d%s receive queues, MTU %s", driver, n.state, n.queues, of, n.mtu)}
 	var what, mend []string
 	if n.state == "down" {
 		what, mend = append(what, "nothing arrives"), append(mend, "ip link set "+n.name+" up")
 	}
-	if !slices.Contains(nativeXDP, n.driver) {
-		what = append(what, "its driver may have no native XDP: AF_XDP then runs in generic mode, which is slower")
-	} else if n.queues > 1 {
-		return f
-	} else if n.driver != "veth" && n.driver != "tun" {
-		what, mend = append(what, "one queue is one poller"), append(mend, "ethtool -L "+n.name+" combined 2")
+	if most := n.ethernet.queues.most; n.queues == 1 && (most > 1 || !n.ethernet.queues.known && n.native() && n.driver != "veth" && n.driver != "tun") {
+		what, mend = append(what, "one queue is one poller"), append(mend, fmt.Sprintf("ethtool -L %s combined %d", n.name, max(most, 2)))
 	}
 	if len(what) > 0 {
 		f.State, f.Consequence, f.Mend = stateNote, strings.Join(what, "; "), strings.Join(mend, " && ")
 	}
 	return f
+}
+
+// program is about the XDP program that AF_XDP needs.
+func (n *iface) program() finding {
+	f := finding{Name: n.name + " XDP", State: stateOK}
+	says := "the kernel says"
+	if !n.xdp.known {
+		says = "by the driver's name"
+	}
+	switch {
+	case n.attached != 0:
+		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
+		f.Consequence = "AF_XDP cannot be used: an interface runs one program"
+		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; ip link set " + n.name + " xdp off removes it"
+	case !n.native():
+		f.State, f.Found = stateNote, "generic mode ("+says+")"
+		f.Consequence = "AF_XDP copies every frame, after the kernel has made a packet of it: slower"
+		f.Mend = "use an interface whose driver runs XDP itself, or a newer kernel"
+	case n.xdp.zeroCopy:
+		f.Found = "native, zero-copy (" + says + ")"
+	case n.xdp.known:
+		f.Found = "native, each frame copied once (" + says + ")"
+	default:
+		f.Found = "native (" + says + ")"
+	}
+	return f
+}
+
+// spread is about RSS.
+func (n *iface) spread(pollers int) finding {
+	f := finding{Name: n.name + " RSS", State: stateOK}
+	switch {
+	case n.rss.known:
+		f.Found = fmt.Sprintf("%s, key of %d bytes, table over %d queues", n.rss.function, n.rss.key, n.rss.queues)
+		if n.rss.function != "toeplitz" {
+			f.State = stateNote
+			f.Consequence = "dialled connections cannot be placed: their segments are handed from poller to poller"
+			f.Mend = "ethtool -X " + n.name + " hfunc toeplitz"
+		} else if n.rss.queues < min(pollers, n.queues) {
+			f.State = stateNote
+			f.Consequence = "some pollers get no frames"
+			f.Mend = fmt.Sprintf("ethtool -X %s equal %d", n.name, min(pollers, n.queues))
+		}
+	case n.queues == 1:
+		f.Found = "one queue, nothing to spread"
+	default:
+		f.Found = "the driver does not tell"
+		if pollers > 1 {
+			f.State = stateNote
+			f.Consequence = "dialled connections cannot be placed: their segments are handed from poller to poller"
+			f.Mend = "TPA_QUEUES=1, or an interface where ethtool -x shows a key"
+		}
+	}
+	return f
+}
+
+// offloads is about what the interface does to segments on its own, nil when
+// that is not known.
+func (n *iface) offloads() []finding {
+	if !n.features.known {
+		return nil
+	}
+	f := finding{Name: n.name + " offloads", State: stateOK}
+	var on []string
+	for _, o := range []struct{ feature, name string }{
+		{"rx-checksum", "rx-checksum"}, {"tx-checksum-ip-generic", "tx-checksum"}, {"tx-checksum-ipv4", "tx-checksum"},
+		{"tx-tcp-segmentation", "tso"}, {"rx-hashing", "rx-hash"}, {"rx-lro", "lro"}, {"rx-gro-hw", "gro-hw"},
+	} {
+		if n.features.active[o.feature] && !slices.Contains(on, o.name) {
+			on = append(on, o.name)
+		}
+	}
+	f.Found = "none on"
+	if len(on) > 0 {
+		f.Found = strings.Join(on, ", ")
+	}
+	if n.features.active["rx-lro"] || n.features.active["rx-gro-hw"] {
+		f.State = stateNote
+		f.Consequence = "the interface joins segments, which many drivers refuse to combine with XDP"
+		f.Mend = "ethtool -K " + n.name + " lro off rx-gro-hw off"
+	}
+	return []finding{f}
 }
 
 func (m *host) runtimeDir() finding {

@@ -35,7 +35,18 @@ func good() *host {
 			"sys/module/vfio/parameters/enable_unsafe_noiommu_mode":   file("N"),
 		},
 		uid: 0, cpus: 4, gomaxprocs: 4, memlock: unix.RLIM_INFINITY, dpdk: "DPDK 22.11.11",
+		queues: 2, pinned: []int{2, 3},
+		ask: func(string) ethernet { return fine() },
 	}
+}
+
+// fine is an interface that can do everything.
+func fine() (e ethernet) {
+	e.xdp.known, e.xdp.native, e.xdp.redirect, e.xdp.zeroCopy = true, true, true, true
+	e.queues.known, e.queues.now, e.queues.most = true, 2, 2
+	e.features.known, e.features.active = true, map[string]bool{"rx-checksum": true, "rx-hashing": true}
+	e.rss.known, e.rss.function, e.rss.key, e.rss.queues = true, "toeplitz", 40, 2
+	return e
 }
 
 func TestDoctor(t *testing.T) {
@@ -46,6 +57,9 @@ func TestDoctor(t *testing.T) {
 				delete(files, name)
 			}
 		}
+	}
+	kernel := func(m *host, change func(*ethernet)) {
+		m.ask = func(string) ethernet { e := fine(); change(&e); return e }
 	}
 	set := func(m *host, name, content string) { m.fs.(fstest.MapFS)[name] = file(content) }
 	for _, tt := range []struct {
@@ -69,10 +83,28 @@ func TestDoctor(t *testing.T) {
 		}, []string{"capabilities", "AF_XDP", "locked memory", "DPDK"}, modeKernel, ""},
 		{"an old kernel", func(m *host) { set(m, "proc/sys/kernel/osrelease", "4.19.0") }, []string{"Linux"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"a small machine", func(m *host) {
-			m.cpus, m.gomaxprocs = 1, 1
+			m.cpus, m.gomaxprocs, m.queues, m.pinned = 1, 1, 1, nil
+			kernel(m, func(e *ethernet) { e.queues.now, e.queues.most, e.rss.known = 1, 1, false })
 			without(m, "sys/devices", "sys/kernel/mm", "sys/bus/pci", "sys/class/net/eth0/queues/rx-1")
 			set(m, "sys/class/net/eth0/operstate", "down")
 		}, []string{"processors", "isolated processors", "huge pages", "interface eth0"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=1"},
+		{"more pollers than processors", func(m *host) { m.queues = 4 }, []string{"processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"more pollers than processors, floating", func(m *host) { m.queues, m.pinned = 4, nil }, []string{"processors", "isolated processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"pollers beside the isolated processors", func(m *host) { m.pinned = []int{1, 2} }, []string{"isolated processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"another XDP program", func(m *host) {
+			without(m, "sys/bus/pci")
+			kernel(m, func(e *ethernet) { e.attached = 7 })
+			m.dpdk = ""
+		}, []string{"DPDK", "eth0 XDP"}, modeKernel, ""},
+		{"no native XDP", func(m *host) {
+			without(m, "sys/bus/pci")
+			kernel(m, func(e *ethernet) { e.xdp.native = false })
+		}, []string{"eth0 XDP"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		{"a kernel before 6.3", func(m *host) { kernel(m, func(e *ethernet) { *e = ethernet{} }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"another hash", func(m *host) { kernel(m, func(e *ethernet) { e.rss.function = "xor" }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"a table of one queue", func(m *host) { kernel(m, func(e *ethernet) { e.rss.queues = 1 }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"segments joined by the interface", func(m *host) { kernel(m, func(e *ethernet) { e.features.active["rx-lro"] = true }) }, []string{"eth0 offloads"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"queues that are off", func(m *host) { kernel(m, func(e *ethernet) { e.queues.now, e.queues.most = 1, 8 }) }, []string{"interface eth0"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"no interface", func(m *host) { without(m, "sys/bus/pci", "sys/class/net/eth0"); m.dpdk = "" }, []string{"DPDK"}, modeKernel, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,5 +146,19 @@ func TestDoctorHere(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) < 8 || got.Best.Mode == "" {
 		t.Errorf("--json: %v, %d findings, best mode %q", err, len(got.Findings), got.Best.Mode)
+	}
+}
+
+// TestAskKernel asks about an interface that every kernel has.
+func TestAskKernel(t *testing.T) {
+	e := askKernel("lo")
+	if e.attached != 0 || e.rss.known {
+		t.Errorf("lo has a program or RSS: %+v", e)
+	}
+	if !e.features.known || len(e.features.active) == 0 {
+		t.Errorf("lo: got %+v, want features", e)
+	}
+	if none := askKernel("no-such-interface"); none.xdp.known || none.features.known || none.queues.known {
+		t.Errorf("no interface: got %+v", none)
 	}
 }

@@ -11,8 +11,9 @@
 //
 //	go test -run '^$' -bench . -benchtime 60x ./test/overhead
 //
-// prints the median of the differences in percent, and within how much of it the
-// true median lies with a probability of 95 %. Each of the 60 is a program of its
+// prints the median of the differences in percent, of requests per second and per
+// second of processor time, and within how much of it the true median lies with a
+// probability of 95 %. Each of the 60 is a program of its
 // own and takes about a second.
 package overhead
 
@@ -31,6 +32,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/memory"
@@ -194,20 +196,36 @@ func (g *group) stop() {
 	}
 }
 
-// run lets the clients run for one turn, and returns the requests per second.
-// during is called meanwhile.
-func (g *group) run(turn time.Duration, during func()) float64 {
+// A rate is how many requests there were, per second and per second of processor
+// time that the process used. The latter hardly notices what else runs on the
+// machine.
+type rate struct{ second, processor float64 }
+
+func (r rate) add(o rate) rate { return rate{r.second + o.second, r.processor + o.processor} }
+
+// run lets the clients run for one turn. during is called meanwhile.
+func (g *group) run(turn time.Duration, during func()) rate {
 	g.mu.Lock()
 	g.running = true
 	g.changed.Broadcast()
 	g.mu.Unlock()
 	time.Sleep(settle)
-	before, start := g.done(), time.Now()
+	before, start, used := g.done(), time.Now(), processorTime()
 	during()
 	time.Sleep(turn - settle - time.Since(start))
-	rate := float64(g.done()-before) / time.Since(start).Seconds()
+	done := float64(g.done() - before)
+	r := rate{done / time.Since(start).Seconds(), done / (processorTime() - used).Seconds()}
 	g.stop()
-	return rate
+	return r
+}
+
+// processorTime is what the process has used so far.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err) // cannot be
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func (g *group) done() (n uint64) {
@@ -219,30 +237,37 @@ func (g *group) done() (n uint64) {
 
 // compare runs turns of programs with and without something, and reports the
 // difference.
-func compare(b *testing.B, record int, with, without func(*program) float64) {
-	var changes, rates []float64
+func compare(b *testing.B, record int, with, without func(*program) rate) {
+	var seconds, processors, rates []float64
 	for b.Loop() {
 		p := start(b, record)
 		with(p) // warm up
 		without(p)
-		var of []float64
+		var second, processor []float64
 		for range quads {
 			w := with(p)
-			o := without(p) + without(p)
-			w += with(p)
-			of = append(of, 100*(w/o-1))
-			rates = append(rates, o/2)
+			o := without(p).add(without(p))
+			w = w.add(with(p))
+			second = append(second, 100*(w.second/o.second-1))
+			processor = append(processor, 100*(w.processor/o.processor-1))
+			rates = append(rates, o.second/2)
 		}
-		change, _, _ := interval(of)
-		changes = append(changes, change)
+		s, _, _ := interval(second)
+		seconds = append(seconds, s)
+		s, _, _ = interval(processor)
+		processors = append(processors, s)
 		p.close()
 	}
-	change, low, high := interval(changes)
-	rate, _, _ := interval(rates)
 	b.ReportMetric(0, "ns/op") // how long the turns are
-	b.ReportMetric(change, "change-%")
-	b.ReportMetric((high-low)/2, "±%")
+	rate, _, _ := interval(rates)
 	b.ReportMetric(rate, "requests/s")
+	report := func(what string, changes []float64) {
+		change, low, high := interval(changes)
+		b.ReportMetric(change, what+"-%")
+		b.ReportMetric((high-low)/2, what+"-±%")
+	}
+	report("per-second", seconds)
+	report("per-processor-second", processors)
 }
 
 // interval returns the median and an interval that holds the median of all there
@@ -262,8 +287,8 @@ func nothing() {}
 // connections that are not.
 func BenchmarkRecorder(b *testing.B) {
 	compare(b, conns,
-		func(p *program) float64 { return p.groups[0].run(turn, nothing) },
-		func(p *program) float64 { return p.groups[1].run(turn, nothing) })
+		func(p *program) rate { return p.groups[0].run(turn, nothing) },
+		func(p *program) rate { return p.groups[1].run(turn, nothing) })
 }
 
 // BenchmarkScrapes compares turns in which the server is scraped once, so 10 times
@@ -285,7 +310,7 @@ func BenchmarkScrapes(b *testing.B) {
 			var of *accel.Runtime
 			var h http.Handler
 			compare(b, 0,
-				func(p *program) float64 {
+				func(p *program) rate {
 					if of != p.server {
 						of, h = p.server, tt.handler(p.server)
 					}
@@ -293,7 +318,7 @@ func BenchmarkScrapes(b *testing.B) {
 						h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
 					})
 				},
-				func(p *program) float64 { return p.groups[0].run(scrapeTurn, nothing) })
+				func(p *program) rate { return p.groups[0].run(scrapeTurn, nothing) })
 		})
 	}
 }
@@ -301,6 +326,6 @@ func BenchmarkScrapes(b *testing.B) {
 // BenchmarkNothing compares two groups that are alike: what is left is noise.
 func BenchmarkNothing(b *testing.B) {
 	compare(b, -1,
-		func(p *program) float64 { return p.groups[0].run(turn, nothing) },
-		func(p *program) float64 { return p.groups[1].run(turn, nothing) })
+		func(p *program) rate { return p.groups[0].run(turn, nothing) },
+		func(p *program) rate { return p.groups[1].run(turn, nothing) })
 }
