@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -79,6 +80,61 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	return l, nil
 }
 
+// PerShard announces on a local address with one listener for each shard, for
+// programs that run an accept loop per shard: connections of one listener share a
+// poller, and their loop shares nothing with others. Where the kernel serves, too
+// (Kernel), its listener is the last one; a runtime that fell back has only that.
+// Close all of them: peers whose connections arrive on a closed one are refused.
+func (lc *ListenConfig) PerShard(ctx context.Context, network, address string) ([]net.Listener, error) {
+	rt, err := orDefault(lc.Runtime)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
+	}
+	if rt.reason != nil || len(rt.stacks) == 1 && !lc.Kernel && !rt.config.Kernel {
+		l, err := lc.Listen(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return []net.Listener{l}, nil
+	}
+	if err := checkNetwork(network); err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
+	}
+	laddr, err := resolveListen(ctx, network, address)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
+	}
+	whole, err := lc.listen(ctx, rt, network, laddr)
+	if err != nil {
+		return nil, err
+	}
+	parts := whole.Split()
+	whole.open.Store(int32(len(parts)))
+	var all []net.Listener
+	for _, p := range parts {
+		all = append(all, &part{Listener: p, whole: whole})
+	}
+	if whole.kernel != nil {
+		all = append(all, whole.kernel)
+	}
+	return all, nil
+}
+
+// part is what one shard has of a listener.
+type part struct {
+	*tpanet.Listener
+	whole *listener
+}
+
+// Close closes the part. The port is free when all parts are closed.
+func (p *part) Close() error {
+	err := p.Listener.Close()
+	if err == nil && p.whole.open.Add(-1) == 0 {
+		p.whole.Close()
+	}
+	return err
+}
+
 // listen listens on the device and, if that is wanted, by the kernel.
 func (lc *ListenConfig) listen(ctx context.Context, rt *Runtime, network string, laddr *net.TCPAddr) (*listener, error) {
 	if !lc.Kernel && !rt.config.Kernel {
@@ -141,6 +197,7 @@ type listener struct {
 	lease  *lease       // of the port on a shared device, else nil
 	kernel net.Listener // nil without one
 	once   sync.Once
+	open   atomic.Int32 // parts that are open, if it was split
 }
 
 func (l *listener) Close() error {

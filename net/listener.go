@@ -37,8 +37,9 @@ type Listener struct {
 
 	// acc is the waiting side: its sleeper has the wakers of all queues besides
 	// its own.
-	acc  half
-	next int // the queue to look at first; guarded by acc.mu
+	acc   half
+	parts []*Listener   // after Split
+	next  atomic.Uint32 // counts looks at the queues, so that each comes first in turn
 }
 
 // An acceptQueue is the listening endpoint of one shard.
@@ -49,9 +50,10 @@ type acceptQueue struct {
 	binding binding
 	entry   waiter.Entry
 	waker   sleep.Waker
-	// ready says that the waker was asserted since the queue was last found
-	// empty; guarded by Listener.acc.mu.
-	ready bool
+	// ready says that a connection was announced since the queue was last found
+	// empty.
+	ready  atomic.Bool
+	closed atomic.Bool
 
 	// queued counts connections that came to wait, accepted those that left.
 	queued, accepted atomic.Uint64
@@ -68,14 +70,15 @@ func (q *acceptQueue) NotifyEvent(mask waiter.EventMask) {
 	if mask == waiter.ReadableEvents {
 		q.queued.Add(1)
 	}
+	q.ready.Store(true)
 	q.waker.Assert()
 }
 
 // Listen listens on laddr on every stack, of which there is at least one: at the
 // same port on all of them, which is chosen when laddr's is 0. laddr may be nil.
 // network is "tcp", which on no or an unspecified address serves IPv4 and IPv6,
-// "tcp4" or "tcp6". Errors are those of package net. For a listener per shard,
-// call it once per stack with the port that the first listener got.
+// "tcp4" or "tcp6". Errors are those of package net. Split makes it
+// one listener per shard.
 func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
 	if laddr == nil {
 		laddr = new(net.TCPAddr)
@@ -173,6 +176,9 @@ func (q *acceptQueue) listen(f family, addr tcpip.FullAddress, backlog int) erro
 
 func (l *Listener) closeQueues() {
 	for _, q := range l.queues {
+		if q.closed.Swap(true) {
+			continue // by a part of the listener
+		}
 		q.queue.EventUnregister(&q.entry)
 		q.stack.NotListening(q.ep)
 		q.ep.Close()
@@ -189,59 +195,58 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// accept takes no lock while there are connections that wait: those who accept
+// meet only at the queue of one shard, and there for a moment.
 func (l *Listener) accept() (*Conn, error) {
+	if err := l.acc.err(); err != nil {
+		return nil, err
+	}
+	if c, err := l.take(); c != nil || err != nil {
+		return c, err
+	}
 	l.acc.mu.Lock()
 	defer l.acc.mu.Unlock()
-	block := false
 	for {
 		if err := l.acc.err(); err != nil {
 			return nil, err
 		}
-		// Note all queues that were announced, then serve them in turn.
-		for w := l.acc.sleeper.Fetch(block); w != nil; w = l.acc.sleeper.Fetch(false) {
-			l.markReady(w)
-		}
-		if err := l.acc.err(); err != nil {
-			return nil, err
-		}
-		c, err := l.take()
-		if c != nil || err != nil {
+		if c, err := l.take(); c != nil || err != nil {
 			return c, err
 		}
-		block = true
-	}
-}
-
-func (l *Listener) markReady(w *sleep.Waker) {
-	for _, q := range l.queues {
-		if &q.waker == w {
-			q.ready = true
-		}
+		l.acc.sleeper.Fetch(true)
 	}
 }
 
 // take accepts from the next queue that has a connection, nil when none has.
-// acc.mu is held.
 func (l *Listener) take() (*Conn, error) {
-	for range l.queues {
-		q := l.queues[l.next]
-		l.next = (l.next + 1) % len(l.queues)
-		if !q.ready {
+	first := uint32(0)
+	if len(l.queues) > 1 {
+		first = l.next.Add(1)
+	}
+	for i := range l.queues {
+		q := l.queues[(int(first)+i)%len(l.queues)]
+		if !q.ready.Load() {
 			continue
 		}
 		var peer tcpip.FullAddress
 		ep, queue, terr := q.ep.Accept(&peer)
-		if terr == nil {
-			q.accepted.Add(1)
-			return l.newConn(q.stack, ep, queue, peer), nil
+		if _, empty := terr.(*tcpip.ErrWouldBlock); empty {
+			q.ready.Store(false)
+			// One that came before that may have been announced before it, too.
+			if ep, queue, terr = q.ep.Accept(&peer); terr == nil {
+				q.ready.Store(true)
+			} else if _, empty := terr.(*tcpip.ErrWouldBlock); empty {
+				continue
+			}
 		}
-		if _, ok := terr.(*tcpip.ErrWouldBlock); !ok {
+		if terr != nil {
 			if err := l.acc.err(); err != nil {
 				return nil, err
 			}
 			return nil, sysError("accept", terr)
 		}
-		q.ready = false
+		q.accepted.Add(1)
+		return l.newConn(q.stack, ep, queue, peer), nil
 	}
 	return nil, nil
 }
@@ -259,8 +264,25 @@ func (l *Listener) Close() error {
 	if !l.acc.close() {
 		return &net.OpError{Op: "close", Net: l.network, Addr: l.addr, Err: net.ErrClosed}
 	}
+	for _, p := range l.parts {
+		p.acc.close()
+	}
 	l.closeQueues()
 	return nil
+}
+
+// Split returns a listener for each stack. Of l itself only Close, which closes all
+// of them, Addr and Stats may be called from then on. Nobody may have called
+// Accept.
+func (l *Listener) Split() []*Listener {
+	l.acc.sleeper.Done()
+	for _, q := range l.queues {
+		p := &Listener{network: l.network, family: l.family, addr: l.addr, keepAlive: l.keepAlive, queues: []*acceptQueue{q}}
+		p.acc.init()
+		p.acc.sleeper.AddWaker(&q.waker)
+		l.parts = append(l.parts, p)
+	}
+	return l.parts
 }
 
 // Addr returns the address listened on, a *net.TCPAddr with the port in use. It

@@ -1,10 +1,13 @@
 package queues
 
 import (
+	"errors"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,6 +134,90 @@ func TestNear(t *testing.T) {
 		ln.Close()
 		client.rt.Close()
 		server.rt.Close()
+		synctest.Wait()
+	})
+}
+
+// TestPerShard checks that each listener of PerShard returns the connections of
+// its shard, and that closing gives the port back.
+func TestPerShard(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		const shards = 4
+		client := newHost(t, 1, shards, nil, accel.Config{})
+		server := newHost(t, 2, shards, nil, accel.Config{})
+		softnic.Connect(client.nic, server.nic)
+		lc := accel.ListenConfig{Runtime: server.rt}
+		for round := range 2 {
+			lns, err := lc.PerShard(t.Context(), "tcp", ":7")
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			if len(lns) != shards {
+				t.Fatalf("%d listeners, want %d", len(lns), shards)
+			}
+			if _, err := lc.Listen(t.Context(), "tcp", ":7"); !errors.Is(err, syscall.EADDRINUSE) {
+				t.Errorf("a second listener: got %v, want EADDRINUSE", err)
+			}
+			accepted := make([]int, shards)
+			var loops sync.WaitGroup
+			for i, ln := range lns {
+				loops.Go(func() {
+					for {
+						c, err := ln.Accept()
+						if err != nil {
+							if !errors.Is(err, net.ErrClosed) {
+								t.Error(err)
+							}
+							return
+						}
+						if got := c.(interface{ Shard() int }).Shard(); got != i {
+							t.Errorf("listener %d accepted a connection of shard %d", i, got)
+						}
+						accepted[i]++
+						go func() {
+							io.Copy(c, c)
+							c.Close()
+						}()
+					}
+				})
+			}
+			d := accel.Dialer{Runtime: client.rt, Timeout: time.Minute}
+			for range 64 {
+				c, err := d.Dial("tcp", "10.0.0.2:7")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := exchange(c, 1, 100); err != nil {
+					t.Error(err)
+				}
+				c.Close()
+			}
+			stats := server.rt.Stats().Listeners
+			if len(stats) != 1 || len(stats[0].Queues) != shards {
+				t.Errorf("stats %+v: want one listener with %d queues", stats, shards)
+			}
+			if round == 0 {
+				for _, ln := range lns {
+					if err := ln.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			} else {
+				server.rt.Close() // closes what is open
+			}
+			loops.Wait()
+			sum := 0
+			for i, n := range accepted {
+				if n == 0 {
+					t.Errorf("listener %d accepted nothing", i)
+				}
+				sum += n
+			}
+			if sum != 64 {
+				t.Errorf("%d connections were accepted, want 64", sum)
+			}
+		}
+		client.rt.Close()
 		synctest.Wait()
 	})
 }
