@@ -57,7 +57,7 @@ type lease struct {
 	claim   *bifurcation.Claim
 	first   uint16
 	count   int
-	// kept are flows that the kernel had at the port before.
+	// kept are flows that others had at the port before.
 	kept []link.Flow
 	// ended: no new connection comes; flows are those that were left of it.
 	ended bool
@@ -195,15 +195,23 @@ func (s *sharing) listen(network string, addr *net.TCPAddr) (*lease, error) {
 		return nil, err
 	}
 	addr.Port = int(hold.First())
-	connections, err := ports.Connections(hold.First())
+	kept, err := s.flowsOfOthers(hold.First())
 	if err != nil {
-		s.log.Warn("connections that the kernel has at this port will be reset", "port", addr.Port, "err", err)
-	}
-	var kept []link.Flow
-	for _, c := range connections {
-		kept = append(kept, link.Flow(c))
+		s.log.Warn("connections that others have at this port may be reset", "port", addr.Port, "err", err)
 	}
 	return s.lease(hold, bifurcation.Ports{Addr: ip, Kept: kept})
+}
+
+// flowsOfOthers returns the connections at a port that the kernel has, and those
+// that other servers on the device have left after they gave the port back.
+func (s *sharing) flowsOfOthers(port uint16) ([]link.Flow, error) {
+	connections, err := ports.Connections(port)
+	var flows []link.Flow
+	for _, c := range connections {
+		flows = append(flows, link.Flow(c))
+	}
+	others, oerr := s.steering.Others(port)
+	return append(flows, others...), errors.Join(err, oerr)
 }
 
 // listenAddr is the address to listen on, the zero Addr for all of both IP
@@ -371,15 +379,11 @@ func (s *sharing) tend() {
 	}
 }
 
-// tendKept ends the exceptions for connections that the kernel has no more.
+// tendKept ends the exceptions for connections that others have no more.
 func (l *lease) tendKept() {
-	connections, err := ports.Connections(l.first)
+	now, err := l.sharing.flowsOfOthers(l.first)
 	if err != nil {
 		return
-	}
-	var now []link.Flow
-	for _, c := range connections {
-		now = append(now, link.Flow(c))
 	}
 	if gone := without(l.kept, now); len(gone) > 0 {
 		if err := l.sharing.steering.Except(gone); err != nil {

@@ -77,3 +77,5 @@ func (c countedSharer) Drain(addr netip.Addr, port uint16, kept []link.Flow) err
 func (c countedSharer) Except(flows []link.Flow) error {
 	return c.exceptions.add(c.sharer.Except(flows))
 }
+
+func (c countedSharer) Others(port uint16) ([]link.Flow, error) { return c.sharer.Others(port) }

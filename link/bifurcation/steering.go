@@ -49,6 +49,9 @@ type Sharer interface {
 	Drain(addr netip.Addr, port uint16, kept []link.Flow) error
 	// Except ends such exceptions.
 	Except(flows []link.Flow) error
+	// Others returns the flows at a port that are left to other processes, which
+	// have drained it.
+	Others(port uint16) ([]link.Flow, error)
 }
 
 // A Verdict is a kind of frame and how many there were.
@@ -65,8 +68,8 @@ type Ports struct {
 	// First and Count are a range of ports within 1 to 65535.
 	First uint16
 	Count int
-	// Kept are flows at these ports that the kernel has already and keeps, where
-	// the filter can tell flows apart.
+	// Kept are flows at these ports that the kernel or another process has already
+	// and keeps, where the filter can tell flows apart.
 	Kept []link.Flow
 }
 
@@ -392,6 +395,17 @@ func (s *Steering) Except(flows []link.Flow) error {
 		return sharer.Except(flows)
 	}
 	return nil
+}
+
+// Others returns the flows at a port that other processes on the same device have
+// left, after they gave the port back.
+func (s *Steering) Others(port uint16) ([]link.Flow, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sharer, ok := s.filter.(Sharer); ok && !s.closed {
+		return sharer.Others(port)
+	}
+	return nil, nil
 }
 
 // Close releases everything.

@@ -76,6 +76,8 @@ func (f fakeSharer) Drain(a netip.Addr, port uint16, kept []link.Flow) error {
 	return nil
 }
 
+func (f fakeSharer) Others(uint16) ([]link.Flow, error) { return nil, nil }
+
 func (f fakeSharer) Except(flows []link.Flow) error {
 	for _, fl := range flows {
 		delete(f.flows, fl)

@@ -32,7 +32,9 @@ const (
 // All methods may be called by anyone at any time; what they change holds from
 // the next frame on.
 type Filter struct {
-	attach Attach
+	attach  Attach
+	index   int            // of the interface
+	program ebpf.ProgramID // attached
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -103,7 +105,7 @@ func openFilter(index int, mode Attach) (_ *Filter, notNative, err error) {
 		return nil, nil, err
 	}
 	defer objects.Program.Close() // the link holds it
-	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps}
+	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: number(objects.Program)}
 	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
 	if mode != AttachGeneric {
 		options.Flags = ebpflink.XDPDriverMode
@@ -143,7 +145,8 @@ func OpenIngress(name string) (*Filter, error) {
 		return nil, errFilter(l, AttachIngress, err)
 	}
 	defer objects.Ingress.Close() // the link holds it
-	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, attach: AttachIngress}
+	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, attach: AttachIngress,
+		index: l.Attrs().Index, program: number(objects.Ingress)}
 	f.attached, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
 		Interface: l.Attrs().Index, Program: objects.Ingress, Attach: ebpf.AttachTCXIngress,
 	})
@@ -165,6 +168,16 @@ func load(objects any) error {
 		return err
 	}
 	return spec.LoadAndAssign(objects, nil)
+}
+
+// number returns the kernel's number for a program, 0 before Linux 4.13.
+func number(p *ebpf.Program) ebpf.ProgramID {
+	info, err := p.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
 }
 
 // Tap returns the file descriptor of the socket filter of a filter made by

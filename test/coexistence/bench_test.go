@@ -6,20 +6,34 @@ import (
 	"testing"
 
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
 
 // BenchmarkPassing is what the filter costs the kernel's own traffic: requests of
 // one kernel connection between two hosts, with and without a filter that passes
-// them. Compare the three on the same machine in the same minute.
+// them. Compare the four on the same machine in the same minute.
 func BenchmarkPassing(b *testing.B) {
-	for _, filter := range []string{"none", "generic", "native"} {
+	for _, filter := range []string{"none", "generic", "native", "ingress"} {
 		b.Run(filter, func(b *testing.B) {
 			testnet.Need(b, testnet.Root)
 			n := testnet.New(b)
 			client, server := n.Host("client"), n.Host("server")
 			_, si := n.Connect(client, server, testnet.Wire{})
-			if filter != "none" {
+			switch filter {
+			case "none":
+			case "ingress":
+				var dev *packet.Device
+				var err error
+				server.Do(func() { dev, err = packet.Open(packet.Config{Interface: si.Name}) })
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer dev.Close()
+				if err := dev.Filter().Claim(si.IPv4.Addr(), port, 1); err != nil {
+					b.Fatal(err)
+				}
+			default:
 				cfg := xdp.Config{Interface: si.Name, Attach: xdp.AttachNative}
 				if filter == "generic" {
 					cfg.Attach = xdp.AttachGeneric

@@ -695,6 +695,58 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// TestTakeOver: one accelerated server after the other takes the port, each while the
+// one before finishes its connections. The interface's XDP goes from one to another,
+// too. No connection is lost.
+func TestTakeOver(t *testing.T) {
+	s := newSite(t, testnet.Wire{})
+	before := s.resets()
+	addr4, addr6 := at(s.si, port)
+	var conns []net.Conn // two of each server
+	var servers []*process
+	for generation := range 5 {
+		if generation > 0 {
+			servers[generation-1].terminate()
+			if line := servers[generation-1].line(); line != "closed" {
+				t.Fatalf("generation %d says %q", generation-1, line)
+			}
+		}
+		servers = append(servers, s.start(port))
+		for _, addr := range []string{addr4, addr6} {
+			c, err := dial(s.client, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns = append(conns, c)
+		}
+		for range 100 {
+			for i, c := range conns {
+				if err := ping(c); err != nil {
+					t.Fatalf("connection %d of %d, generation %d: %v", i, len(conns), generation, err)
+				}
+			}
+		}
+		// Two servers drain at a time; then the elder ends, and leaves the interface's
+		// XDP to the next one, if it had it.
+		if len(conns) == 6 {
+			for _, c := range conns[:2] {
+				c.Close()
+			}
+			conns = conns[2:]
+			servers[generation-2].Wait()
+		}
+	}
+	if n := s.resets() - before; n != 0 {
+		t.Errorf("the kernel sent %d resets", n)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	servers[3].Wait()
+	servers[4].kill()
+}
+
 // TestChanges: the network around a loaded server changes, and connections go on.
 func TestChanges(t *testing.T) {
 	s := newSite(t, testnet.Wire{})
