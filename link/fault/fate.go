@@ -28,8 +28,9 @@ func newFates(seed uint64, d direction, queue int) fates {
 }
 
 // next decides on the next frame. It draws the same amount of random numbers
-// whatever the impairment is.
-func (f *fates) next(i *Impairment) fate {
+// whatever the impairment is. gap tells that it is the first after a pause.
+func (f *fates) next(i *Impairment, gap bool) fate {
+	f.losing = f.losing && !gap
 	drop, duplicate, reorder := f.random.Float64(), f.random.Float64(), f.random.Float64()
 	corrupt, cut, jitter := f.random.Float64(), f.random.Float64(), f.random.Float64()
 	return fate{

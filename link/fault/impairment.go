@@ -16,8 +16,9 @@
 // queue and how many frames passed there before it, and on nothing else: the
 // same frames under the same seed meet the same fate. Each kind of impairment
 // has random numbers of its own, so that switching one on leaves what the others
-// do as it was. Only Rate depends on time, through the queue that builds up; in
-// a bubble of testing/synctest, time is repeatable too.
+// do as it was. Only Rate depends on time, through the queue that builds up, and
+// DropBurst, through the queue that drains; in a bubble of testing/synctest, time
+// is repeatable too.
 //
 // # Frames as on the wire
 //
@@ -48,8 +49,9 @@ type Impairment struct {
 	// Drop is the share of frames that are lost.
 	Drop float64
 	// DropBurst makes losses come in runs of that many frames on average, as full
-	// queues cause them (the Gilbert model); Drop stays the share in all. At least
-	// 1. Default: 0, each frame is lost or not by itself.
+	// queues cause them (the Gilbert model); Drop stays the share in all. A run is
+	// over when no frame comes for 100 ms. At least 1. Default: 0, each frame is
+	// lost or not by itself.
 	DropBurst float64
 	// Duplicate is the probability that a frame arrives twice.
 	Duplicate float64

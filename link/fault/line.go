@@ -10,6 +10,11 @@ import (
 
 const ethernetLen = 14
 
+// burstGap is the pause after which a run of losses is over: without it, a run of
+// eight would take all of a connection's retransmissions, which come ever more
+// rarely, for minutes.
+const burstGap = 100 * time.Millisecond
+
 // A line is one direction of one queue: frames go in, meet their fate, and come
 // out when they are due. It belongs to one goroutine at a time; the counters and
 // the impairment are everyone's.
@@ -20,6 +25,7 @@ type line struct {
 
 	waiting schedule
 	size    atomic.Int64 // length of waiting
+	entered time.Time    // when the last frame came
 	last    time.Time    // when the last frame that kept its place is due
 	free    time.Time    // when the capacity is free again
 	spare   [][]byte     // buffers for reuse
@@ -32,7 +38,8 @@ func (l *line) idle() bool { return len(l.waiting.frames) == 0 && l.impairment.L
 // said of its checksums.
 func (l *line) enter(frame []byte, verdict link.Verdict, now time.Time) {
 	i := l.impairment.Load()
-	f := l.fates.next(i)
+	f := l.fates.next(i, now.Sub(l.entered) > burstGap)
+	l.entered = now
 	c := l.counters
 	c.frames.Add(1)
 	if f.drop {
