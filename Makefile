@@ -120,7 +120,7 @@ test-race:
 # detector does not see.
 .PHONY: test-sim
 test-sim:
-	$(TEST) -timeout 10m ./test/sim
+	SEEDS=10000 MATRIX=4 $(TEST) -timeout 20m ./test/sim
 
 .PHONY: test-asan
 test-asan:
@@ -142,7 +142,11 @@ fuzz: ## fuzz every target for FUZZTIME each
 
 .PHONY: sim
 sim: ## run SEEDS random programs in virtual time
-	SEEDS=$(SEEDS) $(GO) test -timeout 0 ./test/sim
+	SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run '^TestPrograms$$' ./test/sim
+
+.PHONY: matrix
+matrix: ## run every combination of device, stack and network settings
+	MATRIX=1 $(GO) test -timeout 0 -v -run '^TestMatrix$$' ./test/sim
 
 .PHONY: cover
 cover: ## write the coverage of all tests to out/coverage.html

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -26,6 +27,7 @@ func newPair(t testing.TB, o memory.Options, c accel.Config) (a, b *accel.Runtim
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, da, db)
 	make := func(d *memory.Device, last string) *accel.Runtime {
 		c := c
 		c.Link, c.Fallback = d, accel.Never
@@ -97,6 +99,7 @@ func TestFallback(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log strings.Builder
+			leak.Check(t)
 			c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 			rt, err := accel.New(c)
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/fault"
@@ -186,6 +187,7 @@ func TestRecordingStaysOnceReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, a)
 	rt, err := accel.New(accel.Config{
 		Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.Never, DebugSocket: filepath.Join(dir, "tpa.sock"), Logger: silent,
 	})
@@ -211,6 +213,7 @@ func TestCapture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, bad, b)
 	start := func(d link.Device, addr string, log *slog.Logger) *accel.Runtime {
 		rt, err := accel.New(accel.Config{Link: d, Addrs: prefixes(addr), Fallback: accel.Never, Logger: log})
 		if err != nil {

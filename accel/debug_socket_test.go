@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 )
 
 func overSocket(path string) *http.Client {
@@ -29,6 +30,7 @@ func overSocket(path string) *http.Client {
 // fallback returns a runtime without a device, which has a socket all the same.
 func fallback(t *testing.T, path string) *accel.Runtime {
 	t.Helper()
+	leak.Check(t)
 	rt, err := accel.New(accel.Config{DebugSocket: path, Logger: silent})
 	if err != nil {
 		t.Fatal(err)

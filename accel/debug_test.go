@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 )
@@ -170,6 +171,7 @@ func TestDrops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, a, b)
 	defer b.Close()
 	rt, err := accel.New(accel.Config{Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.Never, Logger: silent})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -38,6 +39,7 @@ func TestPinning(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			leak.Check(t, da, db)
 			defer da.Close()
 			defer db.Close()
 			server, err := accel.New(accel.Config{

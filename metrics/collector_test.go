@@ -23,6 +23,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	"github.com/gotpa/tpa/metrics"
@@ -40,10 +41,23 @@ func newPair(t testing.TB, queues int) (client, server *accel.Runtime) {
 
 func newRuntime(t testing.TB, d link.Device, addr string) *accel.Runtime {
 	t.Helper()
+	leak.Check(t, d)
 	rt, err := accel.New(accel.Config{
 		Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.Never,
 		Logger: slog.New(slog.DiscardHandler),
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rt.Close() })
+	return rt
+}
+
+// newFallback returns a runtime without a device.
+func newFallback(t testing.TB) *accel.Runtime {
+	t.Helper()
+	leak.Check(t)
+	rt, err := accel.New(accel.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,11 +170,7 @@ func TestLint(t *testing.T) {
 	client, server := newPair(t, 2)
 	serve(t, server)
 	echo(t, dial(t, client, "10.0.0.2:7"), 100)
-	fallback, err := accel.New(accel.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, rt := range []*accel.Runtime{client, server, fallback} {
+	for _, rt := range []*accel.Runtime{client, server, newFallback(t)} {
 		for _, o := range []metrics.Options{{}, {PerQueue: true}} {
 			problems, err := testutil.GatherAndLint(registry(rt, o))
 			if err != nil {
@@ -301,10 +311,7 @@ func TestBacklog(t *testing.T) {
 }
 
 func TestFallback(t *testing.T) {
-	rt, err := accel.New(accel.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	rt := newFallback(t)
 	ln, err := (&accel.ListenConfig{Runtime: rt}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package metrics_test
 
 import (
 	"encoding/json"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -22,12 +21,8 @@ func exported(t *testing.T) map[string]map[string]bool {
 	client, server := newPair(t, 1)
 	serve(t, server)
 	echo(t, dial(t, client, "10.0.0.2:7"), 10)
-	fallback, err := accel.New(accel.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
 	all := make(map[string]map[string]bool)
-	for _, rt := range []*accel.Runtime{server, fallback} {
+	for _, rt := range []*accel.Runtime{server, newFallback(t)} {
 		w := httptest.NewRecorder()
 		metrics.Handler(rt).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		parser := expfmt.NewTextParser(model.UTF8Validation)

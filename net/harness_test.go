@@ -6,28 +6,20 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"gvisor.dev/gvisor/pkg/refs"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
 func TestMain(m *testing.M) {
-	// A buffer or segment that nobody gives back is a panic.
-	refs.SetLeakMode(refs.LeaksPanic)
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if code == 0 {
-			refs.DoLeakCheck()
-		}
-		os.Exit(code)
-	}))
+	goleak.VerifyTestMain(m)
 }
 
 // patience is how long a test waits for what must come.
@@ -76,6 +68,7 @@ func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
 
 func newHost(t testing.TB, d link.Device, ip4, ip6 string) host {
 	t.Helper()
+	leak.Check(t, d)
 	rt, err := accel.New(accel.Config{
 		Link: d, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
 		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},

@@ -21,6 +21,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link/memory"
 )
@@ -33,6 +34,7 @@ func program(t *testing.T) (rt *accel.Runtime, socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, a, b)
 	socket = filepath.Join(t.TempDir(), "debug.sock")
 	start := func(d *memory.Device, addr, socket string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{

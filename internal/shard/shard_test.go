@@ -17,6 +17,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -35,6 +36,7 @@ func newPair(t testing.TB, o memory.Options, tcp TCP) (a, b *Shard) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, da, db)
 	make := func(d *memory.Device, last string) *Shard {
 		info := d.Info()
 		n := link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)

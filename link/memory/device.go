@@ -100,7 +100,9 @@ func (d *Device) Stats() link.DeviceStats {
 		s.TxBytes += qs.TxBytes
 		s.TxErrors += qs.TxDropped
 		s.BuffersTotal += len(q.rx.slots)
-		s.BuffersInUse += int(q.rx.tail.Load() - q.rx.head.Load())
+		if !q.closed.Load() {
+			s.BuffersInUse += int(q.rx.tail.Load() - q.rx.head.Load())
+		}
 	}
 	return s
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -52,6 +53,7 @@ func accelerated(tb testing.TB) transport {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	leak.Check(tb, clientDev, serverDev)
 	start := func(d *memory.Device, addr string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)},

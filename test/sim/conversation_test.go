@@ -97,9 +97,7 @@ func drawFlux(r *rand.Rand, limit int64) flux {
 		stream: stream(r.Uint64()), bytes: size(r, limit), random: r.Uint64(),
 		writeChunk: int(size(r, 1<<20)), readChunk: int(size(r, 1<<18)), whole: r.IntN(4) == 0,
 	}
-	// Small chunks of large streams would take for ever.
-	f.writeChunk = max(f.writeChunk, int(f.bytes/500))
-	f.readChunk = max(f.readChunk, int(f.bytes/500))
+	f.enough()
 	if r.IntN(3) == 0 {
 		f.writePause = time.Duration(r.Int64N(int64(20 * time.Millisecond)))
 	}
@@ -107,6 +105,12 @@ func drawFlux(r *rand.Rand, limit int64) flux {
 		f.readPause = time.Duration(r.Int64N(int64(20 * time.Millisecond)))
 	}
 	return f
+}
+
+// enough makes chunks larger: small ones of large streams would take for ever.
+func (f *flux) enough() {
+	f.writeChunk = max(f.writeChunk, int(f.bytes/500))
+	f.readChunk = max(f.readChunk, int(f.bytes/500))
 }
 
 // write sends the whole flux.

@@ -2,8 +2,8 @@
 // seed: accel, connections, deadlines, pollers, shards and TCP as they are, over
 // software network cards with a bad network between them. It holds tests only.
 //
-// A seed draws a set-up (queues, MTU, offloads, impairments, mishaps) and a
-// program of conversations, runs it, and checks what must hold whatever was
+// A seed draws a set-up (queues, MTU, offloads, buffers, impairments, mishaps) and
+// a program of conversations, runs it, and checks what must hold whatever was
 // drawn:
 //
 //   - what one side reads is what the other wrote, and a stream that was cut off
@@ -11,17 +11,22 @@
 //   - everything ends within a bounded time, with the error that package net
 //     would give;
 //   - every frame on the wire has right checksums and fits the MTU, a sequence
-//     number never stands for two different bytes, and a side sends one FIN;
+//     number never stands for two different bytes, and each side that closes sends
+//     one FIN, or a RST;
 //   - when all is closed, no flow, endpoint, packet buffer, goroutine or timer is
 //     left;
-//   - the same seed gives the same frames at the same times (about one run in 300
-//     does not, see TestSameSeedSameTrace: then replay once more).
+//   - the same seed gives the same frames at the same times, on any machine.
+//
+// The matrix runs one small program over every combination of what a device, a
+// stack and a network can be set to. Runs are shared out to as many processes as
+// there are processors.
 //
 // # Running it
 //
-//	go test ./test/sim                          a few hundred seeds
-//	SEEDS=10000 go test ./test/sim              more of them
-//	SEED=1234 go test ./test/sim -run Programs -v
+//	go test ./test/sim                    1,000 seeds, 164 rows of the matrix
+//	make sim SEEDS=1000000                more seeds
+//	make matrix                           all rows
+//	SEED=1234 go test ./test/sim -run '^TestPrograms$' -v
 //
 // A failure prints the last form. It also writes the frames of that run to the
 // file named by PCAP, if set.

@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -143,25 +142,43 @@ func pairwise(all []row) []int {
 }
 
 // TestMatrix runs a transfer and an exchange over rows of the matrix: those that
-// pairwise chooses, with MATRIX=all every one. A row's number is its seed.
+// pairwise chooses, and with MATRIX=n each n-th as well. A row's number is its
+// seed.
 func TestMatrix(t *testing.T) {
 	all := rows()
 	if len(all) < 10_000 {
 		t.Errorf("%d combinations, want at least 10,000", len(all))
 	}
-	var chosen []int
-	if os.Getenv("MATRIX") == "all" {
-		for i := range all {
+	chosen := pairwise(all)
+	if nth, ok := number(t, "MATRIX"); ok && nth > 0 {
+		for i := 0; i < len(all); i += int(nth) {
 			chosen = append(chosen, i)
 		}
-	} else {
-		chosen = pairwise(all)
+		slices.Sort(chosen)
+		chosen = slices.Compact(chosen)
 	}
-	if one := seeds(t, 0); len(one) == 1 {
-		chosen = []int{int(one[0])}
+	if seed, ok := number(t, "SEED"); ok && seed < uint64(len(all)) {
+		chosen = []int{int(seed)}
 	}
 	share(t, chosen, func(i int) outcome { return run(t, uint64(i), all[i].setup(), pair) })
 	t.Logf("%d of %d combinations", len(chosen), len(all))
+}
+
+// TestPairwise holds pairwise to its word.
+func TestPairwise(t *testing.T) {
+	all := rows()
+	missing := map[couple]bool{}
+	for _, r := range all {
+		r.couples(func(c couple) { missing[c] = true })
+	}
+	chosen := pairwise(all)
+	for _, i := range chosen {
+		all[i].couples(func(c couple) { delete(missing, c) })
+	}
+	if len(missing) > 0 || len(chosen) > len(all)/20 {
+		t.Errorf("%d of %d rows, which leave out %d couples: %v", len(chosen), len(all), len(missing), missing)
+	}
+	t.Logf("%d of %d rows", len(chosen), len(all))
 }
 
 // pair is the program of the matrix: one transfer and one exchange at once,
@@ -173,6 +190,8 @@ func pair(w *world) {
 		r := rand.New(rand.NewPCG(w.seed, uint64(i)))
 		v.up, v.down = drawFlux(r, 30_000), drawFlux(r, 30_000)
 		v.up.bytes, v.down.bytes = 40_000, 20_000
+		v.up.enough()
+		v.down.enough()
 		p.conversations = append(p.conversations, v)
 		p.byID[v.id] = v
 	}

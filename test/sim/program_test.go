@@ -184,25 +184,14 @@ func pause(r *rand.Rand, limit time.Duration, stop chan struct{}) bool {
 	}
 }
 
-// seeds are those to run: the one that SEED names, as many as SEEDS says, or as
-// many as the test wants.
-func seeds(t *testing.T, otherwise uint64) []uint64 {
+// seeds are those to run: the one that SEED names, as many as the variable says,
+// or as many as the test wants.
+func seeds(t *testing.T, variable string, otherwise uint64) []uint64 {
 	t.Helper()
-	number := func(name string) (uint64, bool) {
-		v := os.Getenv(name)
-		if v == "" {
-			return 0, false
-		}
-		n, err := strconv.ParseUint(v, 10, 64)
-		if err != nil {
-			t.Fatalf("%s=%q: want a number", name, v)
-		}
-		return n, true
-	}
-	if seed, ok := number("SEED"); ok {
+	if seed, ok := number(t, "SEED"); ok {
 		return []uint64{seed}
 	}
-	count, ok := number("SEEDS")
+	count, ok := number(t, variable)
 	if !ok {
 		count = otherwise
 	}
@@ -213,14 +202,28 @@ func seeds(t *testing.T, otherwise uint64) []uint64 {
 	return all
 }
 
+// number reads a variable of the environment.
+func number(t *testing.T, variable string) (n uint64, ok bool) {
+	t.Helper()
+	v := os.Getenv(variable)
+	if v == "" {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		t.Fatalf("%s=%q: want a number", variable, v)
+	}
+	return n, true
+}
+
 func TestPrograms(t *testing.T) {
-	share(t, seeds(t, 1000), func(seed uint64) outcome { return run(t, seed, draw(seed), converse) })
+	share(t, seeds(t, "SEEDS", 1000), func(seed uint64) outcome { return run(t, seed, draw(seed), converse) })
 }
 
 // TestSameSeedSameTrace runs each seed twice and compares every frame and its
 // time.
 func TestSameSeedSameTrace(t *testing.T) {
-	share(t, seeds(t, 300), func(seed uint64) outcome {
+	share(t, seeds(t, "PAIRS", 300), func(seed uint64) outcome {
 		a, b := run(t, seed, draw(seed), converse), run(t, seed, draw(seed), converse)
 		if a != b {
 			t.Errorf("seed %d: first %+v, then %+v", seed, a, b)

@@ -94,7 +94,7 @@ func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
 		}
 		w.hosts[0].nic.Attach(w.wire.carry('>', w.hosts[1].nic.Deliver))
 		w.hosts[1].nic.Attach(w.wire.carry('<', w.hosts[0].nic.Deliver))
-		dog := w.watch(20 * time.Minute)
+		dog := w.watch(liveness)
 		if !t.Failed() {
 			program(w)
 		}
@@ -157,6 +157,11 @@ func (w *world) newHost(i int) *host {
 	}
 	return h
 }
+
+// liveness is how long a run may take, in virtual time. Where one frame in ten is
+// lost and acknowledgements are not selective, a few kilobytes take half an hour:
+// gVisor's retransmission timeout grows to a minute and shrinks slowly.
+const liveness = time.Hour
 
 // watch ends a run that makes no progress: after that much virtual time it says
 // where everybody stands.
