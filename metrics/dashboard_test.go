@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
@@ -47,8 +48,25 @@ func exported(t *testing.T) map[string]map[string]bool {
 			}
 		}
 	}
+	// Those that need a device that is shared with the kernel, or huge pages.
+	descs := make(chan *prometheus.Desc, 1000)
+	metrics.NewCollector(server, metrics.Options{PerQueue: true}).Describe(descs)
+	close(descs)
+	for d := range descs {
+		m := described.FindStringSubmatch(d.String())
+		if m == nil || all[m[1]] != nil || all[m[1]+"_bucket"] != nil {
+			continue
+		}
+		all[m[1]] = map[string]bool{"instance": true, "job": true}
+		for l := range strings.SplitSeq(m[2], ",") {
+			all[m[1]][l] = true
+		}
+	}
 	return all
 }
+
+// described finds a metric's name and labels in what a prometheus.Desc prints.
+var described = regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([^}]*)\}`)
 
 var (
 	// A selector is a metric's name, perhaps with matchers in braces.
