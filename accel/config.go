@@ -184,6 +184,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
 //	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
 //	TPA_KERNEL    Config.Kernel: true or false
+//	TPA_TCP       Config.TCP.Engine: tpa or gvisor
 //	TPA_FALLBACK  Config.Fallback: auto or never
 //	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
@@ -224,6 +225,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
 	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
 	env("TPA_KERNEL", func(v string) (err error) { c.Kernel, err = strconv.ParseBool(v); return }, "true or false")
+	env("TPA_TCP", func(v string) error { c.TCP.Engine = v; return c.TCP.Check() }, "tpa or gvisor")
 	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
 	env("TPA_RECORD", func(v string) (err error) {
 		if v == "off" {

@@ -20,6 +20,7 @@ var deviceFlags = []deviceFlag{
 	{"mtu", "TPA_MTU", "BYTES", "greatest IP packet"},
 	{"queues", "TPA_QUEUES", "N", "device queues, each with a stack and a poller"},
 	{"cpus", "TPA_CPUS", "LIST", "CPUs to pin the pollers to: 2,3"},
+	{"tcp", "TPA_TCP", "ENGINE", "the TCP: tpa or gvisor"},
 	{"spin", "TPA_SPIN", "DURATION", "how long an idle poller polls before it sleeps"},
 	{"max-sleep", "TPA_MAX_SLEEP", "DURATION", "longest sleep of an idle poller"},
 	{"hugepages", "TPA_HUGEPAGES", "POLICY", "auto, always or never"},

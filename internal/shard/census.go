@@ -21,7 +21,7 @@ type Census struct {
 
 // holder is a connection that holds memory.
 type holder struct {
-	ep      *tcp.Endpoint
+	ep      endpoint
 	shard   *Shard
 	bytes   int
 	closing bool
@@ -167,7 +167,7 @@ func (s *Shard) count() (Census, []holder) {
 	var c Census
 	var holders []holder
 	for _, e := range s.stack.RegisteredEndpoints() {
-		ep, ok := e.(*tcp.Endpoint)
+		ep, ok := e.(endpoint)
 		if !ok {
 			continue
 		}
@@ -249,7 +249,7 @@ func (s *Shard) squeeze(on bool) {
 	// Give back what cutBuffers took, and wake writers that wait for it. Receive
 	// windows open with the next read, or when the peer probes.
 	for _, e := range s.stack.RegisteredEndpoints() {
-		ep, ok := e.(*tcp.Endpoint)
+		ep, ok := e.(endpoint)
 		if !ok || ep.EndpointState() != tcp.StateEstablished && ep.EndpointState() != tcp.StateCloseWait {
 			continue
 		}

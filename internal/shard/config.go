@@ -52,6 +52,9 @@ type TCP struct {
 	// NoCoalescing delivers each received segment by itself, instead of joining
 	// those of one flow that follow each other in a burst. Default: joined.
 	NoCoalescing bool
+	// Engine is the TCP that carries the connections: "tpa" is our own, which runs to
+	// completion in the shard, "gvisor" gVisor's. Default: "tpa".
+	Engine string
 	// Congestion is "reno" or "cubic". Default: "reno", because the window
 	// arithmetic of gVisor's cubic can overflow (gvisor.dev/issue/11632).
 	Congestion string
@@ -62,6 +65,7 @@ func (t TCP) withDefaults() TCP {
 	t.SendBuffer = cmp.Or(t.SendBuffer, 4<<20)
 	t.TimeWait = cmp.Or(t.TimeWait, time.Minute)
 	t.Congestion = cmp.Or(t.Congestion, "reno")
+	t.Engine = cmp.Or(t.Engine, "tpa")
 	return t
 }
 
@@ -78,6 +82,11 @@ func (t TCP) Check() error {
 	}
 	if t.TimeWait != 0 && (t.TimeWait < time.Millisecond || t.TimeWait > 4*time.Minute) {
 		errs = append(errs, fmt.Errorf("TCP.TimeWait is %v: want 1ms to 4m", t.TimeWait))
+	}
+	switch t.Engine {
+	case "", "gvisor", "tpa":
+	default:
+		errs = append(errs, fmt.Errorf("TCP.Engine is %q: want gvisor or tpa", t.Engine))
 	}
 	switch t.Congestion {
 	case "", "cubic", "reno":

@@ -10,7 +10,22 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	owntcp "github.com/gotpa/tpa/internal/tcp"
 	tpanet "github.com/gotpa/tpa/net"
+)
+
+// endpoint is what a shard asks of a connection or listener, whichever TCP it is
+// of.
+type endpoint interface {
+	stack.TransportEndpoint
+	EndpointState() tcp.EndpointState
+	SocketOptions() *tcpip.SocketOptions
+	WakeupWriters()
+}
+
+var (
+	_ endpoint = (*tcp.Endpoint)(nil)
+	_ endpoint = (*owntcp.Endpoint)(nil)
 )
 
 // A guard stands in front of the stack's TCP for what takes the long way, and
@@ -38,6 +53,7 @@ func (s *Shard) guarded(factory stack.TransportProtocolFactory) stack.TransportP
 			return p
 		}
 		s.queuer = t
+		s.own, _ = p.(*owntcp.Protocol)
 		return &guard{p, t, s}
 	}
 }
@@ -48,7 +64,7 @@ func (g *guard) SendBufferSize() tcpip.TCPSendBufferSizeRangeOption { return g.t
 // QueuePacket hands a segment to its endpoint. The poller calls it, and whoever
 // sends to an address of this stack itself.
 func (g *guard) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
-	if l, ok := ep.(*tcp.Endpoint); ok && l.EndpointState() == tcp.StateListen &&
+	if l, ok := ep.(endpoint); ok && l.EndpointState() == tcp.StateListen &&
 		!g.shard.admission.admit(l, header.TCP(pkt.TransportHeader().Slice())) {
 		return
 	}
@@ -73,7 +89,7 @@ type admission struct {
 	budget *Budget
 
 	// listeners has an accept queue for each listening endpoint.
-	listeners sync.Map // *tcp.Endpoint to acceptQueue
+	listeners sync.Map // endpoint to acceptQueue
 
 	// begun counts handshakes let through to be kept in memory, and correction is
 	// what the last census made of the difference to those that ended.
@@ -105,7 +121,7 @@ func (a *admission) now() int64 {
 }
 
 // admit tells whether a segment to a listening endpoint may go on.
-func (a *admission) admit(l *tcp.Endpoint, h header.TCP) bool {
+func (a *admission) admit(l endpoint, h header.TCP) bool {
 	switch flags := h.Flags(); {
 	case flags&header.TCPFlagRst != 0:
 		return true // the stack drops and counts it

@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/atomicbitops"
 	gsync "gvisor.dev/gvisor/pkg/sync"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	owntcp "github.com/gotpa/tpa/internal/tcp"
 )
 
 // How many bytes a connection holds is known to gVisor's TCP alone, which does
@@ -46,8 +48,15 @@ func findHeld(endpoint reflect.Type) (at heldOffsets, err error) {
 // held returns how many bytes a connection keeps in memory: received ones that
 // were not read, with their overhead, and written ones that were not
 // acknowledged.
-func held(ep *tcp.Endpoint) (received, sent int) {
-	base := unsafe.Pointer(ep)
+func held(ep endpoint) (received, sent int) {
+	if own, ok := ep.(*owntcp.Endpoint); ok {
+		return own.Held()
+	}
+	e, ok := ep.(*tcp.Endpoint)
+	if !ok {
+		return 0, 0
+	}
+	base := unsafe.Pointer(e)
 	received = int((*atomicbitops.Int32)(unsafe.Add(base, heldAt.received)).Load())
 	mu := (*gsync.Mutex)(unsafe.Add(base, heldAt.sendMutex))
 	mu.Lock()

@@ -105,6 +105,7 @@ func (s *Shard) poll() {
 		if n+m == 0 {
 			bump(&c.empty, 1)
 			s.link.Kick()
+			s.resume()
 			idle.pause(now)
 			continue
 		}
@@ -118,7 +119,9 @@ func (s *Shard) poll() {
 		if s.cpu < 0 {
 			gsync.Goyield()
 		}
+		s.acknowledge()
 		s.link.Kick()
+		s.resume()
 		if n > 0 {
 			bump(&c.bursts[link.BurstBucket(n)], 1)
 		}

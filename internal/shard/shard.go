@@ -25,6 +25,7 @@ import (
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/flow"
 	"github.com/gotpa/tpa/internal/recorder"
+	owntcp "github.com/gotpa/tpa/internal/tcp"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -84,6 +85,10 @@ type Shard struct {
 	flows     flow.Table[*established]
 	peers     *peers // nil when alone
 	outbound  outbound
+	// own is our own TCP, nil when it is gVisor's. owing are connections of it that
+	// have something to acknowledge at the end of the poll; the poller's alone.
+	own   *owntcp.Protocol
+	owing []*owntcp.Endpoint
 
 	closing   atomic.Bool
 	done      chan struct{}
@@ -144,7 +149,7 @@ func New(o Options) (*Shard, error) {
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			shortcut(ipv4.NewProtocol, s), shortcut(ipv6.NewProtocol, s),
 		},
-		TransportProtocols: []stack.TransportProtocolFactory{s.guarded(tcp.NewProtocolCUBIC)},
+		TransportProtocols: []stack.TransportProtocolFactory{s.guarded(s.engine())},
 		Clock:              s.clock,
 		SecureRNG:          o.Random,
 		HandleLocal:        true,
@@ -163,6 +168,21 @@ func New(o Options) (*Shard, error) {
 	}
 	o.Budget.add(s)
 	return s, nil
+}
+
+// engine makes the TCP that the shard is to have.
+func (s *Shard) engine() stack.TransportProtocolFactory {
+	if s.tcp.Engine == "tpa" {
+		return owntcp.New(s.link)
+	}
+	return tcp.NewProtocolCUBIC
+}
+
+// routesChanged tells TCP to look for its routes anew.
+func (s *Shard) routesChanged() {
+	if s.own != nil {
+		s.own.RoutesChanged()
+	}
 }
 
 // configure sets TCP's options and makes the network interface.
@@ -210,6 +230,7 @@ func (s *Shard) AddAddress(a tcpip.AddressWithPrefix) error {
 	if err != nil {
 		return fmt.Errorf("adding address %v: %v", a, err)
 	}
+	s.routesChanged()
 	return nil
 }
 
@@ -219,6 +240,7 @@ func (s *Shard) RemoveAddress(a tcpip.Address) error {
 	if err := s.stack.RemoveAddress(nicID, a); err != nil {
 		return fmt.Errorf("removing address %v: %v", a, err)
 	}
+	s.routesChanged()
 	return nil
 }
 
@@ -239,6 +261,7 @@ func (s *Shard) SetRoutes(routes []Route) {
 	if s.routed.Swap(true) {
 		s.link.SetRoutes(table)
 	}
+	s.routesChanged()
 }
 
 // Addresses returns our unicast addresses, sorted.
@@ -367,6 +390,7 @@ func flowOf(ep tpanet.Endpoint) (*established, bool) {
 		return nil, false
 	}
 	f := &established{endpoint: t, id: info.ID}
+	f.own, _ = t.(*owntcp.Endpoint)
 	f.key, ok = keyOf(info.ID.RemoteAddress, info.ID.RemotePort, info.ID.LocalAddress, info.ID.LocalPort)
 	return f, ok
 }

@@ -7,7 +7,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -68,7 +67,7 @@ func (packetTooBig) Kind() stack.TransportErrorKind { return stack.PacketTooBigT
 func (s *Shard) Flows(port uint16) []link.Flow {
 	var flows []link.Flow
 	for _, ep := range s.stack.RegisteredEndpoints() {
-		t, ok := ep.(*tcp.Endpoint)
+		t, ok := ep.(interface{ Info() tcpip.EndpointInfo })
 		if !ok {
 			continue
 		}

@@ -1,0 +1,190 @@
+package tcp
+
+import (
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/ports"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+func (e *Endpoint) reservation(port uint16) ports.Reservation {
+	return ports.Reservation{
+		Networks: e.protocols, Transport: header.TCPProtocolNumber,
+		Addr: e.ID.LocalAddress, Port: port, Flags: e.boundFlags, Dest: e.destination,
+	}
+}
+
+// Bind implements tcpip.Endpoint.
+func (e *Endpoint) Bind(addr tcpip.FullAddress) tcpip.Error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.bind(addr)
+}
+
+func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
+	if e.current() != gtcp.StateInitial {
+		return &tcpip.ErrAlreadyBound{}
+	}
+	e.BindAddr = addr.Addr
+	addr, proto, err := e.AddrNetProtoLocked(addr, e.ops.GetV6Only(), true)
+	if err != nil {
+		return err
+	}
+	s := e.p.stack
+	protocols := []tcpip.NetworkProtocolNumber{proto}
+	if addr.Addr.Len() != 0 {
+		if s.CheckLocalAddress(addr.NIC, proto, addr.Addr) == 0 {
+			return &tcpip.ErrBadLocalAddress{}
+		}
+	} else if proto == header.IPv6ProtocolNumber && !e.ops.GetV6Only() && s.CheckNetworkProtocol(header.IPv4ProtocolNumber) {
+		protocols = append(protocols, header.IPv4ProtocolNumber)
+	}
+	e.protocols, e.boundFlags = protocols, e.flags
+	e.ID.LocalAddress = addr.Addr
+	port, err := s.ReservePort(s.SecureRNG(), e.reservation(addr.Port), func(port uint16) (bool, tcpip.Error) {
+		id := e.ID
+		id.LocalPort = port
+		return s.CheckRegisterTransportEndpoint(protocols, header.TCPProtocolNumber, id, e.boundFlags, 0) == nil, nil
+	})
+	if err != nil {
+		s.Stats().TCP.FailedPortReservations.Increment()
+		e.ID.LocalAddress = tcpip.Address{}
+		return err
+	}
+	e.reserved = true
+	e.ID.LocalPort = port
+	e.setState(gtcp.StateBound)
+	return nil
+}
+
+// Listen implements tcpip.Endpoint.
+func (e *Endpoint) Listen(backlog int) tcpip.Error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch e.current() {
+	case gtcp.StateListen:
+		e.listen.backlog = backlog
+		return nil
+	case gtcp.StateInitial:
+		if err := e.bind(tcpip.FullAddress{}); err != nil {
+			return err
+		}
+	case gtcp.StateBound:
+	default:
+		return &tcpip.ErrInvalidEndpointState{}
+	}
+	e.listen = &listener{backlog: backlog, pending: make(map[*Endpoint]struct{})}
+	e.setState(gtcp.StateListen)
+	if err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
+		e.setState(gtcp.StateBound)
+		return err
+	}
+	e.registered = true
+	return nil
+}
+
+// Connect implements tcpip.Endpoint: it sends a SYN and returns
+// ErrConnectStarted.
+func (e *Endpoint) Connect(addr tcpip.FullAddress) tcpip.Error {
+	e.mu.Lock()
+	defer e.unlock()
+	addr, proto, err := e.AddrNetProtoLocked(addr, e.ops.GetV6Only(), false)
+	if err != nil {
+		return err
+	}
+	before := e.current()
+	switch {
+	case before == gtcp.StateInitial || before == gtcp.StateBound:
+	case open(before):
+		return &tcpip.ErrAlreadyConnected{}
+	case connecting(before):
+		return &tcpip.ErrAlreadyConnecting{}
+	case before == gtcp.StateError:
+		if err := e.takeFailure(); err != nil {
+			return err
+		}
+		return &tcpip.ErrConnectionAborted{}
+	default:
+		return &tcpip.ErrInvalidEndpointState{}
+	}
+	s := e.p.stack
+	epoch := e.p.routes.Load()
+	route, err := s.FindRoute(addr.NIC, e.ID.LocalAddress, addr.Addr, proto, false)
+	if err != nil {
+		return err
+	}
+	bound, old := e.ID.LocalAddress, e.protocols
+	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = route.LocalAddress(), route.RemoteAddress(), addr.Port
+	if e.reserved {
+		// The reservation stays as it was made, for both IP versions if so.
+		err = s.RegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		if err == nil && (bound != e.ID.LocalAddress || len(old) > 1) {
+			err = e.narrow(bound, old, proto)
+		}
+		if err == nil {
+			e.protocols = []tcpip.NetworkProtocolNumber{proto}
+		}
+	} else {
+		e.protocols, e.boundFlags, e.destination = []tcpip.NetworkProtocolNumber{proto}, e.flags, addr
+		err = e.pickPort()
+	}
+	if err != nil {
+		route.Release()
+		e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = bound, tcpip.Address{}, 0
+		if _, ok := err.(*tcpip.ErrPortInUse); ok {
+			return &tcpip.ErrBadLocalAddress{}
+		}
+		return err
+	}
+	e.registered = true
+	e.setRoute(route, epoch)
+	s.Stats().TCP.ActiveConnectionOpenings.Increment()
+	e.setState(gtcp.StateSynSent)
+	e.open()
+	return &tcpip.ErrConnectStarted{}
+}
+
+// narrow changes a reservation that was made for all addresses, or both IP
+// versions, to one for the connection's own.
+func (e *Endpoint) narrow(bound tcpip.Address, old []tcpip.NetworkProtocolNumber, proto tcpip.NetworkProtocolNumber) tcpip.Error {
+	s := e.p.stack
+	wide := ports.Reservation{Networks: old, Transport: header.TCPProtocolNumber, Addr: bound, Port: e.ID.LocalPort, Flags: e.boundFlags}
+	s.ReleasePort(wide)
+	exact := wide
+	exact.Networks, exact.Addr = []tcpip.NetworkProtocolNumber{proto}, e.ID.LocalAddress
+	if _, err := s.ReservePort(s.SecureRNG(), exact, nil); err != nil {
+		e.reserved = false
+		s.UnregisterTransportEndpoint(exact.Networks, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		return err
+	}
+	return nil
+}
+
+// pickPort finds a free local port and registers the connection with it.
+func (e *Endpoint) pickPort() tcpip.Error {
+	s := e.p.stack
+	self := e.ID.LocalAddress == e.ID.RemoteAddress
+	_, err := s.PickEphemeralPort(s.SecureRNG(), func(port uint16) (bool, tcpip.Error) {
+		if self && port == e.ID.RemotePort {
+			return false, nil
+		}
+		if _, err := s.ReservePort(s.SecureRNG(), e.reservation(port), nil); err != nil {
+			return false, nil
+		}
+		e.ID.LocalPort = port
+		if err := s.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
+			s.ReleasePort(e.reservation(port))
+			e.ID.LocalPort = 0
+			if _, ok := err.(*tcpip.ErrPortInUse); ok {
+				return false, nil
+			}
+			return false, err
+		}
+		e.reserved = true
+		return true, nil
+	})
+	if err != nil {
+		s.Stats().TCP.FailedPortReservations.Increment()
+	}
+	return err
+}

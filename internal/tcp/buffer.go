@@ -1,0 +1,149 @@
+package tcp
+
+import (
+	"io"
+	"sync"
+)
+
+// Sizes of a buffer's chunks in bytes. A connection keeps its small ones, so
+// that requests and replies of that size never ask the pool; an idle one holds
+// no others.
+const (
+	smallChunk = 512
+	largeChunk = 8 << 10
+)
+
+var chunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, largeChunk)} }}
+
+// chunk holds the bytes b[r:w].
+type chunk struct {
+	next *chunk
+	r, w int
+	b    []byte
+}
+
+// A buffer is a queue of bytes. Positions are those in the whole stream.
+type buffer struct {
+	head, tail *chunk
+	// begin and end are the positions of the first byte and behind the last.
+	begin, end uint64
+	// small is the chunk that is kept, nil before its first use; busy tells whether
+	// it is in the queue.
+	small *chunk
+	busy  bool
+	// hint is a chunk and the position of its first byte, from where CopyAt looks.
+	hint   *chunk
+	hintAt uint64
+}
+
+func (q *buffer) len() int { return int(q.end - q.begin) }
+
+// room returns free space at the end, for up to want bytes but at least one.
+// What was put there counts after grow.
+func (q *buffer) room(want int) []byte {
+	t := q.tail
+	if t == nil || t.w == len(t.b) {
+		t = q.chunk(want)
+		if q.tail == nil {
+			q.head = t
+		} else {
+			q.tail.next = t
+		}
+		q.tail = t
+	}
+	free := t.b[t.w:]
+	return free[:min(want, len(free))]
+}
+
+func (q *buffer) grow(n int) {
+	q.tail.w += n
+	q.end += uint64(n)
+}
+
+func (q *buffer) chunk(want int) *chunk {
+	if want <= smallChunk && !q.busy {
+		if q.small == nil {
+			q.small = &chunk{b: make([]byte, smallChunk)}
+		}
+		q.busy = true
+		return q.small
+	}
+	return chunks.Get().(*chunk)
+}
+
+func (q *buffer) write(b []byte) {
+	for len(b) > 0 {
+		n := copy(q.room(len(b)), b)
+		q.grow(n)
+		b = b[n:]
+	}
+}
+
+// writeTo hands bytes to w until it takes no more, and forgets them unless peek
+// is set.
+func (q *buffer) writeTo(w io.Writer, peek bool) (n int, err error) {
+	for c := q.head; c != nil && c.w > c.r; {
+		next := c.next
+		k, err := w.Write(c.b[c.r:c.w])
+		n += k
+		short := k < c.w-c.r
+		if !peek {
+			q.discard(k)
+		}
+		if err != nil || short {
+			return n, err
+		}
+		c = next
+	}
+	return n, nil
+}
+
+// discard forgets the first n bytes.
+func (q *buffer) discard(n int) {
+	q.begin += uint64(n)
+	for c := q.head; c != nil; c = q.head {
+		k := min(n, c.w-c.r)
+		c.r += k
+		n -= k
+		if c.r < c.w {
+			return
+		}
+		q.head = c.next
+		if q.head == nil {
+			q.tail = nil
+		}
+		q.release(c)
+	}
+}
+
+func (q *buffer) release(c *chunk) {
+	if c == q.hint {
+		q.hint = nil
+	}
+	c.next, c.r, c.w = nil, 0, 0
+	if c == q.small {
+		q.busy = false
+		return
+	}
+	chunks.Put(c)
+}
+
+// drop forgets everything.
+func (q *buffer) drop() { q.discard(q.len()) }
+
+// CopyAt copies the bytes at position at into b. They must be there.
+func (q *buffer) CopyAt(b []byte, at uint64) {
+	c, start := q.head, q.begin
+	if q.hint != nil && at >= q.hintAt && q.hintAt >= start {
+		c, start = q.hint, q.hintAt
+	}
+	for len(b) > 0 {
+		size := uint64(c.w - c.r)
+		if at < start+size {
+			q.hint, q.hintAt = c, start
+			n := copy(b, c.b[c.r+int(at-start):c.w])
+			b, at = b[n:], at+uint64(n)
+		}
+		c, start = c.next, start+size
+	}
+}

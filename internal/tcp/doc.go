@@ -1,0 +1,39 @@
+// Package tcp is a TCP that runs to completion inside a shard. It is registered
+// with a gVisor stack as its TCP transport protocol: gVisor keeps IP, ARP, NDP,
+// ICMP, routing and ports, this package does what lies between a segment and a
+// byte stream.
+//
+// # The way of a segment
+//
+// Segments of established flows come from the poller straight to
+// [Endpoint.Input], as bytes in the device's buffer, and leave through [Output],
+// which builds the frame in the device's buffer. Between the two there is no
+// packet object, no queue and no other goroutine: one lock of the connection,
+// one copy in, one copy out.
+//
+// All other segments (those of a handshake, for one) come through gVisor's
+// demultiplexer to [Protocol.QueuePacket]. gVisor holds its locks then, so they
+// are queued, and [Protocol.Drain] handles them: the poller calls it behind each
+// packet that it hands to gVisor, a goroutine does for packets that this host
+// sends to itself. When there is no short way out, because the next hop's MAC
+// address is not known or the peer is this host, segments leave through gVisor's
+// IP layer.
+//
+// # Acknowledgements
+//
+// What arrives in a burst is acknowledged at the end of the poll, by
+// [Endpoint.Acknowledge], unless the program's reply has carried the
+// acknowledgement by then. What tells the peer about loss leaves at once.
+//
+// # Threads
+//
+// All methods may be called by any goroutine. A connection's state is guarded by
+// Endpoint.mu. Locks are taken in this order: a connection, its listener,
+// gVisor's. Events are announced without a lock.
+//
+// # Standards
+//
+// RFC 9293 with 5681, 6298, 6582, 6675 (SACK), 7323 (window scale, timestamps),
+// 5961 (blind attacks), 6528 (initial sequence numbers), 5927 (ICMP), 4987
+// (cookies), 6691 (MSS). Congestion control is NewReno's or CUBIC's (9438).
+package tcp

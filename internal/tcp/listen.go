@@ -1,0 +1,277 @@
+package tcp
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// listener is what an endpoint that listens has besides. It is guarded by the
+// endpoint's mu, which may be taken with that of a pending connection held, not
+// the other way around.
+type listener struct {
+	backlog int
+	// pending are connections in their handshake, accepted those that are through
+	// and wait for Accept.
+	pending  map[*Endpoint]struct{}
+	accepted []*Endpoint
+}
+
+// Accept implements tcpip.Endpoint.
+func (e *Endpoint) Accept(peer *tcpip.FullAddress) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
+	e.mu.Lock()
+	if e.current() != gtcp.StateListen {
+		e.mu.Unlock()
+		return nil, nil, &tcpip.ErrInvalidEndpointState{}
+	}
+	l := e.listen
+	if len(l.accepted) == 0 {
+		e.mu.Unlock()
+		return nil, nil, &tcpip.ErrWouldBlock{}
+	}
+	child := l.accepted[0]
+	l.accepted[0] = nil
+	if l.accepted = l.accepted[1:]; len(l.accepted) == 0 {
+		l.accepted = nil
+	}
+	e.mu.Unlock()
+	if peer != nil {
+		*peer = tcpip.FullAddress{Addr: child.ID.RemoteAddress, Port: child.ID.RemotePort}
+	}
+	return child, child.queue, nil
+}
+
+// closeListener ends an endpoint that listens, with mu held, which it lets go.
+// Connections that nobody accepted are reset.
+func (e *Endpoint) closeListener() {
+	l := e.listen
+	orphans := l.accepted
+	for child := range l.pending {
+		orphans = append(orphans, child)
+	}
+	l.accepted, l.pending = nil, nil
+	e.finish(gtcp.StateClose, nil)
+	e.unlock()
+	for _, child := range orphans {
+		child.Abort()
+	}
+}
+
+// forget removes a connection that failed before it was accepted.
+func (e *Endpoint) forget(child *Endpoint) {
+	e.mu.Lock()
+	delete(e.listen.pending, child)
+	e.mu.Unlock()
+}
+
+// admit moves a connection whose handshake is through to those that wait for
+// Accept, or reports false when there is no room. The child's mu is held.
+func (e *Endpoint) admit(child *Endpoint) bool {
+	e.mu.Lock()
+	l := e.listen
+	if e.current() != gtcp.StateListen || len(l.accepted) >= l.backlog {
+		e.mu.Unlock()
+		stats := e.p.stack.Stats().TCP
+		stats.ListenOverflowAckDrop.Increment()
+		return false
+	}
+	delete(l.pending, child)
+	l.accepted = append(l.accepted, child)
+	e.mu.Unlock()
+	return true
+}
+
+// arrived handles a segment that came through gVisor.
+func (e *Endpoint) arrived(s *segment, a *arrival) {
+	if e.current() == gtcp.StateListen {
+		e.knocked(s, a)
+		return
+	}
+	e.mu.Lock()
+	if e.trace != nil {
+		e.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), len(s.payload))
+	}
+	again := e.receive(s)
+	if e.ackOwed {
+		e.sendAck()
+	}
+	e.unlock()
+	if !again {
+		return
+	}
+	// A new connection may begin where an old one waits (RFC 9293 section 3.6.1):
+	// the SYN belongs to the listener now.
+	next := e.p.stack.FindTransportEndpoint(a.pkt.NetworkProtocolNumber, header.TCPProtocolNumber, a.id, a.pkt.NICID)
+	if l, ok := next.(*Endpoint); ok && l != e {
+		l.arrived(s, a)
+		return
+	}
+	e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
+}
+
+// knocked handles a segment to a listener (RFC 9293 section 3.10.7.2).
+func (e *Endpoint) knocked(s *segment, a *arrival) {
+	switch {
+	case s.flags&rst != 0:
+	case s.flags&ack != 0:
+		if s.flags&syn != 0 || !e.redeem(s, a) {
+			e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
+		}
+	case s.flags&syn != 0 && s.flags&fin == 0:
+		e.invite(s, a)
+	}
+}
+
+// invite answers a SYN.
+func (e *Endpoint) invite(s *segment, a *arrival) {
+	stats := e.p.stack.Stats().TCP
+	o := header.ParseSynOptions(s.options, false)
+	e.mu.Lock()
+	l := e.listen
+	if e.current() != gtcp.StateListen {
+		e.mu.Unlock()
+		return
+	}
+	if len(l.accepted) >= l.backlog {
+		e.mu.Unlock()
+		stats.ListenOverflowSynDrop.Increment()
+		return
+	}
+	cookie := len(l.pending) >= l.backlog
+	e.mu.Unlock()
+	if cookie || e.p.options().alwaysCookies {
+		stats.ListenOverflowSynCookieSent.Increment()
+		e.sendCookie(s, a, &o)
+		return
+	}
+	child := e.child(a)
+	if child == nil {
+		return
+	}
+	child.mu.Lock()
+	child.synReceived(s, &o)
+	if !child.register(a) {
+		child.unlock()
+		return
+	}
+	e.mu.Lock()
+	listening := e.current() == gtcp.StateListen
+	if listening {
+		l.pending[child] = struct{}{}
+		child.parent = e
+	}
+	e.mu.Unlock()
+	if listening {
+		child.open()
+	} else {
+		child.finish(gtcp.StateClose, nil)
+	}
+	child.unlock()
+}
+
+// child makes the endpoint of a connection to the listener, nil when there is no
+// way back.
+func (e *Endpoint) child(a *arrival) *Endpoint {
+	proto := a.pkt.NetworkProtocolNumber
+	epoch := e.p.routes.Load()
+	route, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, proto, false)
+	if err != nil {
+		e.p.stack.Stats().TCP.FailedConnectionAttempts.Increment()
+		return nil
+	}
+	c := newEndpoint(e.p, proto, new(waiter.Queue))
+	c.ID = a.id
+	c.protocols = []tcpip.NetworkProtocolNumber{proto}
+	c.boundFlags = e.boundFlags
+	c.setRoute(route, epoch)
+	c.ops.SetDelayOption(e.ops.GetDelayOption())
+	c.ops.SetV6Only(e.ops.GetV6Only())
+	c.ops.SetSendBufferSize(e.ops.GetSendBufferSize(), false)
+	c.ops.SetReceiveBufferSize(e.ops.GetReceiveBufferSize(), false)
+	c.userMSS = e.userMSS
+	return c
+}
+
+// register makes gVisor deliver the connection's segments to it. mu is held.
+func (e *Endpoint) register(a *arrival) bool {
+	err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, a.id, e, e.boundFlags, 0)
+	if err != nil {
+		e.finish(gtcp.StateClose, nil)
+		return false
+	}
+	e.registered = true
+	return true
+}
+
+// Cookies (RFC 4987 section 3.6): while the table of half-open connections is
+// full, the initial sequence number says all that is needed to make the
+// connection when its handshake is through. 24 bits are a keyed hash of the flow,
+// the peer's sequence number and the minute, two the minute, three the MSS.
+var cookieMSS = [8]int{216, 536, 768, 996, 1220, 1360, 1440, 1460}
+
+func (p *Protocol) cookie(id *stack.TransportEndpointID, irs, minute, mss uint32) uint32 {
+	sum := uint32(p.hash('c', id, irs+minute<<8+mss))
+	return sum&^0x1f | minute&3<<3 | mss
+}
+
+func (p *Protocol) minute() uint32 { return uint32(p.now() / int64(time.Minute)) }
+
+func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
+	r, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, a.pkt.NetworkProtocolNumber, false)
+	if err != nil {
+		return
+	}
+	defer r.Release()
+	mss := uint32(0)
+	for int(mss)+1 < len(cookieMSS) && cookieMSS[mss+1] <= int(o.MSS) {
+		mss++
+	}
+	var b [header.TCPMinimumSize + 4]byte
+	header.TCP(b[:]).Encode(&header.TCPFields{
+		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort,
+		SeqNum: e.p.cookie(&a.id, s.seq, e.p.minute(), mss), AckNum: s.seq + 1,
+		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
+	})
+	header.EncodeMSSOption(uint32(routeMSS(r)), b[header.TCPMinimumSize:])
+	e.p.sendLong(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
+}
+
+// redeem makes a connection of an acknowledgement that has a cookie.
+func (e *Endpoint) redeem(s *segment, a *arrival) bool {
+	iss, irs := s.ack-1, s.seq-1
+	now := e.p.minute()
+	minute := now - (now-iss>>3)&3
+	if now-minute > 2 || e.p.cookie(&a.id, irs, minute, iss&7) != iss {
+		return false
+	}
+	stats := e.p.stack.Stats().TCP
+	e.mu.Lock()
+	full := e.current() != gtcp.StateListen || len(e.listen.accepted) >= e.listen.backlog
+	e.mu.Unlock()
+	if full {
+		stats.ListenOverflowAckDrop.Increment()
+		return true // the peer will ask again, with its first data
+	}
+	child := e.child(a)
+	if child == nil {
+		return true
+	}
+	stats.ListenOverflowSynCookieRcvd.Increment()
+	child.mu.Lock()
+	defer child.unlock()
+	child.synReceived(&segment{seq: irs, window: s.window}, &header.TCPSynOptions{MSS: uint16(cookieMSS[iss&7]), WS: -1})
+	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
+	if !child.register(a) {
+		return true
+	}
+	child.parent = e
+	child.receive(s)
+	if child.ackOwed {
+		child.sendAck()
+	}
+	return true
+}

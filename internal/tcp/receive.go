@@ -1,0 +1,590 @@
+package tcp
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// receiver is the receiving half of a connection.
+type receiver struct {
+	in buffer // received in order, not read yet
+
+	irs         uint32 // the peer's initial sequence number
+	receiveNext uint32 // RCV.NXT
+	// receiveEdge is the right edge of the window that the peer was told: it never
+	// moves back (RFC 9293 section 3.8.6).
+	receiveEdge  uint32
+	receiveShift uint8
+
+	finReceived bool // and all before it
+	readShut    bool
+
+	// early holds what came out of order, sorted, and lateFin whether a FIN at
+	// finAt is among it. earlyBytes counts what it costs, overhead included.
+	early      []piece
+	earlyBytes int
+	lateFin    bool
+	finAt      uint32
+	// blocks are what SACK reports, the latest first (RFC 2018 section 4).
+	blocks []span
+
+	// tsRecent is RFC 7323's TS.Recent, taken at tsAge; lastAck its Last.ACK.sent.
+	tsRecent uint32
+	tsAge    int64
+	lastAck  uint32
+
+	// ackOwed: what was received has not been acknowledged; ackListed: the poller
+	// will see to it.
+	ackOwed, ackListed bool
+	// challenged is when the last acknowledgement of an unacceptable segment left.
+	challenged int64
+	heard      int64 // when the last segment came
+
+	// moderate: the receive buffer grows with what the program reads, up to
+	// receiveMax.
+	moderate   bool
+	receiveMax int
+	copied     int
+	copiedAt   int64
+}
+
+// A piece is data that came out of order.
+type piece struct {
+	seq uint32
+	b   []byte
+}
+
+const (
+	// pieceOverhead is what an early segment costs besides its bytes: tiny ones
+	// must not cost more memory than the window allows.
+	pieceOverhead = 256
+	// challengeEvery is the least time between two acknowledgements of segments
+	// that are not acceptable (RFC 5961 section 7), as Linux has it.
+	challengeEvery = int64(500 * time.Millisecond)
+	// tsStale is when TS.Recent is too old to judge by (RFC 7323 section 5.5).
+	tsStale = int64(24 * 24 * time.Hour)
+)
+
+// Input handles a segment of an established connection. h is its header, which
+// with payload is valid during the call only. It reports whether Acknowledge has
+// to be called at the end of the poll.
+func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
+	var s segment
+	s.parse(h, payload)
+	e.mu.Lock()
+	again := e.receive(&s)
+	if e.ackOwed && !e.ackListed {
+		e.ackListed = true
+		owes = true
+	}
+	e.unlock()
+	if again {
+		// A SYN to a connection that ended: the peer will send it again, when this
+		// flow takes the long way.
+		return owes
+	}
+	return owes
+}
+
+// Acknowledge sends the acknowledgement that Input reported, unless a reply has
+// carried it meanwhile.
+func (e *Endpoint) Acknowledge() {
+	e.mu.Lock()
+	e.ackListed = false
+	if e.ackOwed {
+		e.sendAck()
+	}
+	e.unlock()
+}
+
+// receive handles a segment. It reports true when it has done nothing but end an
+// old connection, because the segment begins a new one. mu is held.
+func (e *Endpoint) receive(s *segment) (again bool) {
+	e.p.stack.Stats().TCP.ValidSegmentsReceived.Increment()
+	e.stats.SegmentsReceived.Increment()
+	switch state := e.current(); state {
+	case gtcp.StateSynSent:
+		e.receiveSynSent(s)
+	case gtcp.StateTimeWait:
+		return e.receiveTimeWait(s)
+	case gtcp.StateClose, gtcp.StateError, gtcp.StateInitial, gtcp.StateBound, gtcp.StateListen, gtcp.StateConnecting:
+		return s.flags&rst == 0 && s.flags&syn != 0
+	default:
+		e.receiveSynchronized(s)
+	}
+	return false
+}
+
+// receiveSynSent is RFC 9293 section 3.10.7.3.
+func (e *Endpoint) receiveSynSent(s *segment) {
+	if s.flags&ack != 0 && s.ack != e.iss+1 {
+		if s.flags&rst == 0 {
+			e.sendControlAt(s.ack, 0, rst)
+		}
+		return
+	}
+	if s.flags&rst != 0 {
+		if s.flags&ack != 0 {
+			e.fail(&tcpip.ErrConnectionRefused{})
+		}
+		return
+	}
+	if s.flags&syn == 0 {
+		return
+	}
+	o := header.ParseSynOptions(s.options, s.flags&ack != 0)
+	e.negotiate(s, &o)
+	if s.flags&ack == 0 {
+		// Both ends open at once.
+		e.setState(gtcp.StateSynRecv)
+		e.sendSyn()
+		return
+	}
+	e.sampleHandshake()
+	e.unacknowledged = s.ack
+	e.established(s)
+	e.events |= waiter.WritableEvents
+	e.ackOwed = true
+	if len(s.payload) > 0 || s.flags&fin != 0 {
+		s.seq++
+		s.flags &^= syn
+		e.text(s)
+	}
+	e.sendAck()
+}
+
+// established begins the life of a connection. mu is held.
+func (e *Endpoint) established(s *segment) {
+	e.backoff, e.attempts = 0, 0
+	e.rtoAt = 0
+	e.sendWindow = s.window // of a SYN: not scaled
+	if s.flags&syn == 0 {
+		e.sendWindow <<= e.sendShift
+	}
+	e.windowSeq, e.windowAck = s.seq, s.ack
+	e.maxWindow = max(e.maxWindow, e.sendWindow)
+	e.startCongestion()
+	if e.current() != gtcp.StateFinWait1 { // closed while connecting
+		e.setState(gtcp.StateEstablished)
+	}
+	e.restartKeepAlive()
+}
+
+// receiveSynchronized handles a segment in any state from SYN-RECEIVED on (RFC
+// 9293 section 3.10.7.4).
+func (e *Endpoint) receiveSynchronized(s *segment) {
+	now := e.p.now()
+	e.heard = now
+	if e.tsOK && s.flags&rst == 0 {
+		// RFC 7323 section 5.3: protection against wrapped sequence numbers. A
+		// segment without the option is dropped (section 3.2).
+		if !s.timestamp {
+			return
+		}
+		if before(s.tsVal, e.tsRecent) && now-e.tsAge < tsStale {
+			e.challenge(s, now)
+			return
+		}
+	}
+	if !e.acceptable(s) {
+		if s.flags&rst == 0 {
+			e.challenge(s, now)
+		}
+		return
+	}
+	switch {
+	case s.flags&rst != 0:
+		// RFC 5961 section 3: only the very next sequence number is believed.
+		if s.seq == e.receiveNext {
+			e.resetReceived()
+		} else {
+			e.challenge(s, now)
+		}
+		return
+	case s.flags&syn != 0:
+		if e.current() == gtcp.StateSynRecv && s.seq == e.irs {
+			e.sendSyn() // ours was lost
+			return
+		}
+		e.challenge(s, now) // RFC 5961 section 4
+		return
+	case s.flags&ack == 0:
+		return
+	}
+	if e.current() == gtcp.StateSynRecv {
+		if s.ack != e.iss+1 {
+			e.sendControlAt(s.ack, 0, rst)
+			return
+		}
+		if !e.complete(s) {
+			return
+		}
+	}
+	// RFC 5961 section 5: an acknowledgement of what was never sent, or of what is
+	// long past, is not that of the peer.
+	if after(s.ack, e.sendMax) || before(s.ack, e.unacknowledged-e.maxWindow) {
+		e.challenge(s, now)
+		return
+	}
+	if e.tsOK && !after(s.seq, e.lastAck) {
+		e.tsRecent, e.tsAge = s.tsVal, now
+	}
+	e.acknowledged(s, now)
+	if !open(e.current()) || e.current() == gtcp.StateTimeWait && s.flags&fin == 0 && len(s.payload) == 0 {
+		return
+	}
+	if len(s.payload) > 0 || s.flags&fin != 0 {
+		e.text(s)
+		if !open(e.current()) {
+			return
+		}
+	}
+	e.output()
+}
+
+// acceptable is RFC 9293 section 3.4's test.
+func (e *Endpoint) acceptable(s *segment) bool {
+	n, room := s.length(), e.receiveEdge-e.receiveNext
+	switch {
+	case n == 0 && room == 0:
+		return s.seq == e.receiveNext
+	case n == 0:
+		return s.seq-e.receiveNext < room
+	case room == 0:
+		// Its acknowledgement counts, its data does not.
+		if s.seq == e.receiveNext && s.flags&(syn|rst) == 0 {
+			s.payload, s.flags = nil, s.flags&^fin
+			e.ackOwed = true
+			return true
+		}
+		return false
+	}
+	return s.seq-e.receiveNext < room || s.seq+n-1-e.receiveNext < room
+}
+
+// challenge acknowledges a segment that is not acceptable. Data is answered
+// always, others as often as Linux does: no storm of them may arise.
+func (e *Endpoint) challenge(s *segment, now int64) {
+	if len(s.payload) == 0 && e.challenged != 0 && now-e.challenged < challengeEvery {
+		return
+	}
+	e.challenged = now
+	e.sendAck()
+}
+
+func (e *Endpoint) resetReceived() {
+	e.p.stack.Stats().TCP.ResetsReceived.Increment()
+	switch e.current() {
+	case gtcp.StateSynRecv:
+		e.fail(&tcpip.ErrConnectionRefused{})
+	case gtcp.StateCloseWait:
+		// As with Linux: the end has been read, writing finds a broken pipe.
+		e.fail(nil)
+	case gtcp.StateClosing, gtcp.StateLastAck:
+		e.finish(gtcp.StateClose, nil)
+	default:
+		e.fail(&tcpip.ErrConnectionReset{})
+	}
+}
+
+// complete ends the handshake of a connection that the peer began, or both.
+func (e *Endpoint) complete(s *segment) bool {
+	if e.parent != nil && !e.parent.admit(e) {
+		// No room: the peer's next segment, or our SYN sent again, tries anew.
+		return false
+	}
+	e.sampleHandshake()
+	e.unacknowledged = s.ack
+	e.established(s)
+	if parent := e.parent; parent != nil {
+		e.parent = nil
+		e.p.stack.Stats().TCP.PassiveConnectionOpenings.Increment()
+		parent.queue.Notify(waiter.ReadableEvents)
+	} else {
+		e.events |= waiter.WritableEvents
+	}
+	return true
+}
+
+// text takes the data and FIN of an acceptable segment.
+func (e *Endpoint) text(s *segment) {
+	switch e.current() {
+	case gtcp.StateEstablished, gtcp.StateFinWait1, gtcp.StateFinWait2:
+	default:
+		// The peer has sent its FIN: it sends it again.
+		if s.flags&fin != 0 || len(s.payload) > 0 {
+			e.ackOwed = true
+			e.sendAck()
+		}
+		return
+	}
+	seq, b := s.seq, s.payload
+	last := s.flags&fin != 0
+	if skip := e.receiveNext - seq; int32(skip) > 0 {
+		if int(skip) > len(b) {
+			// All of it is old, but perhaps for the FIN, which is old too.
+			e.sendAck()
+			return
+		}
+		b = b[skip:]
+		seq = e.receiveNext
+	}
+	if room := int(int32(e.receiveEdge - seq)); len(b) > room {
+		b, last = b[:max(room, 0)], false
+	}
+	if e.closed && len(b) > 0 {
+		// RFC 1122 section 4.2.2.13: nobody will read it, and the peer must know.
+		e.receiveNext = seq
+		e.reset(&tcpip.ErrConnectionAborted{})
+		return
+	}
+	if seq != e.receiveNext {
+		e.keep(seq, b, last)
+		e.sendAck() // RFC 5681 section 4.2: at once
+		return
+	}
+	if len(b) > 0 {
+		if !e.readShut {
+			e.in.write(b)
+		}
+		e.receiveNext += uint32(len(b))
+		e.events |= waiter.ReadableEvents
+	}
+	e.ackOwed = true
+	if len(e.early) > 0 || e.lateFin {
+		last = e.join() || last
+		e.sendAck() // a gap was filled
+		if !open(e.current()) {
+			return
+		}
+	}
+	if last {
+		e.finArrived()
+	}
+}
+
+// keep stores what came out of order, as far as there is room for it.
+func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
+	end := seq + uint32(len(b))
+	if last {
+		e.lateFin, e.finAt = true, end
+	}
+	if len(b) == 0 {
+		return
+	}
+	limit := int(e.ops.GetReceiveBufferSize())
+	if e.earlyBytes+len(b)+pieceOverhead > limit {
+		e.stats.ReceiveErrors.SegmentQueueDropped.Increment()
+		return
+	}
+	i := len(e.early)
+	for i > 0 && after(e.early[i-1].seq, seq) {
+		i--
+	}
+	// What is there already stays.
+	if i > 0 {
+		p := e.early[i-1]
+		if over := p.seq + uint32(len(p.b)) - seq; int32(over) > 0 {
+			if int(over) >= len(b) {
+				e.report(span{seq, end})
+				return
+			}
+			b, seq = b[over:], seq+over
+		}
+	}
+	j := i
+	for j < len(e.early) && !after(e.early[j].seq+uint32(len(e.early[j].b)), end) {
+		e.earlyBytes -= len(e.early[j].b) + pieceOverhead
+		j++
+	}
+	if j < len(e.early) {
+		if over := end - e.early[j].seq; int32(over) > 0 {
+			b = b[:len(b)-int(over)]
+		}
+	}
+	if len(b) > 0 {
+		p := piece{seq, append([]byte(nil), b...)}
+		e.earlyBytes += len(b) + pieceOverhead
+		if j > i {
+			e.early[i] = p
+			e.early = append(e.early[:i+1], e.early[j:]...)
+		} else {
+			e.early = append(e.early, piece{})
+			copy(e.early[i+1:], e.early[i:])
+			e.early[i] = p
+		}
+	}
+	e.report(span{seq, end})
+}
+
+// report notes what SACK has to tell first: the block that holds x.
+func (e *Endpoint) report(x span) {
+	if !e.sackOK {
+		return
+	}
+	kept := e.blocks[:0]
+	for _, b := range e.blocks {
+		if !before(b.end, x.first) && !after(b.first, x.end) {
+			if before(b.first, x.first) {
+				x.first = b.first
+			}
+			if after(b.end, x.end) {
+				x.end = b.end
+			}
+			continue
+		}
+		kept = append(kept, b)
+	}
+	if len(kept) == maxBlocks {
+		kept = kept[:maxBlocks-1]
+	}
+	e.blocks = append(kept, span{})
+	copy(e.blocks[1:], e.blocks)
+	e.blocks[0] = x
+}
+
+// maxBlocks is how many SACK blocks are remembered; four fit into a header, three
+// beside timestamps.
+const maxBlocks = 6
+
+// join moves early data that is in order now to the receive queue. It reports
+// whether the FIN is in order too.
+func (e *Endpoint) join() (last bool) {
+	i := 0
+	for ; i < len(e.early); i++ {
+		p := &e.early[i]
+		skip := e.receiveNext - p.seq
+		if int32(skip) < 0 {
+			break
+		}
+		if int(skip) < len(p.b) {
+			if !e.readShut {
+				e.in.write(p.b[skip:])
+			}
+			e.receiveNext += uint32(len(p.b)) - skip
+			e.events |= waiter.ReadableEvents
+		}
+		e.earlyBytes -= len(p.b) + pieceOverhead
+		p.b = nil
+	}
+	if e.early = e.early[:copy(e.early, e.early[i:])]; len(e.early) == 0 {
+		e.early = nil
+	}
+	kept := e.blocks[:0]
+	for _, b := range e.blocks {
+		if after(b.end, e.receiveNext) {
+			kept = append(kept, b)
+		}
+	}
+	e.blocks = kept
+	return e.lateFin && e.finAt == e.receiveNext
+}
+
+func (e *Endpoint) dropOutOfOrder() { e.early, e.earlyBytes, e.blocks, e.lateFin = nil, 0, nil, false }
+
+// finArrived handles the peer's FIN, when all before it has arrived.
+func (e *Endpoint) finArrived() {
+	e.receiveNext++
+	e.finReceived = true
+	e.dropOutOfOrder()
+	e.events |= waiter.ReadableEvents | waiter.EventRdHUp
+	e.ackOwed = true
+	switch e.current() {
+	case gtcp.StateEstablished:
+		e.setState(gtcp.StateCloseWait)
+	case gtcp.StateFinWait1:
+		e.setState(gtcp.StateClosing)
+		e.sendAck()
+	case gtcp.StateFinWait2:
+		e.sendAck()
+		e.timeWait()
+	}
+}
+
+// receiveTimeWait handles a segment to a connection that has ended. It reports
+// true when a new connection may take its place: its SYN must lie beyond what the
+// old one had, by sequence number or timestamp (RFC 6191).
+func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
+	switch {
+	case s.flags&rst != 0:
+		// RFC 1337: it must not cut the wait short.
+	case s.flags&syn != 0 && s.flags&ack == 0:
+		o := header.ParseSynOptions(s.options, false)
+		if after(s.seq, e.receiveNext) || e.tsOK && o.TS && after(o.TSVal, e.tsRecent) {
+			e.finish(gtcp.StateClose, nil)
+			return true
+		}
+		e.challenge(s, e.p.now())
+	case s.length() > 0:
+		// The peer's FIN again: our acknowledgement was lost.
+		e.sendAck()
+		e.timeWait()
+	}
+	return false
+}
+
+// consumed accounts for n bytes read by the program, and tells the peer when the
+// window has opened far. mu is held.
+func (e *Endpoint) consumed(n int) {
+	if n == 0 || e.finReceived || !open(e.current()) {
+		return
+	}
+	left := int(e.receiveEdge - e.receiveNext)
+	room := e.room()
+	// As Linux: only when what the peer knows is at most half, and doubles.
+	if half := int(e.ops.GetReceiveBufferSize()) / 2; left <= half && room >= 2*left && room-left >= min(half, e.mss) {
+		e.sendAck()
+	}
+}
+
+// room is how many bytes more than RCV.NXT the program can be sent.
+func (e *Endpoint) room() int {
+	return max(int(e.ops.GetReceiveBufferSize())-e.in.len()-e.earlyBytes, 0)
+}
+
+// advertise returns the window field of a segment, and moves the right edge.
+func (e *Endpoint) advertise() uint16 {
+	left := e.receiveEdge - e.receiveNext
+	if int32(left) < 0 {
+		left = 0
+	}
+	room := uint32(min(e.room(), 0xffff<<e.receiveShift))
+	// Silly window avoidance, receiver's side (RFC 9293 section 3.8.6.2.2).
+	step := uint32(min(int(e.ops.GetReceiveBufferSize())/2, e.mss))
+	if room < left+step || int32(room-left) < 0 {
+		room = left
+	}
+	w := min(room>>e.receiveShift, 0xffff)
+	if edge := e.receiveNext + w<<e.receiveShift; after(edge, e.receiveEdge) {
+		e.receiveEdge = edge
+	}
+	return uint16(w)
+}
+
+// ModerateRecvBuf implements tcpip.Endpoint: a program that reads more than half a
+// buffer per round trip gets one of twice the size.
+func (e *Endpoint) ModerateRecvBuf(copied int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.moderate {
+		return
+	}
+	now := e.p.now()
+	e.copied += copied
+	if time.Duration(now-e.copiedAt) < max(e.srtt, time.Millisecond) {
+		return
+	}
+	if size := int(e.ops.GetReceiveBufferSize()); e.copied > size/2 && size < e.receiveMax {
+		e.ops.SetReceiveBufferSize(int64(min(2*size, e.receiveMax)), false)
+	}
+	e.copied, e.copiedAt = 0, now
+}
+
+func block(s span) header.SACKBlock {
+	return header.SACKBlock{Start: seqnum.Value(s.first), End: seqnum.Value(s.end)}
+}

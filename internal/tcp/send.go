@@ -1,0 +1,474 @@
+package tcp
+
+import (
+	"encoding/binary"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/link"
+)
+
+// sender is the sending half of a connection. The send buffer's first byte has
+// sequence number unacknowledged, but while our SYN is in flight.
+type sender struct {
+	out buffer // written by the program, not acknowledged yet
+
+	iss            uint32
+	unacknowledged uint32 // SND.UNA
+	sendNext       uint32 // SND.NXT: goes back after a time-out
+	sendMax        uint32 // the greatest SND.NXT
+	sendWindow     uint32 // SND.WND
+	windowSeq      uint32 // SND.WL1
+	windowAck      uint32 // SND.WL2
+	maxWindow      uint32 // the greatest SND.WND
+	sendShift      uint8
+
+	// mss is the payload of a full segment, options taken off; peerMSS what the
+	// peer said, userMSS a limit of the program's, 0 for none.
+	mss, peerMSS, userMSS int
+	mtu                   int // of the path, without IP header; 0: that of the route
+
+	// finQueued: our FIN follows the buffer; finSent: it was sent, at finSeq.
+	finQueued, finSent bool
+	finSeq             uint32
+
+	sackOK, tsOK bool
+	tsOffset     uint32
+
+	// stalled: the device had no room, Protocol.Retry will go on.
+	stalled bool
+	// blocked: the program waits for room.
+	blocked bool
+	hash    uint32
+
+	recovery
+}
+
+// maxSend is the most payload that leaves with one header, in bytes: IP's 64 KB
+// without the greatest headers.
+const maxSend = 65535 - 60 - 60
+
+// setRoute takes over a route, found when the routes were at epoch. mu is held.
+func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
+	if e.route != nil {
+		e.route.Release()
+	}
+	e.route, e.routeEpoch = r, epoch
+	hop := r.NextHop()
+	if hop.Len() == 0 {
+		hop = r.RemoteAddress()
+	}
+	e.path = link.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
+	e.path.Trace = e.trace
+}
+
+// routed makes sure of the route, which may have changed. mu is held.
+func (e *Endpoint) routed() bool {
+	epoch := e.p.routes.Load()
+	if epoch == e.routeEpoch {
+		return e.route != nil
+	}
+	if e.route == nil {
+		return false
+	}
+	r, err := e.p.stack.FindRoute(0, e.ID.LocalAddress, e.ID.RemoteAddress, e.route.NetProto(), false)
+	if err != nil {
+		// Perhaps it comes back: retransmission will ask again.
+		e.soft = err
+		return false
+	}
+	e.setRoute(r, epoch)
+	return true
+}
+
+// routeMSS is the payload that fits a packet of the route, without options.
+func routeMSS(r *stack.Route) int { return int(r.MTU()) - header.TCPMinimumSize }
+
+// open sends the first SYN, or SYN and ACK, of a connection. mu is held.
+func (e *Endpoint) open() {
+	if e.iss == 0 {
+		e.iss = e.p.initialSequence(&e.ID)
+	}
+	e.hash = uint32(e.p.hash('h', &e.ID, 0)) | 1
+	e.unacknowledged, e.sendNext, e.sendMax = e.iss, e.iss+1, e.iss+1
+	if e.current() == gtcp.StateSynSent {
+		e.tsOK = true
+		e.receiveShift = shiftFor(e.receiveMax)
+	}
+	e.tsOffset = uint32(e.p.hash('t', &e.ID, 0))
+	e.openedAt = e.p.now()
+	e.rto = time.Second
+	e.sendSyn()
+}
+
+// shiftFor is the window scale with which a window of n bytes fits its field.
+func shiftFor(n int) uint8 {
+	shift := uint8(0)
+	for shift < header.MaxWndScale && n>>shift > 0xffff {
+		shift++
+	}
+	return shift
+}
+
+// synReceived takes over a SYN to a listener. mu is held.
+func (e *Endpoint) synReceived(s *segment, o *header.TCPSynOptions) {
+	e.setState(gtcp.StateSynRecv)
+	e.tsOK = o.TS
+	e.receiveShift = shiftFor(e.receiveMax)
+	e.negotiate(s, o)
+}
+
+// negotiate takes over the peer's SYN and what it can do.
+func (e *Endpoint) negotiate(s *segment, o *header.TCPSynOptions) {
+	e.irs = s.seq
+	e.receiveNext = s.seq + 1
+	e.receiveEdge = e.receiveNext + uint32(min(e.room(), 0xffff))
+	e.lastAck = e.receiveNext
+	e.heard = e.p.now()
+	if o.WS < 0 {
+		e.sendShift, e.receiveShift = 0, 0
+	} else {
+		e.sendShift = uint8(min(o.WS, header.MaxWndScale))
+	}
+	e.sackOK = e.sackOK && o.SACKPermitted
+	if e.tsOK = e.tsOK && o.TS; e.tsOK {
+		e.tsRecent, e.tsAge = o.TSVal, e.heard
+	}
+	e.peerMSS = int(o.MSS)
+	e.sendWindow = s.window
+	e.maxWindow = max(e.maxWindow, s.window)
+	e.updateMSS()
+}
+
+// updateMSS computes the payload of a full segment (RFC 6691).
+func (e *Endpoint) updateMSS() {
+	mss := header.TCPDefaultMSS
+	if e.route != nil {
+		mss = routeMSS(e.route)
+		if e.mtu > 0 {
+			mss = min(mss, e.mtu-header.TCPMinimumSize)
+		}
+	}
+	if e.peerMSS > 0 {
+		mss = min(mss, e.peerMSS)
+	}
+	if e.userMSS > 0 {
+		mss = min(mss, e.userMSS)
+	}
+	if e.tsOK {
+		mss -= timestampLen
+	}
+	e.mss = max(mss, minMSS)
+}
+
+const (
+	timestampLen = 12
+	// minMSS keeps a hostile peer or router from making us send headers with a few
+	// bytes each: Linux has 48 as well (TCP_MIN_SND_MSS).
+	minMSS = 48
+	// minMTU is the least path MTU that is believed (RFC 791, RFC 8200; Linux's
+	// ip_rt_min_pmtu is 552).
+	minMTU4, minMTU6 = 552, 1280
+)
+
+// tooBig handles news that the path takes packets only of size bytes behind the IP
+// header.
+func (e *Endpoint) tooBig(size int) {
+	if e.route == nil {
+		return
+	}
+	if e.route.NetProto() == header.IPv6ProtocolNumber {
+		size = max(size, minMTU6-header.IPv6MinimumSize)
+	} else {
+		size = max(size, minMTU4-header.IPv4MinimumSize)
+	}
+	if e.mtu > 0 && size >= e.mtu {
+		return
+	}
+	old := e.mss
+	e.mtu = size
+	e.updateMSS()
+	if e.mss < old && before(e.unacknowledged, e.sendNext) && open(e.current()) {
+		// What is in flight was lost, not for congestion.
+		e.sendNext = e.unacknowledged
+		e.sacked = e.sacked[:0]
+		e.inRecovery = false
+		e.timing = false
+		e.output()
+	}
+}
+
+// sendSyn sends our SYN, with the ACK if the peer's has come.
+func (e *Endpoint) sendSyn() {
+	flags, wnd := syn, min(e.room(), 0xffff)
+	if e.current() == gtcp.StateSynRecv {
+		flags |= ack
+	}
+	b := e.header(e.iss, flags, uint16(wnd))
+	mss := header.TCPDefaultMSS
+	if e.route != nil {
+		mss = routeMSS(e.route)
+	}
+	if e.userMSS > 0 {
+		mss = min(mss, e.userMSS)
+	}
+	o := b[header.TCPMinimumSize:cap(b)]
+	n := header.EncodeMSSOption(uint32(mss), o)
+	if e.sackOK {
+		n += header.EncodeSACKPermittedOption(o[n:])
+		if !e.tsOK {
+			n += header.EncodeNOP(o[n:])
+			n += header.EncodeNOP(o[n:])
+		}
+	}
+	if e.tsOK {
+		if !e.sackOK {
+			n += header.EncodeNOP(o[n:])
+			n += header.EncodeNOP(o[n:])
+		}
+		n += header.EncodeTSOption(e.timestamp(), e.tsRecent, o[n:])
+	}
+	if flags&ack == 0 || e.sendShift > 0 || e.receiveShift > 0 {
+		n += header.EncodeNOP(o[n:])
+		n += header.EncodeWSOption(int(e.receiveShift), o[n:])
+	}
+	b = b[:header.TCPMinimumSize+n]
+	header.TCP(b).SetDataOffset(uint8(len(b)))
+	e.emitLong(b, nil)
+	e.ackOwed = false
+	e.rtoAt = e.p.now() + int64(e.rto)
+	e.schedule()
+}
+
+// timestamp is our clock in milliseconds, from a start of each connection's own
+// (RFC 7323 section 5.4).
+func (e *Endpoint) timestamp() uint32 {
+	return uint32(e.p.now()/int64(time.Millisecond)) + e.tsOffset
+}
+
+// header begins a header in the endpoint's own space.
+func (e *Endpoint) header(seq uint32, flags header.TCPFlags, window uint16) []byte {
+	b := e.scratch[:header.TCPMinimumSize]
+	binary.BigEndian.PutUint16(b[0:], e.ID.LocalPort)
+	binary.BigEndian.PutUint16(b[2:], e.ID.RemotePort)
+	binary.BigEndian.PutUint32(b[4:], seq)
+	next := e.receiveNext
+	if flags&ack == 0 {
+		next = 0
+	}
+	binary.BigEndian.PutUint32(b[8:], next)
+	b[12] = header.TCPMinimumSize / 4 << 4
+	b[13] = byte(flags)
+	binary.BigEndian.PutUint16(b[14:], window)
+	b[16], b[17], b[18], b[19] = 0, 0, 0, 0
+	return b
+}
+
+// withOptions adds timestamps and SACK blocks to a header of a segment with n
+// bytes of data. Blocks that would make a full segment too long are left out:
+// what came out of order was acknowledged by itself, with them.
+func (e *Endpoint) withOptions(b []byte, n int) []byte {
+	if e.tsOK {
+		n := len(b)
+		b = b[:n+timestampLen]
+		binary.BigEndian.PutUint32(b[n:], 0x0101080a)
+		binary.BigEndian.PutUint32(b[n+4:], e.timestamp())
+		binary.BigEndian.PutUint32(b[n+8:], e.tsRecent)
+	}
+	if len(e.blocks) > 0 && n <= e.mss-(header.TCPHeaderMaximumSize-header.TCPMinimumSize) {
+		room := (header.TCPHeaderMaximumSize - len(b) - 4) / 8
+		n := len(b)
+		k := min(room, len(e.blocks))
+		b = b[:n+4+8*k]
+		b[n], b[n+1], b[n+2], b[n+3] = header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionSACK, byte(2+8*k)
+		for i, x := range e.blocks[:k] {
+			binary.BigEndian.PutUint32(b[n+4+8*i:], x.first)
+			binary.BigEndian.PutUint32(b[n+8+8*i:], x.end)
+		}
+	}
+	b[12] = byte(len(b) / 4 << 4)
+	return b
+}
+
+// sendAck acknowledges what was received.
+func (e *Endpoint) sendAck() { e.sendControl(e.sendNext, ack) }
+
+// sendControl sends a segment without data. A reset waits for room in the device:
+// nobody will send it again.
+func (e *Endpoint) sendControl(seq uint32, flags header.TCPFlags) {
+	if flags&rst != 0 {
+		e.emitLong(e.withOptions(e.header(seq, flags, 0), 0), nil)
+		return
+	}
+	e.emit(e.withOptions(e.header(seq, flags, e.advertise()), 0), 0, 0)
+}
+
+// sendControlAt sends a bare segment with an acknowledgement number of its own.
+func (e *Endpoint) sendControlAt(seq, next uint32, flags header.TCPFlags) {
+	b := e.header(seq, flags, 0)
+	binary.BigEndian.PutUint32(b[8:], next)
+	e.emitLong(b, nil)
+}
+
+// sendData sends n bytes from sequence number seq on, with more than one segment's
+// worth cut up below, and our FIN behind them if last is set. It returns how many
+// bytes left, and whether the FIN did.
+func (e *Endpoint) sendData(seq uint32, n int, last bool) (int, bool) {
+	flags := ack
+	at := e.out.begin + uint64(seq-e.unacknowledged)
+	if n > 0 && at+uint64(n) == e.out.end {
+		flags |= psh
+	}
+	if last {
+		flags |= fin
+	}
+	sent, all := e.emit(e.withOptions(e.header(seq, flags, e.advertise()), n), at, n)
+	return sent, last && all
+}
+
+// emit sends a segment by the short way, or the long one. It returns how many
+// bytes left and whether all did; if not, Retry goes on.
+func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
+	owed := e.ackOwed
+	e.ackOwed = false
+	e.lastAck = e.receiveNext
+	if !e.routed() {
+		return n, true // lost, as in a network
+	}
+	if e.route.Loop() == stack.PacketOut {
+		sent, result := e.p.out.SendTCP(&e.path, b, &e.out, at, n, e.mss)
+		switch result {
+		case link.Sent:
+			e.stats.SegmentsSent.Increment()
+			e.p.stack.Stats().TCP.SegmentsSent.Increment()
+			return sent, true
+		case link.Full:
+			if sent == 0 {
+				e.ackOwed = owed || n == 0
+			}
+			e.p.stall(e)
+			return sent, false
+		}
+	}
+	e.stats.SegmentsSent.Increment()
+	for left := n; ; {
+		k := min(left, e.mss)
+		payload := make([]byte, k)
+		e.out.CopyAt(payload, at)
+		flags := b[13]
+		if k < left {
+			b[13] &^= byte(fin | psh)
+		}
+		e.emitLong(b, payload)
+		b[13] = flags
+		binary.BigEndian.PutUint32(b[4:], binary.BigEndian.Uint32(b[4:])+uint32(k))
+		at += uint64(k)
+		if left -= k; left == 0 {
+			return n, true
+		}
+	}
+}
+
+// emitLong sends a segment through gVisor's IP layer.
+func (e *Endpoint) emitLong(b, payload []byte) {
+	if !e.routed() {
+		return
+	}
+	if e.trace != nil {
+		e.trace.Sent(header.TCP(b), len(payload), false)
+	}
+	err := e.p.sendLong(e.route, b, payload, e.hash)
+	switch err.(type) {
+	case nil:
+	case *tcpip.ErrMessageTooLong:
+		// The device's MTU shrank below the route's.
+	default:
+		e.soft = err
+	}
+}
+
+// output sends what the windows allow (RFC 9293 section 3.8.6.2.1, RFC 5681). mu
+// is held.
+func (e *Endpoint) output() {
+	if s := e.current(); !open(s) || s == gtcp.StateTimeWait {
+		return
+	}
+	if e.inRecovery && e.sackOK {
+		e.repair()
+		e.schedule()
+		return
+	}
+	for !e.stalled {
+		flight := e.sendNext - e.unacknowledged
+		left := e.out.len() - int(flight) // may be -1: our FIN is in flight
+		window := min(uint32(e.window+e.extra()), e.sendWindow)
+		room := int(int32(window - flight))
+		finDue := e.finQueued && (!e.finSent || before(e.sendNext, e.finSeq+1))
+		if left <= 0 && !(finDue && left == 0) {
+			break
+		}
+		n := min(left, room, maxSend/e.mss*e.mss)
+		if n < 0 {
+			n = 0
+		}
+		if n < left {
+			// Not to the end: full segments only, unless nothing is in flight, which
+			// would call for more.
+			if n >= e.mss {
+				n -= n % e.mss
+			} else if flight > 0 || n == 0 {
+				break
+			}
+		} else if n > 0 && n < e.mss && flight > 0 && !e.finQueued && e.ops.GetDelayOption() {
+			break // Nagle
+		}
+		last := finDue && n == left && (n > 0 || room > 0 || e.sendWindow == 0 && flight == 0)
+		if n == 0 && !last {
+			break
+		}
+		if !e.transmit(n, last) {
+			break
+		}
+	}
+	if e.sendNext == e.unacknowledged && e.out.len() > 0 && e.persistAt == 0 && !e.stalled {
+		e.persistAt = e.p.now() + int64(e.rto)<<min(e.backoff, 10)
+	}
+	e.schedule()
+}
+
+// transmit sends n bytes, and perhaps our FIN, from sendNext on. It reports false
+// when the device had no room for all.
+func (e *Endpoint) transmit(n int, last bool) bool {
+	seq, now := e.sendNext, e.p.now()
+	sent, finished := e.sendData(seq, n, last)
+	if e.rtoAt == 0 {
+		e.rtoAt = now + int64(e.rto)<<min(e.backoff, 10)
+	}
+	if sent == 0 && !finished {
+		return false
+	}
+	if again := before(seq, e.sendMax); again {
+		e.countRetransmit()
+	} else if !e.timing {
+		e.timing, e.timedSeq, e.timedAt = true, seq, now
+	}
+	e.sendNext += uint32(sent)
+	if finished {
+		e.finSent, e.finSeq = true, e.sendNext
+		e.sendNext++
+	}
+	if after(e.sendNext, e.sendMax) {
+		e.sendMax = e.sendNext
+	}
+	e.persistAt = 0
+	return sent == n && finished == last
+}
+
+func (e *Endpoint) countRetransmit() {
+	e.p.stack.Stats().TCP.Retransmits.Increment()
+	e.stats.SendErrors.Retransmits.Increment()
+}

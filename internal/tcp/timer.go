@@ -1,0 +1,244 @@
+package tcp
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// timers are the moments at which a connection has something to do, in
+// nanoseconds as Protocol.now has them, 0 for none.
+//
+// One timer serves them all, and it is lazy: a moment that moves further away, as
+// that of the RTO does with each acknowledgement, leaves it alone. It finds out
+// when it fires.
+type timers struct {
+	rtoAt     int64 // retransmission
+	persistAt int64 // zero-window probe
+	keepAt    int64 // keep-alive
+	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
+
+	timer   tcpip.Timer
+	firesAt int64 // when the timer fires, 0 while it is not set
+
+	// attempts counts what was sent in vain since the peer was last heard.
+	attempts    uint32
+	retries     uint32
+	synRetries  uint32
+	userTimeout time.Duration
+	brokenAt    int64 // when the first of attempts was made
+
+	keepAliveIdle, keepAliveInterval time.Duration
+	keepAliveCount                   int
+	probes                           int   // keep-alive probes without answer
+	probedAt                         int64 // when the last one left
+
+	finWait2 time.Duration // how long FIN-WAIT-2 lasts without a program
+
+	scratch [header.TCPHeaderMaximumSize]byte
+}
+
+func (t *timers) init(s *settings) {
+	t.retries, t.synRetries = s.retries, uint32(s.synRetries)
+	t.finWait2 = s.linger
+	t.keepAliveIdle, t.keepAliveInterval, t.keepAliveCount = 2*time.Hour, 75*time.Second, 9
+}
+
+// schedule makes sure that the timer fires no later than the next moment. mu is
+// held.
+func (e *Endpoint) schedule() {
+	next := earliest(earliest(e.rtoAt, e.persistAt), earliest(e.keepAt, e.endAt))
+	if next == 0 || e.firesAt != 0 && e.firesAt <= next {
+		return
+	}
+	wait := time.Duration(max(next-e.p.now(), 0))
+	if e.timer == nil {
+		e.firesAt = next
+		e.timer = e.p.clock.AfterFunc(wait, e.fire)
+		return
+	}
+	if e.firesAt != 0 && !e.timer.Stop() {
+		return // it fires just now, and will set itself anew
+	}
+	e.firesAt = next
+	e.timer.Reset(wait)
+}
+
+func earliest(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// stopTimer ends all. mu is held.
+func (e *Endpoint) stopTimer() {
+	e.rtoAt, e.persistAt, e.keepAt, e.endAt = 0, 0, 0, 0
+	if e.timer != nil && e.firesAt != 0 && e.timer.Stop() {
+		e.firesAt = 0
+	}
+}
+
+// fire runs when the timer does, in a goroutine of its own.
+func (e *Endpoint) fire() {
+	e.mu.Lock()
+	defer e.unlock()
+	e.firesAt = 0
+	now := e.p.now()
+	due := func(at int64) bool { return at != 0 && at <= now }
+	if due(e.endAt) {
+		e.finish(gtcp.StateClose, nil)
+		return
+	}
+	if due(e.rtoAt) {
+		e.rtoAt = 0
+		if !e.tryAgain(now) {
+			return
+		}
+	}
+	if due(e.persistAt) {
+		e.persistAt = 0
+		e.probe(now)
+	}
+	if due(e.keepAt) {
+		e.keepAt = 0
+		e.keepAlive(now)
+	}
+	e.schedule()
+}
+
+// exhausted counts an attempt and tells whether it was one too many.
+func (e *Endpoint) exhausted(now int64, limit uint32) bool {
+	if e.attempts == 0 {
+		e.brokenAt = now
+	}
+	e.attempts++
+	return e.attempts > limit || e.userTimeout > 0 && time.Duration(now-e.brokenAt) >= e.userTimeout
+}
+
+// tryAgain handles the end of the RTO. It reports false when the connection is
+// given up.
+func (e *Endpoint) tryAgain(now int64) bool {
+	switch s := e.current(); {
+	case connecting(s):
+		limit := e.synRetries
+		if s == gtcp.StateSynRecv {
+			limit = min(limit, 5) // Linux's tcp_synack_retries
+		}
+		if e.exhausted(now, limit) {
+			err := e.soft
+			if err == nil {
+				err = &tcpip.ErrTimeout{}
+			}
+			e.fail(err)
+			return false
+		}
+		e.rto = min(2*e.rto, e.maxRTO)
+		e.p.stack.Stats().TCP.Retransmits.Increment()
+		e.sendSyn()
+	case e.unacknowledged == e.sendMax && !e.stalled:
+	case e.exhausted(now, e.retries):
+		e.p.stack.Stats().TCP.EstablishedTimedout.Increment()
+		e.giveUp()
+		return false
+	default:
+		e.timedOut()
+	}
+	return true
+}
+
+// giveUp ends a connection whose peer does not answer.
+func (e *Endpoint) giveUp() {
+	err := e.soft
+	if err == nil {
+		err = &tcpip.ErrTimeout{}
+	}
+	e.fail(err)
+}
+
+// probe asks a peer whose window is closed (RFC 9293 section 3.8.6.1), as Linux
+// does: with a sequence number that it has, which it must answer.
+func (e *Endpoint) probe(now int64) {
+	if !open(e.current()) || e.out.len() == 0 || e.sendNext != e.unacknowledged {
+		return
+	}
+	if e.sendWindow > 0 {
+		e.output()
+		return
+	}
+	if e.exhausted(now, e.retries) {
+		e.giveUp()
+		return
+	}
+	e.backoff++
+	e.sendControl(e.unacknowledged-1, ack)
+	e.persistAt = now + int64(min(e.rto<<min(e.backoff, 10), e.maxRTO))
+}
+
+// restartKeepAlive begins to wait for silence. mu is held.
+func (e *Endpoint) restartKeepAlive() {
+	e.probes, e.keepAt = 0, 0
+	if !e.ops.GetKeepAlive() {
+		return
+	}
+	switch e.current() {
+	case gtcp.StateEstablished, gtcp.StateCloseWait, gtcp.StateFinWait1, gtcp.StateFinWait2:
+		e.keepAt = e.p.now() + int64(e.keepAliveIdle)
+		e.schedule()
+	}
+}
+
+// keepAlive probes a peer that was silent for long (RFC 9293 section 3.8.4).
+func (e *Endpoint) keepAlive(now int64) {
+	if !e.ops.GetKeepAlive() || !open(e.current()) || e.current() == gtcp.StateTimeWait {
+		return
+	}
+	if e.heard > e.probedAt {
+		e.probes = 0
+	}
+	if at := e.heard + int64(e.keepAliveIdle); at > now {
+		e.keepAt = at
+		return
+	}
+	if e.unacknowledged != e.sendMax {
+		// Retransmission looks after a connection with data in flight.
+		e.keepAt = now + int64(e.keepAliveInterval)
+		return
+	}
+	if e.probes >= e.keepAliveCount {
+		e.sendControl(e.sendNext, rst|ack)
+		e.giveUp()
+		return
+	}
+	e.probes++
+	e.probedAt = now
+	e.sendControl(e.sendNext-1, ack)
+	e.keepAt = now + int64(e.keepAliveInterval)
+}
+
+// timeWait begins TIME-WAIT, or begins it anew. mu is held.
+func (e *Endpoint) timeWait() {
+	e.setState(gtcp.StateTimeWait)
+	e.rtoAt, e.persistAt, e.keepAt = 0, 0, 0
+	e.events |= waiter.EventHUp | waiter.ReadableEvents | waiter.WritableEvents
+	wait := e.p.options().timeWait
+	e.endAt = e.p.now() + int64(wait)
+	if wait == 0 {
+		e.finish(gtcp.StateClose, nil)
+		return
+	}
+	e.schedule()
+}
+
+// startFinWait2 bounds the wait for the FIN of a peer to whom nobody listens.
+func (e *Endpoint) startFinWait2() {
+	e.endAt = e.p.now() + int64(e.finWait2)
+	if e.finWait2 == 0 {
+		e.finish(gtcp.StateClose, nil)
+		return
+	}
+	e.schedule()
+}
