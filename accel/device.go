@@ -3,6 +3,7 @@ package accel
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -87,6 +88,14 @@ func openInterface(c *Config) (link.Device, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if i, err := net.InterfaceByName(name); err == nil && i.MTU > dev.Info().MTU && !only {
+		// Its frames do not fit AF_XDP's chunks.
+		if p, err := openPacket(name); err == nil {
+			dev.Close()
+			c.Logger.Info("the MTU is too great for AF_XDP: a packet socket takes its place", "device", name, "mtu", i.MTU)
+			return p, nil
+		}
 	}
 	if why := dev.NotNative(); why != nil {
 		c.Logger.Warn("the driver does not run XDP at this MTU or at all: the generic mode of the kernel takes its place, at a higher price for each frame",

@@ -837,6 +837,32 @@ func bulk(c net.Conn, n int) error {
 	return err
 }
 
+// TestJumbo: an interface with an MTU that XDP cannot have is shared by a packet
+// socket, with all of its MTU.
+func TestJumbo(t *testing.T) {
+	for _, offloads := range []bool{false, true} {
+		s := newSite(t, testnet.Wire{MTU: 9000, Offloads: offloads})
+		p := s.start(port)
+		addr4, addr6 := at(s.si, port)
+		for _, addr := range []string{addr4, addr6} {
+			c, err := dial(s.client, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprint(c, "DEVICE x\r\n")
+			line, err := bufio.NewReader(c).ReadString('\n')
+			if err != nil || strings.TrimSpace(line) != "+XDP filter, ingress, MTU 9000" {
+				t.Errorf("device %q, %v", line, err)
+			}
+			if err := bulk(c, 10<<20); err != nil {
+				t.Errorf("10 MB from %s: %v", addr, err)
+			}
+		}
+		p.kill()
+	}
+}
+
 // TestPathMTU: a link further away takes smaller packets than ours. The kernel
 // hears of it, and the server gets the news.
 func TestPathMTU(t *testing.T) {

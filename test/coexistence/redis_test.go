@@ -21,8 +21,8 @@ import (
 var store sync.Map
 
 // answer serves one connection: GET, SET and CONFIG as Redis does, as far as
-// redis-benchmark wants; BULK for as many bytes as its argument says; and PONG for
-// anything else.
+// redis-benchmark wants; BULK for as many bytes as its argument says; DEVICE for
+// the filter and the MTU; and PONG for what has no argument.
 func answer(c net.Conn, dial string) {
 	r := redcon.NewReader(c)
 	w := redcon.NewWriter(c)
@@ -69,6 +69,14 @@ func command(w *redcon.Writer, name string, args [][]byte) {
 			return
 		}
 		w.WriteBulk(v.([]byte))
+	case name == "DEVICE":
+		rt, err := accel.Default()
+		if err != nil {
+			w.WriteError("ERR " + err.Error())
+			return
+		}
+		st := rt.Stats()
+		w.WriteString(fmt.Sprintf("%s, MTU %d", st.Sharing.Filter, st.Info.MTU))
 	case name == "CONFIG":
 		w.WriteArray(0)
 	case name == "BULK":

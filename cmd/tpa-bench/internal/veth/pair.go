@@ -93,6 +93,11 @@ func namespace() (*os.File, error) {
 		return nil, err
 	}
 	f, err := os.Open("/proc/thread-self/ns/net")
+	if err == nil {
+		// As the kernel does over loopback: a client that connects anew for each request
+		// would be out of ports within seconds.
+		err = os.WriteFile("/proc/sys/net/ipv4/tcp_tw_reuse", []byte("1"), 0)
+	}
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
 		// The thread stays locked, so that nothing else runs on it.
 		return f, errors.Join(err, back)
