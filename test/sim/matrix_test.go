@@ -35,6 +35,7 @@ var dimensions = []dimension{
 	{"coalescing", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoCoalescing = !on })},
 	{"queues", each([]int{1, 2, 5}, func(s *setup, n int) { s.queues = [2]int{n, n} })},
 	{"SACK", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoSACK = !on })},
+	{"engines", each([][2]string{{"tpa", "tpa"}, {"gvisor", "gvisor"}, {"tpa", "gvisor"}}, func(s *setup, e [2]string) { s.engines = e })},
 	{"network", networks()},
 }
 
@@ -69,7 +70,7 @@ func networks() []value {
 }
 
 // A row is one value of each dimension, by its place.
-type row [8]int
+type row [9]int
 
 // rows returns every combination that can be.
 func rows() []row {
@@ -146,8 +147,8 @@ func pairwise(all []row) []int {
 // seed.
 func TestMatrix(t *testing.T) {
 	all := rows()
-	if len(all) < 10_000 {
-		t.Errorf("%d combinations, want at least 10,000", len(all))
+	if len(all) < 30_000 {
+		t.Errorf("%d combinations, want at least 30,000", len(all))
 	}
 	chosen := pairwise(all)
 	if nth, ok := number(t, "MATRIX"); ok && nth > 0 {

@@ -64,7 +64,7 @@ var mishaps = []mishap{
 			before = p.setup.there
 		}
 		worse := impair(r)
-		if p.setup.tcp.ReceiveBuffer != 0 {
+		if p.setup.tcp.ReceiveBuffer != 0 && p.setup.engines != [2]string{"tpa", "tpa"} {
 			worse.Reorder = 0 // see draw
 		}
 		for _, i := range []fault.Impairment{worse, before} {

@@ -18,6 +18,8 @@ type setup struct {
 	nic    link.Capabilities
 	queues [2]int
 	tcp    accel.TCP
+	// engines are the hosts' own tcp.Engine.
+	engines [2]string
 	// there and back are what happens to frames towards host 1 and host 0. They
 	// are received so, or, with early set, sent so.
 	there, back fault.Impairment
@@ -28,8 +30,8 @@ type setup struct {
 }
 
 func (s setup) String() string {
-	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, TCP %+v, there %v, back %v, early %v, %d mishaps",
-		s.mtu, s.v6, s.queues, s.nic, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
+	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, engines %q, TCP %+v, there %v, back %v, early %v, %d mishaps",
+		s.mtu, s.v6, s.queues, s.nic, s.engines, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
 }
 
 // describe leaves out what is zero.
@@ -63,7 +65,9 @@ func draw(seed uint64) setup {
 	}
 	// 0 is the default, of megabytes.
 	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
-	if s.there.Reorder == 0 && s.back.Reorder == 0 {
+	engine := func() string { return []string{"tpa", "tpa", "gvisor"}[r.IntN(3)] }
+	s.engines = [2]string{engine(), engine()}
+	if s.engines == [2]string{"tpa", "tpa"} || s.there.Reorder == 0 && s.back.Reorder == 0 {
 		// gVisor takes the window of an acknowledgement that was overtaken for the
 		// newest, sends more than fits, and may stand still for good: see
 		// docs/testing.md.

@@ -146,8 +146,10 @@ func (w *world) newHost(i int) *host {
 		h.addrs[1] = netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)})
 		prefixes = append(prefixes, netip.PrefixFrom(h.addrs[1], 64))
 	}
+	tcp := s.tcp
+	tcp.Engine = s.engines[i]
 	h.rt, err = accel.New(accel.Config{
-		Link: device, Addrs: prefixes, TCP: s.tcp, Fallback: accel.Never, DebugSocket: "off", Record: -1,
+		Link: device, Addrs: prefixes, TCP: tcp, Fallback: accel.Never, DebugSocket: "off", Record: -1,
 		Polling: accel.Polling{Spin: time.Nanosecond},
 		Random:  &locked{random: seeded(w.seed, nic.Info().Name)},
 		Logger:  slog.New(slog.DiscardHandler),
