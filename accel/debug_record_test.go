@@ -273,3 +273,42 @@ func TestCapture(t *testing.T) {
 		t.Error("the page does not tell")
 	}
 }
+
+// TestStates checks the states that a connection goes through when it is closed in
+// order, with either TCP.
+func TestStates(t *testing.T) {
+	for _, engine := range []string{"tpa", "gvisor"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			client, server := newPair(t, memory.Options{}, accel.Config{TCP: accel.TCP{Engine: engine}})
+			conn := echoes(t, client, server, 1)[0]
+			conn.Close()
+			for _, tt := range []struct {
+				rt   *accel.Runtime
+				want string
+			}{
+				// Whose FIN meets which acknowledgement is a matter of chance.
+				{client, `^ESTABLISHED( FIN-WAIT1)?( FIN-WAIT2| CLOSING)* TIME-WAIT`},
+				{server, `^ESTABLISHED CLOSE-WAIT LAST-ACK CLOSED`},
+			} {
+				states, want := "", regexp.MustCompile(tt.want)
+				h := accel.DebugHandler(tt.rt)
+				for deadline := time.Now().Add(10 * time.Second); !want.MatchString(states); time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("got %q, want %s", states, want)
+					}
+					rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())
+					if err != nil {
+						t.Fatal(err)
+					}
+					states = ""
+					for _, e := range rec.Conns[0].Events {
+						if e.Kind == recorder.State {
+							states += e.State + " "
+						}
+					}
+				}
+			}
+		})
+	}
+}

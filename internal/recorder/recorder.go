@@ -16,12 +16,11 @@
 //
 // What happens rarely has a fifth lane, with a lock: a change of TCP's state, a
 // retransmission timer that ran out, the start and the end of a recovery from
-// loss. TCP announces none of them. They are noticed with the segments that they
-// cause: a timeout and the start of a recovery with the segment that is sent
-// again, the end of a recovery with the acknowledgement of all that had been sent
-// when it began, a state with the next segment once a FIN or a reset has passed,
-// and a state that no segment follows, such as the end of TIME-WAIT, within a
-// second.
+// loss. They are noticed with the segments that they cause: a timeout and the
+// start of a recovery with the segment that is sent again, the end of a recovery
+// with the acknowledgement of all that had been sent when it began. States are
+// announced by our own TCP; those of gVisor's are noticed with the next segment
+// once a FIN or a reset has passed, and within a second where none follows.
 //
 // There are slots for a fixed number of connections. A connection gets the slot
 // that was closed longest ago; if all are open it is not recorded, and that is

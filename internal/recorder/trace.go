@@ -111,6 +111,10 @@ func (t *Trace) rareLocked(r record) {
 	s.rare++
 }
 
+// NoticeState records the state of TCP where it has changed. A TCP that calls it
+// at each change has states recorded at once.
+func (t *Trace) NoticeState() { t.noticeState(t.clock.Nanos()) }
+
 // noticeState records the state of TCP where it has changed, at some time, and
 // returns it: 0 when it is not known.
 func (t *Trace) noticeState(at int64) tcp.EndpointState {

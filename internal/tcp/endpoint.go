@@ -104,6 +104,9 @@ func (e *Endpoint) setState(s gtcp.EndpointState) {
 	if e.p == nil || old == s {
 		return
 	}
+	if e.trace != nil {
+		e.trace.NoticeState()
+	}
 	stats := e.p.stack.Stats().TCP
 	if s == gtcp.StateEstablished {
 		stats.CurrentEstablished.Increment()
