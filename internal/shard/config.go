@@ -55,8 +55,8 @@ type TCP struct {
 	// Engine is the TCP that carries the connections: "tpa" is our own, which runs to
 	// completion in the shard, "gvisor" gVisor's. Default: "tpa".
 	Engine string
-	// Congestion is "reno" or "cubic". Default: "reno", because the window
-	// arithmetic of gVisor's cubic can overflow (gvisor.dev/issue/11632).
+	// Congestion is "reno" or "cubic". Default: "reno": the window arithmetic of
+	// gVisor's cubic can overflow (gvisor.dev/issue/11632).
 	Congestion string
 }
 
