@@ -83,6 +83,8 @@ type Stats struct {
 	Resyncs uint64
 	// Resolves counts questions to the kernel, ResolveErrors those that it refused.
 	Resolves, ResolveErrors uint64
+	// Known is the number of neighbours that are remembered, 4096 at most.
+	Known int
 	// ICMP counts ICMP errors, ICMPDropped those dropped because they came too fast.
 	ICMP, ICMPDropped uint64
 }
@@ -113,6 +115,8 @@ type Mirror struct {
 
 	stats struct {
 		changes, neighbours, resyncs, resolves, resolveErrors, icmp, icmpDropped atomic.Uint64
+
+		known atomic.Int64
 	}
 }
 
@@ -194,6 +198,7 @@ func (m *Mirror) Stats() Stats {
 		Resyncs:       m.stats.resyncs.Load(),
 		Resolves:      m.stats.resolves.Load(),
 		ResolveErrors: m.stats.resolveErrors.Load(),
+		Known:         int(m.stats.known.Load()),
 		ICMP:          m.stats.icmp.Load(),
 		ICMPDropped:   m.stats.icmpDropped.Load(),
 	}

@@ -271,6 +271,36 @@ func TestNeighbours(t *testing.T) {
 	b.until("resolved again", func() bool { return b.neighbours[addr] == farMAC })
 }
 
+// TestManyNeighbours: of a flood of neighbours, a limited number is remembered, and
+// each is still found when it is asked for.
+func TestManyNeighbours(t *testing.T) {
+	b := newBench(t)
+	nl, index := b.near.Host.Netlink, b.link(b.near).Attrs().Index
+	const flood = 10_000
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 100, byte(i >> 8), byte(i)}) }
+	mac := func(i int) [6]byte { return [6]byte{2, 0, 0, 0, byte(i >> 8), byte(i)} }
+	for i := range flood {
+		m := mac(i)
+		b.must(nl.NeighSet(&netlink.Neigh{LinkIndex: index, IP: addr(i).AsSlice(), HardwareAddr: m[:], State: netlink.NUD_PERMANENT}))
+	}
+	b.until("the last one", func() bool { return b.neighbours[addr(flood-1)] == mac(flood-1) })
+	if n := b.mirror.Stats().Known; n > 4096 {
+		t.Errorf("%d neighbours are remembered, want 4096 at most", n)
+	}
+	for i := 0; i < flood; i += 997 {
+		b.mu.Lock()
+		delete(b.neighbours, addr(i))
+		b.mu.Unlock()
+		b.mirror.Resolve(addr(i))
+		b.until("found again", func() bool { return b.neighbours[addr(i)] == mac(i) })
+	}
+	b.mirror.Resolve(b.far.IPv4.Addr())
+	b.until("a neighbour that answers", func() bool { return b.neighbours[b.far.IPv4.Addr()] == [6]byte(b.far.MAC) })
+	if n := b.mirror.Stats().Known; n > 4096 {
+		t.Errorf("%d neighbours are remembered, want 4096 at most", n)
+	}
+}
+
 // A neighbour that is asked for in time never lacks an answer, and one whose MAC
 // address changes without an announcement is found again.
 func TestConfirm(t *testing.T) {

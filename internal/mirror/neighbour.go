@@ -44,11 +44,57 @@ func (m *Mirror) neighbour(n *netlink.Neigh) (neighbour, bool) {
 	return v, true
 }
 
+// maxKnown is the greatest number of neighbours to remember. The kernel has 1024
+// by default, but any number of those that were entered by hand.
+const maxKnown = 4096
+
 // neighbourTable has the usable neighbours of the kernel. The goroutine that
 // calls events owns it.
 type neighbourTable struct {
 	mirror *Mirror
 	known  map[netip.Addr][6]byte
+	// partial: the kernel may have neighbours that known has not.
+	partial bool
+}
+
+func (t *neighbourTable) remember(addr netip.Addr, mac [6]byte) {
+	if _, ok := t.known[addr]; !ok && len(t.known) >= maxKnown {
+		t.partial = true
+		for any := range t.known {
+			delete(t.known, any)
+			break
+		}
+	}
+	t.known[addr] = mac
+	t.mirror.stats.known.Store(int64(len(t.known)))
+}
+
+func (t *neighbourTable) forget(addr netip.Addr) {
+	delete(t.known, addr)
+	t.mirror.stats.known.Store(int64(len(t.known)))
+}
+
+// lookup returns the MAC address of a neighbour that the kernel has.
+func (t *neighbourTable) lookup(addr netip.Addr) ([6]byte, bool) {
+	mac, ok := t.known[addr]
+	if ok || !t.partial {
+		return mac, ok
+	}
+	family := netlink.FAMILY_V4
+	if addr.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	all, err := t.mirror.kernel.NeighList(t.mirror.index, family)
+	if err != nil {
+		return mac, false
+	}
+	for i := range all {
+		if n, ok := t.mirror.neighbour(&all[i]); ok && n.addr == addr && n.state&usable != 0 {
+			t.remember(addr, n.mac)
+			return n.mac, true
+		}
+	}
+	return mac, false
 }
 
 // read takes the kernel's table.
@@ -61,6 +107,7 @@ func (t *neighbourTable) read() {
 		return
 	}
 	clear(t.known)
+	t.partial = false
 	for i := range all {
 		if n, ok := m.neighbour(&all[i]); ok {
 			t.update(n)
@@ -74,14 +121,14 @@ func (t *neighbourTable) update(n neighbour) {
 	t.mirror.stats.neighbours.Add(1)
 	switch {
 	case n.deleted:
-		delete(t.known, n.addr)
+		t.forget(n.addr)
 	case n.state&usable != 0:
-		t.known[n.addr] = n.mac
+		t.remember(n.addr, n.mac)
 		if e.Neighbour != nil {
 			e.Neighbour(n.addr, n.mac)
 		}
 	default:
-		delete(t.known, n.addr)
+		t.forget(n.addr)
 		if n.state&netlink.NUD_FAILED != 0 && e.Unreachable != nil {
 			e.Unreachable(n.addr)
 		}
@@ -92,7 +139,7 @@ func (t *neighbourTable) update(n neighbour) {
 // packets of its own, and tells what it knows already.
 func (t *neighbourTable) resolve(addr netip.Addr) {
 	m := t.mirror
-	if mac, ok := t.known[addr]; ok && m.events.Neighbour != nil {
+	if mac, ok := t.lookup(addr); ok && m.events.Neighbour != nil {
 		m.events.Neighbour(addr, mac)
 	}
 	m.stats.resolves.Add(1)

@@ -814,6 +814,22 @@ func TestChanges(t *testing.T) {
 	must(s.client.Netlink.LinkSetHardwareAddr(clientLink, net.HardwareAddr{2, 0, 0, 0, 0, 9}))
 	goesOn("the neighbour has another MAC address")
 
+	// More neighbours than the server remembers.
+	neighbour := func(i int) *netlink.Neigh {
+		return &netlink.Neigh{
+			LinkIndex: s.si.Index, IP: net.IPv4(10, 99, byte(2+i>>8), byte(i)),
+			HardwareAddr: net.HardwareAddr{2, 0, 1, 0, byte(i >> 8), byte(i)}, State: netlink.NUD_PERMANENT,
+		}
+	}
+	for i := range 6000 {
+		must(nl.NeighSet(neighbour(i)))
+	}
+	goesOn("6000 neighbours")
+	for i := range 6000 {
+		must(nl.NeighDel(neighbour(i)))
+	}
+	goesOn("6000 neighbours gone")
+
 	must(nl.LinkSetDown(serverLink()))
 	time.Sleep(300 * time.Millisecond) // the kernel drops everything meanwhile
 	must(nl.LinkSetUp(serverLink()))
