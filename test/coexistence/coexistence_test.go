@@ -122,6 +122,25 @@ type process struct {
 	*exec.Cmd
 	site  *site
 	lines chan string
+	log   journal // of standard error
+}
+
+// A journal is what was written, for any goroutine.
+type journal struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
 }
 
 // start starts a server, and waits until it serves.
@@ -136,10 +155,16 @@ func (s *site) start(port int, env ...string) *process {
 
 func (s *site) launch(port int, env ...string) *process {
 	s.Helper()
-	p := &process{Cmd: s.server.Command(os.Args[0]), site: s, lines: make(chan string, 16)}
+	return s.run(s.server.Command(os.Args[0]), port, env...)
+}
+
+// run starts a server by a command.
+func (s *site) run(cmd *exec.Cmd, port int, env ...string) *process {
+	s.Helper()
+	p := &process{Cmd: cmd, site: s, lines: make(chan string, 16)}
 	p.Env = append(append(os.Environ(), "TPA_DEV="+s.si.Name, "TPA_FALLBACK=never",
 		fmt.Sprintf("COEXISTENCE_SERVE=:%d", port)), env...)
-	p.Stderr = os.Stderr
+	p.Stderr = io.MultiWriter(os.Stderr, &p.log)
 	out, err := p.StdoutPipe()
 	if err != nil {
 		s.Fatal(err)
@@ -866,16 +891,116 @@ func TestJumbo(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			fmt.Fprint(c, "DEVICE x\r\n")
-			line, err := bufio.NewReader(c).ReadString('\n')
-			if err != nil || strings.TrimSpace(line) != "+XDP filter, ingress, MTU 9000" {
-				t.Errorf("device %q, %v", line, err)
+			if got := device(t, c); got != "XDP filter, ingress, MTU 9000" {
+				t.Errorf("the server serves through %s", got)
 			}
 			if err := bulk(c, 10<<20); err != nil {
 				t.Errorf("10 MB from %s: %v", addr, err)
 			}
 		}
 		p.kill()
+	}
+}
+
+// device asks the server what it serves through.
+func device(t *testing.T, c net.Conn) string {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprint(c, "DEVICE x\r\n")
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)[1:]
+}
+
+// TestFallback: what keeps a server from being accelerated is named, with the way
+// out; it then serves through the kernel and counts that, or ends if it must not.
+func TestFallback(t *testing.T) {
+	testnet.Need(t, testnet.Tool("setpriv"))
+	s := newSite(t, testnet.Wire{})
+	addr4, _ := at(s.si, port)
+	for _, tt := range []struct {
+		name string
+		env  []string
+		drop string // capabilities
+		want []string
+	}{
+		{"no device", []string{"TPA_DEV="}, "", []string{"no device is configured", "set TPA_DEV"}},
+		{"no such interface", []string{"TPA_DEV=nowhere"}, "", []string{"nowhere", "no such interface", "ip link"}},
+		{"not Ethernet", []string{"TPA_DEV=lo"}, "", []string{"not an Ethernet interface"}},
+		{"no CAP_BPF, no CAP_NET_ADMIN", nil, "-all", []string{"CAP_BPF and CAP_NET_ADMIN", "setcap"}},
+		{"no CAP_NET_RAW", nil, "-net_raw", []string{"CAP_NET_RAW", "setcap"}},
+		{"too many queues", []string{"TPA_QUEUES=2"}, "", []string{"2 queues", "has 1", "ethtool -L"}},
+		{"MTU too great", []string{"TPA_MTU=9000"}, "", []string{"Config.MTU is 9000", "1500"}},
+		{"steering of another kind of device", []string{"TPA_STEERING=rules"}, "", []string{"TPA_STEERING"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &site{T: t, client: s.client, server: s.server, ci: s.ci, si: s.si}
+			for _, policy := range []string{"never", "auto"} {
+				p := s.launchWithout(tt.drop, append(tt.env, "TPA_FALLBACK="+policy)...)
+				line := p.line()
+				for _, w := range tt.want {
+					if !strings.Contains(line, w) {
+						t.Errorf("fallback %s: the server says %q, not %q", policy, line, w)
+					}
+				}
+				if policy == "never" {
+					if !strings.HasPrefix(line, "error:") {
+						t.Errorf("the server says %q, want an error", line)
+					}
+					p.Wait()
+					continue
+				}
+				c, err := dial(s.client, addr4)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := device(t, c); got != "kernel, 1 listeners fell back" {
+					t.Errorf("the server serves through %s", got)
+				}
+				c.Close()
+				p.kill()
+			}
+		})
+	}
+}
+
+// launchWithout starts a server without some capabilities, as setpriv names them.
+func (s *site) launchWithout(capabilities string, env ...string) *process {
+	if capabilities == "" {
+		return s.launch(port, env...)
+	}
+	return s.run(s.server.Command("setpriv", "--bounding-set", capabilities, "--inh-caps", capabilities, os.Args[0]), port, env...)
+}
+
+// TestGone: a server whose interface is removed says so, and ends when told to.
+func TestGone(t *testing.T) {
+	for _, dev := range []string{"xdp:", "packet:"} {
+		s := newSite(t, testnet.Wire{})
+		p := s.start(port, "TPA_DEV="+dev+s.si.Name)
+		addr, _ := at(s.si, port)
+		if err := s.served(addr); err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.server.Netlink.LinkByName(s.si.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.server.Netlink.LinkDel(l); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("said", func() error {
+			if log := p.log.String(); !strings.Contains(log, "interface is gone") {
+				return fmt.Errorf("log %q", log)
+			}
+			return nil
+		})
+		p.terminate()
+		if line := p.line(); line != "closed" {
+			t.Errorf("the server says %q", line)
+		}
+		p.Wait()
 	}
 }
 

@@ -22,7 +22,7 @@ var store sync.Map
 
 // answer serves one connection: GET, SET and CONFIG as Redis does, as far as
 // redis-benchmark wants; BULK for as many bytes as its argument says; DEVICE for
-// the filter and the MTU; and PONG for what has no argument.
+// what it serves through; and PONG for what has no argument.
 func answer(c net.Conn, dial string) {
 	r := redcon.NewReader(c)
 	w := redcon.NewWriter(c)
@@ -76,6 +76,10 @@ func command(w *redcon.Writer, name string, args [][]byte) {
 			return
 		}
 		st := rt.Stats()
+		if !st.Accelerated {
+			w.WriteString(fmt.Sprintf("kernel, %d listeners fell back", st.FallbackListens))
+			return
+		}
 		w.WriteString(fmt.Sprintf("%s, MTU %d", st.Sharing.Filter, st.Info.MTU))
 	case name == "CONFIG":
 		w.WriteArray(0)
