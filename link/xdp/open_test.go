@@ -13,6 +13,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/xdp"
+	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 )
 
@@ -161,6 +162,25 @@ func TestGreatMTU(t *testing.T) {
 	}
 	if mtu := dev.Info().MTU; mtu != 4096-256-14 {
 		t.Errorf("Info().MTU is %d, want what a chunk holds", mtu)
+	}
+}
+
+// A driver that does not run XDP: native mode is refused with the reason, and the
+// kernel's generic mode takes its place where that may be.
+func TestDriverWithoutXDP(t *testing.T) {
+	_, parent := wire(t, testnet.Wire{})
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = "macvlan0", parent.Index
+	if err := parent.Host.Netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}); errors.Is(err, syscall.EOPNOTSUPP) {
+		testnet.Need(t, testnet.Requirement{Name: "macvlan interfaces", Probe: func() error { return err }, Mend: "modprobe macvlan"})
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	near := &testnet.Interface{Host: parent.Host, Name: attrs.Name}
+	wantError(t, near, xdp.Config{Interface: near.Name, Attach: xdp.AttachNative}, syscall.EOPNOTSUPP, "does not run XDP", "AttachGeneric")
+	dev := open(t, near, xdp.Config{Interface: near.Name})
+	if dev.Filter().Attach() != xdp.AttachGeneric || dev.NotNative() == nil {
+		t.Errorf("%v (%v), want generic mode and why", dev, dev.NotNative())
 	}
 }
 
