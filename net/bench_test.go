@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -47,6 +51,107 @@ func BenchmarkRoundTrip(b *testing.B) {
 				})
 			}
 			wg.Wait()
+		})
+	}
+}
+
+// An acceptStack is a shard on which connections arrive when the benchmark says so.
+type acceptStack struct {
+	fakeStack
+	queue   waiter.Queue
+	pending atomic.Int64
+}
+
+func (s *acceptStack) Socket(bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
+	e := &acceptEndpoint{shard: s}
+	e.stack = &s.fakeStack
+	e.opts.InitHandler(&tcpip.DefaultSocketOptionsHandler{}, nil, nil, nil)
+	return e, &s.queue, nil
+}
+
+func (*acceptStack) Established(tpanet.Endpoint, *tpanet.Conn) {}
+
+func (s *acceptStack) arrive() {
+	s.pending.Add(1)
+	s.queue.Notify(waiter.ReadableEvents)
+}
+
+type acceptEndpoint struct {
+	fakeEndpoint
+	shard *acceptStack
+}
+
+func (e *acceptEndpoint) Accept(*tcpip.FullAddress) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
+	for {
+		n := e.shard.pending.Load()
+		if n == 0 {
+			return nil, nil, &tcpip.ErrWouldBlock{}
+		}
+		if e.shard.pending.CompareAndSwap(n, n-1) {
+			return &acceptedEndpoint{of: e}, new(waiter.Queue), nil
+		}
+	}
+}
+
+// An acceptedEndpoint has of tcpip.Endpoint what a new connection asks for.
+type acceptedEndpoint struct {
+	tcpip.Endpoint
+	of *acceptEndpoint
+}
+
+func (e *acceptedEndpoint) SocketOptions() *tcpip.SocketOptions { return e.of.SocketOptions() }
+func (e *acceptedEndpoint) GetLocalAddress() (tcpip.FullAddress, tcpip.Error) {
+	return e.of.GetLocalAddress()
+}
+
+// BenchmarkAccept is what a listener adds to a connection that waits: the price
+// must not depend on the number of shards.
+func BenchmarkAccept(b *testing.B) {
+	for _, shards := range []int{1, 16} {
+		open := func(b *testing.B) (*tpanet.Listener, []*acceptStack) {
+			var stacks []tpanet.Stack
+			var all []*acceptStack
+			for range shards {
+				s := new(acceptStack)
+				all, stacks = append(all, s), append(stacks, s)
+			}
+			ln, err := tpanet.Listen(stacks, nil, "tcp", tpanet.ListenOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return ln, all
+		}
+		b.Run(fmt.Sprintf("merged/shards=%d", shards), func(b *testing.B) {
+			ln, stacks := open(b)
+			defer ln.Close()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				stacks[i%shards].arrive()
+				ln.Accept()
+			}
+		})
+		b.Run(fmt.Sprintf("PerShard/shards=%d", shards), func(b *testing.B) {
+			ln, stacks := open(b)
+			defer ln.Close()
+			parts := ln.Split()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				stacks[i%shards].arrive()
+				parts[i%shards].Accept()
+			}
+		})
+		b.Run(fmt.Sprintf("parallel/shards=%d", shards), func(b *testing.B) {
+			ln, stacks := open(b)
+			defer ln.Close()
+			var next atomic.Int64
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				own := stacks[int(next.Add(1)-1)%shards]
+				for pb.Next() {
+					own.arrive()
+					ln.Accept()
+				}
+			})
 		})
 	}
 }
