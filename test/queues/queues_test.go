@@ -132,6 +132,9 @@ func talk(t *testing.T, a *host, conns, rounds int, between func(round int)) {
 	open := make([]net.Conn, conns)
 	var wg sync.WaitGroup
 	for i := range open {
+		if i == len(open)/2 {
+			wg.Wait() // the rest finds all that is known by now
+		}
 		wg.Go(func() {
 			c, err := d.Dial("tcp", []string{"10.0.0.2:7", "[fd00::2]:7"}[i%2])
 			if err != nil {
