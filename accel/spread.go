@@ -24,6 +24,9 @@ func (rt *Runtime) spread() {
 	if len(rt.shards) < 2 {
 		return
 	}
+	if rt.sharing != nil {
+		return // the rules that share the device spread flows in a way of their own
+	}
 	s, ok := rt.device.(link.Spreader)
 	var now link.RSS
 	var err error
@@ -34,12 +37,10 @@ func (rt *Runtime) spread() {
 		rt.steerBlocks(err)
 		return
 	}
-	if rt.sharing == nil {
-		if key, err := rss.RandomKey(cmp.Or(rt.config.Random, rand.Reader), len(now.Key)); err == nil {
-			ours := link.RSS{Key: key, Table: rss.Table(len(now.Table), len(rt.shards))}
-			if err := s.SetRSS(ours); err != nil {
-				rt.log.Debug("the device keeps its RSS key and table", "device", rt.device.Info().Name, "err", err)
-			}
+	if key, err := rss.RandomKey(cmp.Or(rt.config.Random, rand.Reader), len(now.Key)); err == nil {
+		ours := link.RSS{Key: key, Table: rss.Table(len(now.Table), len(rt.shards))}
+		if err := s.SetRSS(ours); err != nil {
+			rt.log.Debug("the device keeps its RSS key and table", "device", rt.device.Info().Name, "err", err)
 		}
 	}
 	rt.spreading.device = s
@@ -71,7 +72,7 @@ func (rt *Runtime) followSpread() {
 // that does not tell its RSS. Without rules, answers are handed over.
 func (rt *Runtime) steerBlocks(reason error) {
 	steerer, ok := rt.device.(link.Steerer)
-	if ok && rt.sharing == nil {
+	if ok {
 		if err := rt.makeBlocks(steerer); err == nil {
 			return
 		} else {
