@@ -134,13 +134,21 @@ func start(t *testing.T, c accel.Config) *accel.Runtime {
 	return rt
 }
 
+func serverConfig(c accel.Config) accel.Config {
+	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("fd00::1/64")}
+	return c
+}
+
+func clientConfig(c accel.Config) accel.Config {
+	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")}
+	c.Gateways = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	return c
+}
+
 // ofOurOwn is accel between two devices that nobody else has. The client's
 // gateway is the server, which drops what it is to pass on.
 func ofOurOwn(t *testing.T, name string, server, client accel.Config) Transport {
-	server.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("fd00::1/64")}
-	client.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")}
-	client.Gateways = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
-	tr := between(name, start(t, server), start(t, client))
+	tr := between(name, start(t, serverConfig(server)), start(t, clientConfig(client)))
 	tr.DialSelf = nil
 	tr.Server4, tr.Server6 = "10.0.0.1", "fd00::1"
 	tr.Client4, tr.Client6 = "10.0.0.2", "fd00::2"
@@ -175,6 +183,12 @@ var memifs int
 // overMemif is accel between the two ends of a memif: DPDK, with both in this
 // process.
 func overMemif(t *testing.T) Transport {
+	server, client := memif(t)
+	return ofOurOwn(t, "memif", server, client)
+}
+
+// memif are the two ends of a memif.
+func memif(t *testing.T) (server, client accel.Config) {
 	testnet.Need(t, builtWithDPDK)
 	socket := filepath.Join(t.TempDir(), "m.sock")
 	device := func(role string) accel.Config {
@@ -184,5 +198,5 @@ func overMemif(t *testing.T) Transport {
 			DPDK:   accel.DPDK{HugePages: dpdk.Never, MemoryMB: 256},
 		}
 	}
-	return ofOurOwn(t, "memif", device("server"), device("client"))
+	return device("server"), device("client")
 }

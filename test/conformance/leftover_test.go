@@ -1,0 +1,111 @@
+package conformance
+
+import (
+	"io"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+)
+
+// TestNothingStays opens and closes 10,000 connections over DPDK and looks for
+// what is left of them: goroutines, flows, endpoints, packet buffers, memory.
+// What the EAL and the pools keep is there before.
+func TestNothingStays(t *testing.T) {
+	serverDevice, clientDevice := memif(t)
+	serverDevice.TCP.TimeWait = 100 * time.Millisecond
+	clientDevice.TCP.TimeWait = 100 * time.Millisecond
+	server, client := start(t, serverConfig(serverDevice)), start(t, clientConfig(clientDevice))
+	ln, err := (&accel.ListenConfig{Runtime: server}).Listen(t.Context(), "tcp", "10.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	conns := 10_000
+	if testing.Short() || raceEnabled {
+		conns = 1000
+	}
+	talk := func(n int) {
+		t.Helper()
+		b := make([]byte, 64)
+		for range n {
+			c, err := (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "10.0.0.1:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(patience))
+			if _, err := c.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, b); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+	}
+	type left struct {
+		Goroutines, Connections, Buffers int
+	}
+	count := func() (l left) {
+		l.Goroutines = runtime.NumGoroutine()
+		for _, rt := range []*accel.Runtime{server, client} {
+			s := rt.Stats()
+			l.Buffers += s.Device.BuffersInUse
+			for _, shard := range s.Shards {
+				l.Connections += shard.Flows + int(shard.Stack.TCP.CurrentConnected.Value())
+			}
+		}
+		return l
+	}
+	settled := func(ok func(left) bool) left {
+		t.Helper()
+		for deadline := time.Now().Add(2 * patience); ; time.Sleep(time.Millisecond) {
+			l := count()
+			if ok(l) {
+				return l
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("left behind: %+v", l)
+			}
+		}
+	}
+	talk(200) // fills pools and rings
+	before := settled(func(l left) bool { return l.Connections == 0 })
+	heapBefore := heapInUse()
+	talk(conns)
+	after := settled(func(l left) bool {
+		return l.Connections == 0 && l.Goroutines <= before.Goroutines &&
+			l.Buffers <= before.Buffers+64 // those sent wait in the ring for the next to be sent
+	})
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		grown := int64(heapInUse() - heapBefore)
+		if grown < 1<<20 {
+			t.Logf("%d connections; before %+v, after %+v, heap %+d bytes", conns, before, after, grown)
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes of heap are left behind by %d connections", grown, conns)
+		}
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
