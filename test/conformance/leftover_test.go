@@ -3,6 +3,7 @@ package conformance
 import (
 	"io"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,20 +41,21 @@ func TestNothingStays(t *testing.T) {
 	}
 	talk := func(n int) {
 		t.Helper()
-		b := make([]byte, 64)
-		for range n {
-			c, err := (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "10.0.0.1:80")
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.SetDeadline(time.Now().Add(patience))
-			if _, err := c.Write(b); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.ReadFull(c, b); err != nil {
-				t.Fatal(err)
-			}
-			c.Close()
+		const side = 20 // connections side by side
+		var wg sync.WaitGroup
+		for range side {
+			wg.Go(func() {
+				for range n / side {
+					if err := exchange(client); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if t.Failed() {
+			t.FailNow()
 		}
 	}
 	type left struct {
@@ -100,6 +102,23 @@ func TestNothingStays(t *testing.T) {
 			t.Fatalf("%d bytes of heap are left behind by %d connections", grown, conns)
 		}
 	}
+}
+
+// exchange opens a connection to the server, sends something there and back, and
+// closes it.
+func exchange(client *accel.Runtime) error {
+	c, err := (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "10.0.0.1:80")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	b := make([]byte, 64)
+	if _, err := c.Write(b); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, b)
+	return err
 }
 
 func heapInUse() uint64 {
