@@ -1,6 +1,7 @@
 package tpanet_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -191,6 +192,60 @@ func BenchmarkCopy(b *testing.B) {
 			out.Close()
 		})
 	}
+}
+
+// BenchmarkWriteTo moves 1 MB from a connection to a writer that knows nothing of
+// it, by WriteTo and through a buffer as io.Copy does without it.
+func BenchmarkWriteTo(b *testing.B) {
+	for _, direct := range []bool{true, false} {
+		b.Run(fmt.Sprintf("direct=%v", direct), func(b *testing.B) {
+			server, client := newHosts(b, memory.Options{})
+			in, source := pair(b, server, client)
+			stop := errors.New("enough")
+			go func() {
+				for buf := make([]byte, 64<<10); ; {
+					if _, err := source.Write(buf); err != nil {
+						return
+					}
+				}
+			}()
+			const size = 1 << 20
+			buf := make([]byte, 32<<10)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				sum := &summer{left: size, stop: stop}
+				var err error
+				if direct {
+					_, err = in.WriteTo(sum)
+				} else {
+					_, err = io.CopyBuffer(sum, struct{ io.Reader }{in}, buf)
+				}
+				if !errors.Is(err, stop) {
+					b.Fatal(err)
+				}
+			}
+			source.SetLinger(0)
+			source.Close()
+		})
+	}
+}
+
+// summer reads what is written to it, and has enough at some point.
+type summer struct {
+	left int
+	sum  byte
+	stop error
+}
+
+func (s *summer) Write(b []byte) (int, error) {
+	for _, x := range b {
+		s.sum += x
+	}
+	if s.left -= len(b); s.left <= 0 {
+		return len(b), s.stop
+	}
+	return len(b), nil
 }
 
 // BenchmarkSetDeadline moves a deadline on, as servers do with each request.

@@ -255,17 +255,110 @@ func (u unlockedReader) Read(b []byte) (int, error) {
 }
 
 // WriteTo writes to w what the connection reads until io.EOF. Another Conn is
-// spliced. A writer that has ReadFrom reads into its own buffer. All others get
-// the data in a pooled buffer: the stack's own segments are locked while they are
-// looked at, and w may take its time.
-func (c *Conn) WriteTo(w io.Writer) (int64, error) {
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
-	n, err := io.CopyBuffer(w, onlyReader{c}, buf[:])
+// spliced, and a writer that has ReadFrom reads into its own memory. Others get
+// the memory in which the data came, where the TCP lends it: ours does, gVisor's
+// locks the connection while it is looked at, and w may take its time, so that
+// there the data passes through a pooled buffer.
+func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
+	if l, ok := c.ep.(lender); ok && !reads(w) {
+		n, err = c.lendTo(w, l)
+	} else {
+		buf := copyBuffers.Get().(*[32 << 10]byte)
+		defer copyBuffers.Put(buf)
+		n, err = io.CopyBuffer(w, onlyReader{c}, buf[:])
+	}
 	if err != nil {
 		err = c.opError("writeto", err)
 	}
 	return n, err
+}
+
+// reads tells whether w has a ReadFrom that is worth calling: those of files and
+// of package net's connections make a buffer to copy through.
+func reads(w io.Writer) bool {
+	switch w.(type) {
+	case *os.File, *net.TCPConn, *net.UnixConn:
+		return false
+	}
+	_, ok := w.(io.ReaderFrom)
+	return ok
+}
+
+// A lender is an endpoint that gives received data away in the memory where it
+// lies, until Return. nil without an error means that there is little, which is
+// better copied.
+type lender interface {
+	Lend() (interface {
+		Bytes() []byte
+		Return()
+	}, tcpip.Error)
+}
+
+// lendTo is WriteTo without a copy.
+func (c *Conn) lendTo(w io.Writer, l lender) (written int64, err error) {
+	var buf *[32 << 10]byte // for what is not lent
+	defer func() {
+		if buf != nil {
+			copyBuffers.Put(buf)
+		}
+	}()
+	for {
+		loan, err := c.borrow(l)
+		var b []byte
+		switch {
+		case err != nil:
+		case loan != nil:
+			b = loan.Bytes()
+		default:
+			if buf == nil {
+				buf = copyBuffers.Get().(*[32 << 10]byte)
+			}
+			var n int
+			n, err = c.read(buf[:])
+			b = buf[:n]
+		}
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, c.opError("read", err)
+		}
+		n, err := w.Write(b)
+		if loan != nil {
+			loan.Return()
+		}
+		written += int64(min(max(n, 0), len(b)))
+		if err == nil && n < len(b) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// borrow waits for data.
+func (c *Conn) borrow(l lender) (interface {
+	Bytes() []byte
+	Return()
+}, error) {
+	c.rd.mu.Lock()
+	defer c.rd.mu.Unlock()
+	for {
+		if err := c.readable(); err != nil {
+			return nil, err
+		}
+		loan, terr := l.Lend()
+		if terr == nil {
+			if loan != nil {
+				c.received(len(loan.Bytes()))
+			}
+			return loan, nil
+		}
+		if err := c.readError(terr); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // WriteBuffers writes the buffers as one stream, filling segments across their

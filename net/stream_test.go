@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -214,4 +215,86 @@ func TestCountsBytes(t *testing.T) {
 	if got := a.Info().BytesRead; got != 1234 {
 		t.Errorf("%d bytes read, want 1234", got)
 	}
+}
+
+// TestWriteToForeign writes to a writer that knows nothing of connections, in
+// pieces of all sizes, and lets it look at them after more has come and the
+// connection was closed.
+func TestWriteToForeign(t *testing.T) {
+	server, client := newHosts(t, memory.Options{})
+	for _, size := range []int{1, 100, 513, 8 << 10, 100_000, 3 << 20} {
+		a, b := pair(t, server, client)
+		want := pattern(size)
+		go func() {
+			for rest := want; len(rest) > 0; {
+				n, err := b.Write(rest[:min(len(rest), 1+len(rest)/3)])
+				if err != nil {
+					t.Errorf("write: %v", err)
+					return
+				}
+				rest = rest[n:]
+			}
+			b.CloseWrite()
+		}()
+		var got slowWriter
+		a.SetReadDeadline(time.Now().Add(patience))
+		n, err := a.WriteTo(&got)
+		if n != int64(size) || err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: got %d, %d written, %v", size, len(got), n, err)
+		}
+		if read, _ := a.Bytes(); read != uint64(size) {
+			t.Errorf("%d bytes: counted %d", size, read)
+		}
+	}
+	broken := errors.New("broken")
+	a, b := pair(t, server, client)
+	b.Write(pattern(100_000))
+	if _, err := a.WriteTo(brokenWriter{broken}); !errors.Is(err, broken) {
+		t.Errorf("a writer that fails: %v, want %v", err, broken)
+	}
+}
+
+// TestWriteToClosed closes the connection while a writer has its data in hands.
+func TestWriteToClosed(t *testing.T) {
+	server, client := newHosts(t, memory.Options{})
+	other, filler := pair(t, server, client)
+	go io.Copy(io.Discard, other)
+	a, b := pair(t, server, client)
+	want := pattern(20_000)
+	b.Write(want)
+	w := &closingWriter{t: t, c: a, meanwhile: func() { filler.Write(make([]byte, 1<<20)) }}
+	if _, err := a.WriteTo(w); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want %v", err, net.ErrClosed)
+	}
+	if len(w.got) == 0 || !bytes.HasPrefix(want, w.got) {
+		t.Errorf("%d bytes, and not those that were sent", len(w.got))
+	}
+}
+
+type slowWriter []byte
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	runtime.Gosched()
+	*w = append(*w, b...)
+	return len(b), nil
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+type closingWriter struct {
+	t         *testing.T
+	c         *tpanet.Conn
+	meanwhile func()
+	got       []byte
+}
+
+func (w *closingWriter) Write(b []byte) (int, error) {
+	if err := w.c.Close(); err != nil {
+		w.t.Errorf("close: %v", err)
+	}
+	w.meanwhile()
+	w.got = append(w.got, b...)
+	return len(b), nil
 }

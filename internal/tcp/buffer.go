@@ -128,6 +128,33 @@ func (q *buffer) release(c *chunk) {
 	chunks.Put(c)
 }
 
+// lend takes the first chunk out of the queue, nil when it is empty or the chunk
+// is the one that is kept.
+func (q *buffer) lend() *chunk {
+	c := q.head
+	if c == nil || c == q.small || c.r == c.w {
+		return nil
+	}
+	if c == q.hint {
+		q.hint = nil
+	}
+	if q.head = c.next; q.head == nil {
+		q.tail = nil
+	}
+	c.next = nil
+	q.begin += uint64(c.w - c.r)
+	return c
+}
+
+// Bytes are those that were lent. They may be changed.
+func (c *chunk) Bytes() []byte { return c.b[c.r:c.w] }
+
+// Return gives the bytes back, once.
+func (c *chunk) Return() {
+	c.r, c.w = 0, 0
+	chunks.Put(c)
+}
+
 // drop forgets everything.
 func (q *buffer) drop() { q.discard(q.len()) }
 

@@ -190,6 +190,27 @@ func (e *Endpoint) LastError() tcpip.Error {
 	return err
 }
 
+// Lend reads without a copy: it takes received bytes out of the connection, in
+// the memory where they are. The caller reads them, with no lock of ours held,
+// and returns them. nil without an error means that Read has to copy them: there
+// are few.
+func (e *Endpoint) Lend() (interface {
+	Bytes() []byte
+	Return()
+}, tcpip.Error) {
+	e.mu.Lock()
+	defer e.unlock()
+	if err := e.readable(); err != nil {
+		return nil, err
+	}
+	c := e.in.lend()
+	if c == nil {
+		return nil, nil
+	}
+	e.consumed(len(c.Bytes()))
+	return c, nil
+}
+
 // Read implements tcpip.Endpoint.
 func (e *Endpoint) Read(w io.Writer, o tcpip.ReadOptions) (tcpip.ReadResult, tcpip.Error) {
 	e.mu.Lock()
