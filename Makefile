@@ -8,14 +8,14 @@ SHELL := /bin/bash
 
 GO        ?= go
 OUT       ?= out
-FUZZTIME  ?= 5s
+FUZZTIME  ?= 30s
 SEEDS     ?= 10000
 HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
 
 # DPDK and the clients that the tests run against our servers.
-PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk
+PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap
 
 # These are looked up when a recipe runs, after `deps`.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -131,14 +131,13 @@ test-asan:
 test-fuzz:
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)
 
+# Targets run two at a time, on a processor each. What a target prints is shown
+# when it ends.
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME each
-	@{ grep -rlE '^func Fuzz' --include='*_test.go' . || true; } | sort | while read -r file; do \
-	  grep -oE '^func Fuzz\w+' "$$file" | while read -r _ target; do \
-	    echo "$$target in $${file%/*}"; \
-	    $(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
-	  done; \
-	done
+	@grep -roE '^func Fuzz\w+' --include='*_test.go' . | sort | sed 's,/[^/]*:func , ,' | \
+	  GOMAXPROCS=1 xargs -P 2 -L 1 bash -c 'out=$$($(GO) test -tags "$(TAGS)" -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) "$$0" 2>&1) \
+	    && echo "$$1 in $$0: $$(grep -E "^fuzz: .*execs" <<<"$$out" | tail -1 | sed "s/^fuzz: //")" || { echo "$$1 in $$0"; echo "$$out"; exit 255; }'
 
 .PHONY: sim
 sim: ## run SEEDS random programs in virtual time

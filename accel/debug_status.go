@@ -375,6 +375,16 @@ func drops(s *Stats) []Drop {
 	sum(false, "IP", "address", func(s *ShardStats) uint64 {
 		return s.Stack.IP.InvalidDestinationAddressesReceived.Value() + s.Stack.IP.InvalidSourceAddressesReceived.Value()
 	})
+	sum(false, "transport", "malformed", func(s *ShardStats) uint64 { return s.Stack.NICs.MalformedL4RcvdPackets.Value() })
+	sum(false, "transport", "unknown protocol", func(s *ShardStats) (n uint64) {
+		unknown := s.Stack.NICs.UnknownL4ProtocolRcvdPacketCounts
+		for _, protocol := range unknown.Keys() {
+			if c, ok := unknown.Get(protocol); ok {
+				n += c.Value()
+			}
+		}
+		return n
+	})
 	sum(false, "transport", "nobody's", func(s *ShardStats) uint64 { return s.Stack.DroppedPackets.Value() })
 	sum(false, "TCP", "invalid", func(s *ShardStats) uint64 { return s.Stack.TCP.InvalidSegmentsReceived.Value() })
 	sum(false, "accept queue", "full", func(s *ShardStats) uint64 {

@@ -66,6 +66,9 @@ func (rt *Runtime) watch() {
 // ShardStats are the counters and gauges of one shard.
 type ShardStats = shard.Stats
 
+// LimitStats tell how near a shard is to its limits, and what they cost.
+type LimitStats = shard.LimitStats
+
 // HandoverStats count what arrived on the queue of one shard and belonged to
 // another.
 type HandoverStats = shard.HandoverStats

@@ -137,6 +137,7 @@ var queueMetrics = []metric[queue]{
 				series(ip.InvalidDestinationAddressesReceived.Value(), "destination"),
 				series(ip.InvalidSourceAddressesReceived.Value(), "source"),
 				series(ip.DisabledPacketsReceived.Value(), "disabled"),
+				series(q.shard().Stack.NICs.MalformedL4RcvdPackets.Value(), "transport"),
 			}
 		},
 	},

@@ -287,6 +287,13 @@ func (m *Mirror) reread() {
 
 // notified looks at one notification.
 func (m *Mirror) notified(msg syscall.NetlinkMessage) {
+	defer func() {
+		// Package netlink believes the lengths of attributes, and panics at those that
+		// are not true. What it cannot read is asked for anew.
+		if recover() != nil {
+			signal(m.changed)
+		}
+	}()
 	switch msg.Header.Type {
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		n, ok := m.parseNeighbour(msg.Data)

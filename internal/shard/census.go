@@ -35,6 +35,8 @@ const (
 	// censusShare is the part of one processor that counting may take: with many
 	// connections counts come less often.
 	censusShare = 50
+	// shortFor is how long memory may be short before connections are reset.
+	shortFor = time.Second
 	// leastBuffer is what a buffer is cut to at least, in bytes.
 	leastBuffer = 16 << 10
 	// shortTimeWait is how long connections in TIME-WAIT wait when there are too
@@ -58,6 +60,8 @@ type Budget struct {
 	last   time.Time
 	took   time.Duration
 	tight  bool // something is near its limit
+	// shortSince is since when memory is short, zero while it is not.
+	shortSince time.Time
 }
 
 // NewBudget returns a budget for shards that are made with it.
@@ -156,8 +160,14 @@ func (b *Budget) count() {
 			s.cutBuffers(all[i])
 		}
 	}
-	if excess := bytes - b.limits.Memory; excess > 0 {
-		b.resetLargest(slices.Concat(all...), bytes-b.limits.Memory/4*3)
+	if !short {
+		b.shortSince = time.Time{}
+	} else if b.shortSince.IsZero() {
+		b.shortSince = b.last
+	}
+	// Who holds much and gives nothing back must not shut the others out.
+	if bytes > b.limits.Memory || short && b.last.Sub(b.shortSince) >= shortFor {
+		b.resetLargest(slices.Concat(all...), bytes-b.limits.Memory/2)
 	}
 }
 

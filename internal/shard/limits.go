@@ -29,10 +29,11 @@ type Limits struct {
 	// they wait for 1 s instead of TCP.TimeWait. 1 to 16777216. Default: 65536.
 	TimeWait int
 	// Memory is how many bytes the receive and send buffers of all connections
-	// hold together. From three quarters of it on, buffers are cut to what they
-	// hold, at least 16 KB each, and SYNs are dropped; at the limit the connections
-	// that hold most are reset. It is looked at ten times a second. 16 MB to 1 TB.
-	// Default: a quarter of the machine's memory.
+	// hold together. From three quarters of it on, until it is half, buffers are
+	// cut to what they hold, at least 16 KB each, and SYNs are dropped. If that
+	// lasts for a second, or at the limit, the connections that hold most are reset
+	// until it is half. It is looked at ten times a second. 16 MB to 1 TB. Default:
+	// a quarter of the machine's memory.
 	Memory int64
 	// Resets is how many resets per second a shard sends in answer to segments that
 	// belong to no connection. 1 to 1000000. Default: 1000.

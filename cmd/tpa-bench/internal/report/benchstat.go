@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Benchstat writes the runs in the format of Go benchmarks:
@@ -45,5 +47,8 @@ func (r *Run) Benchstat(w io.Writer) error {
 	return err
 }
 
-// capital raises the first letter, an ASCII one.
-func capital(s string) string { return string(s[0]-'a'+'A') + s[1:] }
+// capital raises the first letter.
+func capital(s string) string {
+	first, size := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[size:]
+}

@@ -23,5 +23,10 @@ func Read(r io.Reader) (*Comparison, error) {
 	if len(c.Runs) == 0 || len(c.Transports) == 0 {
 		return nil, fmt.Errorf("not the results of compare -o json: it holds no runs")
 	}
+	for i, r := range c.Runs {
+		if r.Workload == "" || r.Transport == "" {
+			return nil, fmt.Errorf("not the results of compare -o json: run %d has no workload or no transport", i+1)
+		}
+	}
 	return &c, nil
 }

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write the golden files in testdata anew
 
 // result makes up what a generator measured: requests with latencies around
 // base, which takes its own part of every hundredth.
-func result(t *testing.T, requests uint64, base time.Duration) *load.Result {
+func result(t testing.TB, requests uint64, base time.Duration) *load.Result {
 	t.Helper()
 	w, err := load.Find("get")
 	if err != nil {
@@ -51,7 +51,7 @@ func result(t *testing.T, requests uint64, base time.Duration) *load.Result {
 }
 
 // comparison makes up three rounds in which accel is about twice as fast.
-func comparison(t *testing.T) *Comparison {
+func comparison(t testing.TB) *Comparison {
 	t.Helper()
 	var runs []Run
 	for round := range 3 {

@@ -1,0 +1,40 @@
+package report
+
+import (
+	"bytes"
+	"io"
+	"testing"
+)
+
+// FuzzRead feeds files of results, and shows those that are read in every form.
+func FuzzRead(f *testing.F) {
+	c := comparison(f)
+	for i := range c.Runs {
+		c.Runs[i].Histogram = "" // most of the file
+	}
+	var whole bytes.Buffer
+	if err := JSON(&whole, c); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole.Bytes())
+	f.Add([]byte(`{"runs":[{"transport":"kernel"}],"transports":{"kernel":{"rps":1e308,"p99_us":-1}}}`))
+	f.Add([]byte(`{"runs":[{}],"transports":{"":{}}}`))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		c, err := Read(bytes.NewReader(file))
+		if err != nil {
+			return
+		}
+		c.Table(io.Discard)
+		c.Benchstat(io.Discard)
+		if len(file) < 4096 {
+			HTML(io.Discard, c) // curves take their time
+		}
+		var again bytes.Buffer
+		if err := JSON(&again, c); err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+		if _, err := Read(&again); err != nil {
+			t.Errorf("what was written cannot be read: %v", err)
+		}
+	})
+}

@@ -1,0 +1,207 @@
+package shard
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/memory"
+	tpanet "github.com/gotpa/tpa/net"
+)
+
+// A peer sends frames of its own making to a shard that nobody polls, and reads
+// what comes back.
+type peer struct {
+	t        testing.TB
+	shard    *Shard
+	wire     link.Queue
+	listener tpanet.Endpoint
+	// conn is the established connection, next what it expects, acked what it
+	// sent last.
+	conn        *tcp.Endpoint
+	port        uint16
+	next, acked uint32
+}
+
+var (
+	fuzzMAC  = link.MAC{2, 0, 0, 0, 0, 1}
+	shardMAC = link.MAC{2, 0, 0, 0, 0, 2}
+)
+
+func newPeer(f testing.TB) *peer {
+	da, db, err := memory.Pair(memory.Options{Ring: 1024})
+	if err != nil {
+		f.Fatal(err)
+	}
+	info := db.Info()
+	n := link.NewNeighbours(shardMAC, clock.New(), nil)
+	s, err := New(Options{Device: info, Queue: db.Queue(0), Neighbours: n, MTU: info.MTU, CPU: -1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	ours := tcpip.AddressWithPrefix{Address: address("10.0.0.2"), PrefixLen: 24}
+	if err := s.AddAddress(ours); err != nil {
+		f.Fatal(err)
+	}
+	n.AddLocal(ours.Address)
+	n.Set(address("10.0.0.1"), fuzzMAC)
+	s.SetRoutes([]Route{{Destination: ours.Subnet()}})
+	f.Cleanup(func() { s.stack.Destroy(); n.Close(); da.Close(); db.Close() })
+	p := &peer{t: f, shard: s, wire: da.Queue(0), port: 1024}
+	ep, _, terr := s.Socket(false)
+	if terr == nil {
+		terr = ep.Bind(tcpip.FullAddress{Port: 7})
+	}
+	if terr == nil {
+		terr = ep.Listen(s.Listening(ep, 16, func() int { return 0 }))
+	}
+	if terr != nil {
+		f.Fatal(terr)
+	}
+	p.listener = ep
+	return p
+}
+
+// segment is a frame with the right checksums.
+func (p *peer) segment(port uint16, seq, ack uint32, flags header.TCPFlags, options, payload []byte) []byte {
+	options = options[:min(len(options), 40)&^3]
+	ip := link.EthernetHeaderLen
+	at := ip + header.IPv4MinimumSize
+	size := header.TCPMinimumSize + len(options)
+	b := make([]byte, at+size+len(payload))
+	copy(b, shardMAC[:])
+	copy(b[6:], fuzzMAC[:])
+	b[12], b[13] = 0x08, 0x00
+	src, dst := address("10.0.0.1"), address("10.0.0.2")
+	header.IPv4(b[ip:]).Encode(&header.IPv4Fields{TotalLength: uint16(len(b) - ip), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: src, DstAddr: dst})
+	header.IPv4(b[ip:]).SetChecksum(^header.IPv4(b[ip:]).CalculateChecksum())
+	h := header.TCP(b[at:])
+	h.Encode(&header.TCPFields{SrcPort: port, DstPort: 7, SeqNum: seq, AckNum: ack, DataOffset: uint8(size), Flags: flags, WindowSize: 65535})
+	copy(b[at+header.TCPMinimumSize:], options)
+	copy(b[at+size:], payload)
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(b)-at))
+	h.SetChecksum(^checksum.Checksum(b[at:], sum))
+	return b
+}
+
+// give lets the shard receive a frame.
+func (p *peer) give(frame []byte) { p.shard.receive([]link.Frame{{Data: frame}}) }
+
+// answers returns the segments that the shard has sent, and checks them.
+func (p *peer) answers() []header.TCP {
+	p.shard.link.Kick()
+	var all []header.TCP
+	frames := make([]link.Frame, link.MaxBurst)
+	for {
+		n, err := p.wire.Receive(frames)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if n == 0 {
+			return all
+		}
+		for _, f := range frames[:n] {
+			ip := header.IPv4(f.Data[link.EthernetHeaderLen:])
+			if !ip.IsValid(len(ip)) || ip.TransportProtocol() != header.TCPProtocolNumber {
+				p.t.Fatalf("the shard sent what is no IPv4 packet with TCP: %x", f.Data)
+			}
+			h := header.TCP(append([]byte(nil), ip.Payload()...))
+			sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(h)))
+			if checksum.Checksum(h, sum) != 0xffff || int(h.DataOffset()) > len(h) {
+				p.t.Fatalf("the shard sent a broken segment: %x", f.Data)
+			}
+			all = append(all, h)
+		}
+	}
+}
+
+// connect makes an established connection with the short way on.
+func (p *peer) connect() {
+	if p.conn != nil {
+		p.shard.Closed(p.conn, nil)
+		p.conn.Abort()
+		p.conn.Close()
+	}
+	p.port++
+	if p.port < 1024 {
+		p.port = 1024
+	}
+	until := func(what string, done func() bool) {
+		for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Microsecond) {
+			if time.Now().After(deadline) {
+				p.t.Fatalf("not within 10s: %s", what)
+			}
+		}
+	}
+	p.give(p.segment(p.port, 100, 0, header.TCPFlagSyn, []byte{2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 1, 1}, nil))
+	until("SYN-ACK", func() bool {
+		for _, h := range p.answers() {
+			if h.DestinationPort() == p.port && h.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
+				p.acked = h.SequenceNumber() + 1
+				return true
+			}
+		}
+		return false
+	})
+	p.next = 101
+	p.give(p.segment(p.port, p.next, p.acked, header.TCPFlagAck, nil, nil))
+	until("the connection", func() bool {
+		for {
+			ep, _, terr := p.listener.Accept(nil)
+			if terr != nil {
+				return false
+			}
+			p.conn = ep.(*tcp.Endpoint)
+			if info, _ := p.conn.GetRemoteAddress(); info.Port == p.port {
+				return true
+			}
+			p.conn.Abort() // one of a fuzzed handshake
+			p.conn.Close()
+		}
+	})
+	p.shard.Established(p.conn, nil)
+}
+
+// FuzzSegment feeds TCP segments with the right checksums, some to a connection
+// and near its window, others to the listener: flags, options, sequence numbers
+// and payload are the input's.
+func FuzzSegment(f *testing.F) {
+	f.Add(true, uint32(0), uint32(0), uint16(header.TCPFlagAck|header.TCPFlagPsh), []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}, []byte("hello"))
+	f.Add(true, uint32(1), uint32(0), uint16(header.TCPFlagAck), []byte{5, 10, 0, 0, 0, 101, 0, 0, 0, 50, 1, 1}, []byte("x"))
+	f.Add(true, uint32(0), uint32(5), uint16(header.TCPFlagFin|header.TCPFlagAck), []byte{}, []byte{})
+	f.Add(true, uint32(0), uint32(0), uint16(header.TCPFlagRst), []byte{30, 2, 0, 0}, []byte{})
+	f.Add(false, uint32(7), uint32(0), uint16(header.TCPFlagSyn), []byte{2, 4, 0, 0, 3, 3, 255, 1, 4, 2, 8, 0}, []byte("data with a SYN"))
+	f.Add(false, uint32(7), uint32(9), uint16(header.TCPFlagAck), []byte{2}, []byte{})
+	f.Add(false, uint32(7), uint32(9), uint16(0x3f), []byte{0, 1, 2, 3}, []byte{})
+	p := newPeer(f)
+	p.connect()
+	f.Fuzz(func(t *testing.T, established bool, seq, ack uint32, flags uint16, options, payload []byte) {
+		p.t = t
+		port := uint16(500)
+		if established {
+			port, seq, ack = p.port, p.next+seq%100_000, p.acked+ack%100_000
+		}
+		frame := p.segment(port, seq, ack, header.TCPFlags(flags), options, payload[:min(len(payload), 1400)])
+		p.give(frame)
+		p.answers()
+		received, sent := held(p.conn)
+		if received > 8<<20 || sent > 0 {
+			t.Errorf("the connection holds %d bytes received and %d to send", received, sent)
+		}
+		// The same bytes as they are: checksums, lengths and all.
+		raw := append([]byte(nil), frame[:link.EthernetHeaderLen]...)
+		p.give(append(raw, binary.BigEndian.AppendUint32(payload, seq)...))
+		p.answers()
+		if p.conn.EndpointState() != tcp.StateEstablished || received > 4<<20 {
+			p.connect()
+		}
+	})
+}
