@@ -10,6 +10,7 @@ GO        ?= go
 OUT       ?= out
 FUZZTIME  ?= 30s
 SEEDS     ?= 10000
+D         ?= 1h
 HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
@@ -76,7 +77,7 @@ pgo: deps build ## renew the profile that tpa-bench is optimised with
 # have built already would be built once more, for each set of flags.
 test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
-test: deps hugepages lint generated test-pure test-race test-sim test-asan test-fuzz ## run every test there is
+test: deps hugepages lint generated test-pure test-race test-sim test-attack test-soak test-asan test-fuzz ## run every test there is
 	@echo "All tests passed."
 
 # Huge pages let the tests run DPDK both with and without them.
@@ -114,13 +115,22 @@ test-pure:
 # folder, and the race detector makes them slow enough as it is.
 .PHONY: test-race
 test-race:
-	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m $$($(GO) list ./... | grep -v '/test/sim$$')
+	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '/test/(sim|attack|soak)$$')
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
 # detector does not see.
 .PHONY: test-sim
 test-sim:
 	SEEDS=10000 MATRIX=4 $(TEST) -timeout 20m ./test/sim
+
+# What has to be fast or small is tested without the race detector.
+.PHONY: test-attack
+test-attack:
+	$(TEST) -timeout 10m ./test/attack
+
+.PHONY: test-soak
+test-soak:
+	$(TEST) -timeout 10m ./test/soak -args -soak.time 60s
 
 .PHONY: test-asan
 test-asan:
@@ -146,6 +156,12 @@ sim: ## run SEEDS random programs in virtual time
 .PHONY: matrix
 matrix: ## run every combination of device, stack and network settings
 	MATRIX=1 $(GO) test -timeout 0 -v -run '^TestMatrix$$' ./test/sim
+
+# The report is printed, and in JSON in out/soak.json.
+.PHONY: soak
+soak: ## run churn, restarts and a bad network for D, such as D=8h
+	@mkdir -p $(OUT)
+	$(GO) test -timeout 0 -v ./test/soak -args -soak.time $(D) -soak.out $(abspath $(OUT))/soak.json
 
 .PHONY: cover
 cover: ## write the coverage of all tests to out/coverage.html

@@ -36,6 +36,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/clock"
@@ -147,12 +148,16 @@ func (r *Recorder) Close() error {
 	for _, t := range r.closed {
 		t.slot.Store(nil)
 	}
-	// The memory stays mapped: a hook may have loaded its slot just before. It is
-	// a few megabytes of a runtime that ends, as a rule with its process.
+	// The range stays mapped, because a hook may have loaded its slot just before,
+	// and reads as zeros; its pages are given back.
 	if r.path == "" {
-		return nil
+		return unix.Madvise(r.memory, unix.MADV_DONTNEED)
 	}
-	return os.Remove(r.path)
+	err := os.Remove(r.path)
+	if unix.Madvise(r.memory, unix.MADV_REMOVE) != nil { // not every file system can
+		unix.Madvise(r.memory, unix.MADV_DONTNEED)
+	}
+	return err
 }
 
 // Stats are counters since the recorder was made.
