@@ -26,7 +26,10 @@ type peer struct {
 	listener tpanet.Endpoint
 	// conn is the established connection, next what it expects, acked what it
 	// sent last.
-	conn        *tcp.Endpoint
+	conn interface {
+		endpoint
+		tpanet.Endpoint
+	}
 	port        uint16
 	next, acked uint32
 }
@@ -159,7 +162,10 @@ func (p *peer) connect() {
 			if terr != nil {
 				return false
 			}
-			p.conn = ep.(*tcp.Endpoint)
+			p.conn = ep.(interface {
+				endpoint
+				tpanet.Endpoint
+			})
 			if info, _ := p.conn.GetRemoteAddress(); info.Port == p.port {
 				return true
 			}
