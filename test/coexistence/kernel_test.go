@@ -4,6 +4,7 @@ package coexistence
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/testnet"
+	"golang.org/x/sys/unix"
 )
 
 // echoServer serves bytes back on a port of the kernel.
@@ -55,6 +57,68 @@ func echo(c net.Conn) error {
 		return fmt.Errorf("got %q, want %q", b, msg)
 	}
 	return nil
+}
+
+// watchResets returns a function that tells how many segments with RST the server's
+// kernel has sent from the server's port since the last call. What goes out by
+// AF_XDP is not among them: only the kernel's own frames pass packet sockets.
+func (s *site) watchResets() func() int {
+	s.Helper()
+	var fd int
+	var err error
+	s.server.Do(func() { fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) })
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { unix.Close(fd) })
+	const (
+		loadHalf, loadByte = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
+		equal, set         = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+		rst                = 4
+	)
+	// Frames without IP options, as the kernel's resets are.
+	filter := []unix.SockFilter{
+		{Code: loadHalf, K: 12},
+		{Code: equal, K: 0x0800, Jf: 6},
+		{Code: loadByte, K: 23},
+		{Code: equal, K: unix.IPPROTO_TCP, Jf: 12},
+		{Code: loadHalf, K: 34},
+		{Code: equal, K: port, Jf: 10},
+		{Code: loadByte, K: 47},
+		{Code: set, K: rst, Jt: 7, Jf: 8},
+		{Code: equal, K: 0x86dd, Jf: 7},
+		{Code: loadByte, K: 20},
+		{Code: equal, K: unix.IPPROTO_TCP, Jf: 5},
+		{Code: loadHalf, K: 54},
+		{Code: equal, K: port, Jf: 3},
+		{Code: loadByte, K: 67},
+		{Code: set, K: rst, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 128},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
+		s.Fatal(err)
+	}
+	all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: s.si.Index}); err != nil {
+		s.Fatal(err)
+	}
+	return func() (n int) {
+		s.Helper()
+		for b := make([]byte, 128); ; {
+			_, from, err := unix.Recvfrom(fd, b, 0)
+			if err == unix.EAGAIN {
+				return n
+			}
+			if err != nil {
+				s.Fatal(err)
+			}
+			if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
+				n++
+			}
+		}
+	}
 }
 
 // udp keeps a UDP socket of the kernel busy, at the port number of the server.
