@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -23,6 +24,7 @@ func limited(t *testing.T, clientLimits, serverLimits accel.Limits) (client, ser
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, cd, sd)
 	start := func(d *memory.Device, addr string, l accel.Limits) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Limits: l,

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/dpdk"
 	"github.com/gotpa/tpa/link/memory"
@@ -126,11 +127,17 @@ func between(name string, server, client *accel.Runtime) Transport {
 func start(t *testing.T, c accel.Config) *accel.Runtime {
 	t.Helper()
 	c.Fallback, c.Logger, c.DebugSocket = accel.Never, slog.New(slog.DiscardHandler), "off"
+	leak.Check(t)
 	rt, err := accel.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { rt.Close() })
+	t.Cleanup(func() {
+		// A DPDK device tells here when an mbuf did not come back.
+		if err := rt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return rt
 }
 

@@ -21,6 +21,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/softnic"
@@ -54,6 +55,7 @@ func newHost(t testing.TB, last byte, queues int, wrap func(*softnic.NIC) link.D
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, nic)
 	c.Link = nic
 	if wrap != nil {
 		c.Link = wrap(nic)
