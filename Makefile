@@ -121,7 +121,7 @@ test-race:
 # detector does not see.
 .PHONY: test-sim
 test-sim:
-	SEEDS=10000 MATRIX=4 $(TEST) -timeout 20m ./test/sim
+	SEEDS=10000 MATRIX=7 $(TEST) -timeout 20m ./test/sim
 
 # What has to be fast or small is tested without the race detector.
 .PHONY: test-attack

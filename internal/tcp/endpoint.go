@@ -452,7 +452,7 @@ func (e *Endpoint) Abort() {
 // reset ends the connection with a reset for the peer. mu is held.
 func (e *Endpoint) reset(err tcpip.Error) {
 	if s := e.current(); open(s) || s == gtcp.StateSynRecv {
-		e.sendControl(e.sendNext, rst|ack)
+		e.sendControl(e.bareSeq(), rst|ack)
 		e.p.stack.Stats().TCP.ResetsSent.Increment()
 	}
 	e.fail(err)

@@ -295,7 +295,18 @@ func (e *Endpoint) withOptions(b []byte, n int) []byte {
 }
 
 // sendAck acknowledges what was received.
-func (e *Endpoint) sendAck() { e.sendControl(e.sendNext, ack) }
+func (e *Endpoint) sendAck() { e.sendControl(e.bareSeq(), ack) }
+
+// bareSeq is the sequence number of segments without data. After a time-out,
+// SND.NXT lies before what the peer has: a segment from there would be taken for
+// an old one and its acknowledgement ignored, and two peers whose timers ran out
+// at once would stand still. So it would beyond the peer's window.
+func (e *Endpoint) bareSeq() uint32 {
+	if end := e.unacknowledged + uint32(e.sendWindow); after(e.sendMax, end) {
+		return end
+	}
+	return e.sendMax
+}
 
 // sendControl sends a segment without data. A reset waits for room in the device:
 // nobody will send it again.

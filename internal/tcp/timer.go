@@ -209,7 +209,7 @@ func (e *Endpoint) keepAlive(now int64) {
 		return
 	}
 	if e.probes >= e.keepAliveCount {
-		e.sendControl(e.sendNext, rst|ack)
+		e.sendControl(e.bareSeq(), rst|ack)
 		e.giveUp()
 		return
 	}
