@@ -23,11 +23,13 @@
 //
 // # The same test does the same things
 //
-// In a bubble, goroutines run in the same order nearly each time: Main keeps to one P,
-// keeps the garbage collector away (see Test), and builds with a runtime in which
-// what Go leaves to chance follows from what the bubble did before: the order of
-// timers that fire at the same instant, of ready cases of a select, of maps, and
-// the top-level functions of math/rand. Not so the random numbers of the system.
+// In a bubble, goroutines run in the same order each time, and in each process:
+// Main keeps to one P, keeps the garbage collector away (see Test), and builds
+// with a runtime in which what Go leaves to chance follows from what the bubble
+// did before: the order of timers that fire at the same instant, of ready cases of
+// a select, of maps, and the top-level functions of math/rand. No goroutine loses
+// its turn because real time passed. gVisor's own random numbers repeat; those of
+// crypto/rand do not.
 package virtualtime
 
 import (
