@@ -23,7 +23,7 @@
 //
 // # Running it
 //
-//	go test ./test/sim                    1,000 seeds, 164 rows of the matrix
+//	go test ./test/sim                    1,000 seeds, 166 rows of the matrix
 //	make sim SEEDS=1000000                more seeds
 //	make matrix                           all rows
 //	SEED=1234 go test ./test/sim -run '^TestPrograms$' -v
