@@ -392,7 +392,7 @@ func (e *Endpoint) Shutdown(flags tcpip.ShutdownFlags) tcpip.Error {
 func (e *Endpoint) shutWrite() {
 	e.finQueued = true
 	switch e.current() {
-	case gtcp.StateEstablished, gtcp.StateSynRecv:
+	case gtcp.StateEstablished:
 		e.setState(gtcp.StateFinWait1)
 	case gtcp.StateCloseWait:
 		e.setState(gtcp.StateLastAck)

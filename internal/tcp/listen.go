@@ -115,6 +115,7 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 
 // knocked handles a segment to a listener (RFC 9293 section 3.10.7.2).
 func (e *Endpoint) knocked(s *segment, a *arrival) {
+	e.p.stack.Stats().TCP.ValidSegmentsReceived.Increment()
 	switch {
 	case s.flags&rst != 0:
 	case s.flags&ack != 0:
@@ -209,7 +210,7 @@ func (e *Endpoint) register(a *arrival) bool {
 
 // Cookies (RFC 4987 section 3.6): while the table of half-open connections is
 // full, the initial sequence number says all that is needed to make the
-// connection when its handshake is through. 24 bits are a keyed hash of the flow,
+// connection when its handshake is through. 27 bits are a keyed hash of the flow,
 // the peer's sequence number and the minute, two the minute, three the MSS.
 var cookieMSS = [8]int{216, 536, 768, 996, 1220, 1360, 1440, 1460}
 
@@ -269,7 +270,12 @@ func (e *Endpoint) redeem(s *segment, a *arrival) bool {
 		return true
 	}
 	child.parent = e
+	child.hash = uint32(e.p.hash('h', &child.ID, 0)) | 1
 	child.receive(s)
+	if child.current() == gtcp.StateSynRecv { // the listener went, or filled up, just now
+		child.finish(gtcp.StateClose, nil)
+		return true
+	}
 	if child.ackOwed {
 		child.sendAck()
 	}

@@ -255,13 +255,10 @@ func (p *Protocol) work() {
 
 // arrived hands a segment to its endpoint, if it is sound.
 func (p *Protocol) arrived(a *arrival) {
-	stats := p.stack.Stats().TCP
 	var s segment
-	if !p.read(a.pkt, &s) {
-		return
+	if p.read(a.pkt, &s) {
+		a.ep.arrived(&s, a)
 	}
-	stats.ValidSegmentsReceived.Increment()
-	a.ep.arrived(&s, a)
 }
 
 // read checks and parses the segment in a packet from gVisor.

@@ -169,8 +169,9 @@ func (e *Endpoint) established(s *segment) {
 	e.windowSeq, e.windowAck = s.seq, s.ack
 	e.maxWindow = max(e.maxWindow, e.sendWindow)
 	e.startCongestion()
-	if e.current() != gtcp.StateFinWait1 { // closed while connecting
-		e.setState(gtcp.StateEstablished)
+	e.setState(gtcp.StateEstablished)
+	if e.finQueued { // shut while connecting
+		e.setState(gtcp.StateFinWait1)
 	}
 	e.restartKeepAlive()
 }
@@ -179,7 +180,18 @@ func (e *Endpoint) established(s *segment) {
 // 9293 section 3.10.7.4).
 func (e *Endpoint) receiveSynchronized(s *segment) {
 	now := e.p.now()
-	e.heard = now
+	if e.current() == gtcp.StateSynRecv && s.flags&(syn|rst) == syn && s.seq == e.irs {
+		if s.flags&ack == 0 || s.ack != e.iss+1 {
+			e.sendSyn() // ours was lost
+			return
+		}
+		// Both ends opened at once: this is the answer to our SYN.
+		if e.complete(s) {
+			e.sendAck()
+			e.output()
+		}
+		return
+	}
 	if e.tsOK && s.flags&rst == 0 {
 		// RFC 7323 section 5.3: protection against wrapped sequence numbers. A
 		// segment without the option is dropped (section 3.2).
@@ -197,6 +209,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		}
 		return
 	}
+	e.heard = now
 	switch {
 	case s.flags&rst != 0:
 		// RFC 5961 section 3: only the very next sequence number is believed.
@@ -207,10 +220,6 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		}
 		return
 	case s.flags&syn != 0:
-		if e.current() == gtcp.StateSynRecv && s.seq == e.irs {
-			e.sendSyn() // ours was lost
-			return
-		}
 		e.challenge(s, now) // RFC 5961 section 4
 		return
 	case s.flags&ack == 0:
@@ -254,7 +263,9 @@ func (e *Endpoint) acceptable(s *segment) bool {
 	case n == 0 && room == 0:
 		return s.seq == e.receiveNext
 	case n == 0:
-		return s.seq-e.receiveNext < room
+		// One behind the window, too: so is the acknowledgement of a peer that has
+		// filled it, while something of that is missing.
+		return s.seq-e.receiveNext <= room
 	case room == 0:
 		// Its acknowledgement counts, its data does not.
 		if s.seq == e.receiveNext && s.flags&(syn|rst) == 0 {
@@ -490,6 +501,9 @@ func (e *Endpoint) dropOutOfOrder() { e.early, e.earlyBytes, e.blocks, e.lateFin
 // finArrived handles the peer's FIN, when all before it has arrived.
 func (e *Endpoint) finArrived() {
 	e.receiveNext++
+	if after(e.receiveNext, e.receiveEdge) {
+		e.receiveEdge = e.receiveNext // the FIN may lie behind a window that is full
+	}
 	e.finReceived = true
 	e.dropOutOfOrder()
 	e.events |= waiter.ReadableEvents | waiter.EventRdHUp
@@ -520,10 +534,12 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 			return true
 		}
 		e.challenge(s, e.p.now())
-	case s.length() > 0:
+	case s.flags&fin != 0 && s.seq+s.length() == e.receiveNext:
 		// The peer's FIN again: our acknowledgement was lost.
 		e.sendAck()
 		e.timeWait()
+	case s.length() > 0:
+		e.challenge(s, e.p.now())
 	}
 	return false
 }
@@ -535,7 +551,7 @@ func (e *Endpoint) consumed(n int) {
 		return
 	}
 	left := int(e.receiveEdge - e.receiveNext)
-	room := e.room()
+	room := min(e.room(), 0xffff<<e.receiveShift)
 	// As Linux: only when what the peer knows is at most half, and doubles.
 	if half := int(e.ops.GetReceiveBufferSize()) / 2; left <= half && room >= 2*left && room-left >= min(half, e.mss) {
 		e.sendAck()

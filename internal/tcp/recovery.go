@@ -87,7 +87,9 @@ func (e *Endpoint) extra() int {
 func (e *Endpoint) acknowledged(s *segment, now int64) {
 	oldWindow := e.sendWindow
 	window := s.window << e.sendShift
-	if before(e.windowSeq, s.seq) || e.windowSeq == s.seq && !after(e.windowAck, s.ack) {
+	if before(s.ack, e.unacknowledged) {
+		// An old acknowledgement: its window is not counted from here.
+	} else if before(e.windowSeq, s.seq) || e.windowSeq == s.seq && !after(e.windowAck, s.ack) {
 		e.sendWindow, e.windowSeq, e.windowAck = window, s.seq, s.ack
 		e.maxWindow = max(e.maxWindow, window)
 		if oldWindow == 0 && window > 0 {
@@ -98,8 +100,8 @@ func (e *Endpoint) acknowledged(s *segment, now int64) {
 	if e.sackOK && len(s.sack) > 0 {
 		news = e.noteSACK(s.sack)
 	}
-	if e.persistAt != 0 {
-		e.attempts = 0 // the peer lives: probing may go on for ever
+	if e.persistAt != 0 && !e.closed {
+		e.attempts = 0 // the peer lives: probing may go on while the program cares
 	}
 	if n := s.ack - e.unacknowledged; int32(n) > 0 {
 		e.advance(n, now)
@@ -177,9 +179,16 @@ func (e *Endpoint) duplicate() {
 	case e.inRecovery && !e.sackOK:
 		e.window += e.mss
 	case e.inRecovery:
-	case after(e.unacknowledged, e.recoverSeq) && (e.duplicates >= duplicatesForLoss || e.sackOK && before(e.unacknowledged, e.lossEdge())):
+	case e.beyondRecovery() && (e.duplicates >= duplicatesForLoss || e.sackOK && before(e.unacknowledged, e.lossEdge())):
 		e.recover()
 	}
+}
+
+// beyondRecovery tells whether what is missing may be a new loss. Without SACK a
+// duplicate acknowledgement of all that was repaired may still be due to what was
+// sent again (RFC 6582 section 3.2, step 2).
+func (e *Endpoint) beyondRecovery() bool {
+	return after(e.unacknowledged, e.recoverSeq) || e.sackOK && e.unacknowledged == e.recoverSeq
 }
 
 // recover begins fast recovery (RFC 5681 section 3.2, RFC 6675 section 5).
@@ -366,6 +375,6 @@ func (e *Endpoint) timedOut() {
 	e.output()
 	if e.rtoAt == 0 && before(e.unacknowledged, e.sendMax) {
 		// The window has closed on what was in flight.
-		e.rtoAt = e.p.now() + int64(min(e.rto<<min(e.backoff, 10), e.maxRTO))
+		e.rtoAt = e.p.now() + e.timeout()
 	}
 }

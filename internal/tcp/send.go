@@ -82,6 +82,9 @@ func (e *Endpoint) routed() bool {
 		return false
 	}
 	e.setRoute(r, epoch)
+	if e.mss > 0 {
+		e.updateMSS()
+	}
 	return true
 }
 
@@ -446,7 +449,7 @@ func (e *Endpoint) output() {
 		}
 	}
 	if e.sendNext == e.unacknowledged && e.out.len() > 0 && e.persistAt == 0 && !e.stalled {
-		e.persistAt = e.p.now() + int64(e.rto)<<min(e.backoff, 10)
+		e.persistAt = e.p.now() + e.timeout()
 	}
 	e.schedule()
 }
@@ -457,7 +460,7 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	seq, now := e.sendNext, e.p.now()
 	sent, finished := e.sendData(seq, n, last)
 	if e.rtoAt == 0 {
-		e.rtoAt = now + int64(e.rto)<<min(e.backoff, 10)
+		e.rtoAt = now + e.timeout()
 	}
 	if sent == 0 && !finished {
 		return false

@@ -110,6 +110,10 @@ func (e *Endpoint) fire() {
 	e.schedule()
 }
 
+// timeout is the RTO in nanoseconds, doubled as often as it has passed in vain
+// (RFC 6298 section 5.5).
+func (e *Endpoint) timeout() int64 { return int64(min(e.rto<<min(e.backoff, 10), e.maxRTO)) }
+
 // exhausted counts an attempt and tells whether it was one too many.
 func (e *Endpoint) exhausted(now int64, limit uint32) bool {
 	if e.attempts == 0 {
@@ -175,7 +179,7 @@ func (e *Endpoint) probe(now int64) {
 	}
 	e.backoff++
 	e.sendControl(e.unacknowledged-1, ack)
-	e.persistAt = now + int64(min(e.rto<<min(e.backoff, 10), e.maxRTO))
+	e.persistAt = now + e.timeout()
 }
 
 // restartKeepAlive begins to wait for silence. mu is held.
@@ -196,7 +200,7 @@ func (e *Endpoint) keepAlive(now int64) {
 	if !e.ops.GetKeepAlive() || !open(e.current()) || e.current() == gtcp.StateTimeWait {
 		return
 	}
-	if e.heard > e.probedAt {
+	if e.heard >= e.probedAt { // a clock that is read once per poll may show both alike
 		e.probes = 0
 	}
 	if at := e.heard + int64(e.keepAliveIdle); at > now {

@@ -1,0 +1,525 @@
+package tcp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	gbuffer "gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/faketime"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/link"
+)
+
+var (
+	localAddr = tcpip.AddrFrom4([4]byte{10, 0, 0, 1})
+	peerAddr  = tcpip.AddrFrom4([4]byte{10, 0, 0, 2})
+)
+
+const (
+	localPort, peerPort = 80, 40000
+	mtu                 = 1500
+	peerISS             = 1<<32 - 100 // the peer's numbers wrap around soon
+)
+
+// A host is a stack whose TCP is the one under test. The test is its peer: it
+// makes the segments that the host receives and sees those that the host sends,
+// in order. Time passes when the test says so.
+type host struct {
+	t     testing.TB
+	clock *faketime.ManualClock
+	stack *stack.Stack
+	p     *Protocol
+	wire  *channel.Endpoint
+	// long: there is no short way out nor in.
+	long bool
+	// room is how many segments the device takes on the short way, -1 for any
+	// number.
+	room int
+	sent []segment
+	ep   *Endpoint // what connect or accept has made
+	// next and acked are the peer's numbers: SND.NXT and RCV.NXT.
+	next, acked uint32
+	stamp       bool   // the connection has timestamps
+	echo        uint32 // the last of the host's
+}
+
+// SendTCP implements Output.
+func (h *host) SendTCP(_ *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent) {
+	if h.long {
+		return 0, link.Unresolved
+	}
+	h.collect()
+	for done := 0; ; {
+		if h.room == 0 {
+			return done, link.Full
+		}
+		if h.room > 0 {
+			h.room--
+		}
+		k := min(n-done, mss)
+		b, data := bytes.Clone(tcp), make([]byte, k)
+		payload.CopyAt(data, at+uint64(done))
+		binary.BigEndian.PutUint32(b[4:], binary.BigEndian.Uint32(tcp[4:])+uint32(done))
+		if done += k; done < n {
+			b[13] &^= byte(fin | psh)
+		}
+		h.record(b, data)
+		if done == n {
+			return n, link.Sent
+		}
+	}
+}
+
+func (h *host) record(b header.TCP, payload []byte) {
+	var s segment
+	s.parse(b, payload)
+	if s.timestamp {
+		h.echo = s.tsVal
+	} else if s.flags&syn != 0 {
+		h.echo = header.ParseSynOptions(s.options, s.flags&ack != 0).TSVal
+	}
+	if s.flags&rst == 0 && (s.flags&syn != 0 || s.seq == h.acked) {
+		h.acked = s.seq + s.length()
+	}
+	h.sent = append(h.sent, s)
+}
+
+// collect takes what has left by way of gVisor's IP layer.
+func (h *host) collect() {
+	for pkt := h.wire.Read(); pkt != nil; pkt = h.wire.Read() {
+		v := pkt.ToView()
+		ip := header.IPv4(v.AsSlice())
+		b := bytes.Clone(ip.Payload())
+		v.Release()
+		pkt.DecRef()
+		if ip.Protocol() != uint8(header.TCPProtocolNumber) {
+			continue
+		}
+		tcp := header.TCP(b)
+		data := b[tcp.DataOffset():]
+		if !tcp.IsChecksumValid(ip.SourceAddress(), ip.DestinationAddress(), checksum.Checksum(data, 0), uint16(len(data))) {
+			h.t.Errorf("a segment has a wrong checksum")
+		}
+		h.record(tcp[:tcp.DataOffset()], data)
+	}
+}
+
+// take returns what was sent since it was called last.
+func (h *host) take() []segment {
+	h.collect()
+	s := h.sent
+	h.sent = nil
+	return s
+}
+
+func newHost(t testing.TB, long bool, options ...tcpip.SettableTransportProtocolOption) *host {
+	h := &host{t: t, clock: faketime.NewManualClock(), long: long, room: -1, next: peerISS}
+	h.clock.Advance(time.Hour)
+	h.wire = channel.New(1<<12, mtu, "")
+	h.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{New(h)},
+		Clock:              h.clock,
+	})
+	t.Cleanup(func() {
+		h.wire.Close()
+		h.stack.Destroy()
+	})
+	h.p = h.stack.TransportProtocolInstance(header.TCPProtocolNumber).(*Protocol)
+	h.p.Polled(true)
+	for _, o := range options {
+		if err := h.p.SetOption(o); err != nil {
+			t.Fatalf("option %T: %v", o, err)
+		}
+	}
+	if err := h.stack.CreateNIC(1, h.wire); err != nil {
+		t.Fatal(err)
+	}
+	addr := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: localAddr.WithPrefix()}
+	if err := h.stack.AddProtocolAddress(1, addr, stack.AddressProperties{}); err != nil {
+		t.Fatal(err)
+	}
+	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
+	return h
+}
+
+// A peer's segment. Zero numbers are filled in: seq and ack with what is next,
+// window with 65535, flags with ACK.
+type out struct {
+	seq, ack uint32
+	// asIs: seq and ack mean what they say, zero too.
+	asIs    bool
+	flags   header.TCPFlags
+	window  int // -1 for a closed one
+	options []byte
+	data    string
+	from    uint16 // source port
+}
+
+func (h *host) encode(o out) []byte {
+	h.collect()
+	if !o.asIs {
+		if o.seq == 0 {
+			o.seq = h.next
+		}
+		if o.flags == 0 {
+			o.flags = ack
+		}
+		if o.ack == 0 && o.flags&ack != 0 {
+			o.ack = h.acked
+		}
+	}
+	switch o.window {
+	case 0:
+		o.window = 0xffff
+	case -1:
+		o.window = 0
+	}
+	if o.from == 0 {
+		o.from = peerPort
+	}
+	if h.stamp && o.options == nil && o.flags&syn == 0 {
+		o.options = stamps(h.millis(), h.echo)
+	}
+	for len(o.options)%4 != 0 {
+		o.options = append(o.options, header.TCPOptionEOL)
+	}
+	size := header.TCPMinimumSize + len(o.options)
+	b := make([]byte, size+len(o.data))
+	tcp := header.TCP(b)
+	tcp.Encode(&header.TCPFields{
+		SrcPort: o.from, DstPort: localPort, SeqNum: o.seq, AckNum: o.ack,
+		DataOffset: uint8(size), Flags: o.flags, WindowSize: uint16(o.window),
+	})
+	copy(b[header.TCPMinimumSize:], o.options)
+	copy(b[size:], o.data)
+	if o.seq == h.next && o.flags&rst == 0 {
+		h.next += uint32(len(o.data))
+		if o.flags&fin != 0 {
+			h.next++
+		}
+		if o.flags&syn != 0 {
+			h.next++
+		}
+	}
+	return b
+}
+
+// millis is the peer's timestamp clock.
+func (h *host) millis() uint32 {
+	return uint32(h.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}).Milliseconds())
+}
+
+func stamps(val, ecr uint32) []byte {
+	b := []byte{1, 1, 8, 10}
+	b = binary.BigEndian.AppendUint32(b, val)
+	return binary.BigEndian.AppendUint32(b, ecr)
+}
+
+func blocks(of ...uint32) []byte {
+	b := []byte{1, 1, 5, byte(2 + 4*len(of))}
+	for _, x := range of {
+		b = binary.BigEndian.AppendUint32(b, x)
+	}
+	return b
+}
+
+// receive lets the host receive segments: those of a connection by the short way
+// as one burst, if there is one.
+func (h *host) receive(list ...out) {
+	h.t.Helper()
+	owes := false
+	for _, o := range list {
+		b := h.encode(o)
+		if !h.long && h.ep != nil && open(h.ep.current()) && (o.from == 0 || o.from == peerPort) && o.flags&syn == 0 {
+			n := header.TCP(b).DataOffset()
+			owes = h.ep.Input(b[:n], b[n:]) || owes
+			continue
+		}
+		h.inject(header.TCPProtocolNumber, peerAddr, b)
+	}
+	if owes {
+		h.ep.Acknowledge()
+	}
+	h.p.Retry()
+	h.check()
+}
+
+// inject lets an IP packet arrive at gVisor.
+func (h *host) inject(proto tcpip.TransportProtocolNumber, from tcpip.Address, b []byte) {
+	if proto == header.TCPProtocolNumber {
+		tcp := header.TCP(b)
+		n := tcp.DataOffset()
+		tcp.SetChecksum(0)
+		sum := header.PseudoHeaderChecksum(proto, from, localAddr, uint16(len(b)))
+		sum = checksum.Checksum(b[n:], sum)
+		tcp.SetChecksum(^tcp.CalculateChecksum(sum))
+	}
+	ip := make(header.IPv4, header.IPv4MinimumSize, header.IPv4MinimumSize+len(b))
+	ip.Encode(&header.IPv4Fields{
+		TotalLength: uint16(cap(ip)), TTL: 64, Protocol: uint8(proto), SrcAddr: from, DstAddr: localAddr,
+	})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: gbuffer.MakeWithData(append(ip, b...))})
+	h.wire.InjectInbound(ipv4.ProtocolNumber, pkt)
+	pkt.DecRef()
+	h.p.Drain()
+}
+
+// icmp tells the host that a packet with sequence number seq did not arrive.
+func (h *host) icmp(typ header.ICMPv4Type, code header.ICMPv4Code, nextHopMTU uint16, seq uint32) {
+	b := make([]byte, header.ICMPv4MinimumSize+header.IPv4MinimumSize+8)
+	m := header.ICMPv4(b)
+	m.SetType(typ)
+	m.SetCode(code)
+	m.SetMTU(nextHopMTU)
+	ip := header.IPv4(b[header.ICMPv4MinimumSize:])
+	ip.Encode(&header.IPv4Fields{
+		TotalLength: mtu, TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: localAddr, DstAddr: peerAddr,
+	})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	q := b[header.ICMPv4MinimumSize+header.IPv4MinimumSize:]
+	binary.BigEndian.PutUint16(q, h.ep.ID.LocalPort)
+	binary.BigEndian.PutUint16(q[2:], peerPort)
+	binary.BigEndian.PutUint32(q[4:], seq)
+	m.SetChecksum(^checksum.Checksum(b, 0))
+	h.inject(header.ICMPv4ProtocolNumber, tcpip.AddrFrom4([4]byte{10, 0, 0, 254}), b)
+	h.check()
+}
+
+// advance lets time pass, in steps, as a poller would see it.
+func (h *host) advance(d time.Duration) {
+	h.t.Helper()
+	const step = 10 * time.Millisecond
+	for d > 0 {
+		s := min(step, d)
+		if d > time.Minute {
+			s = 100 * step
+		}
+		h.clock.Advance(s)
+		h.p.Drain()
+		h.p.Retry()
+		d -= s
+	}
+	h.check()
+}
+
+// listen makes a listener.
+func (h *host) listen(backlog int) *Endpoint {
+	h.t.Helper()
+	l := h.newEndpoint()
+	if err := l.Bind(tcpip.FullAddress{Port: localPort}); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := l.Listen(backlog); err != nil {
+		h.t.Fatal(err)
+	}
+	return l
+}
+
+func (h *host) newEndpoint() *Endpoint {
+	h.t.Helper()
+	ep, err := h.p.NewEndpoint(ipv4.ProtocolNumber, new(waiter.Queue))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(ep.Abort)
+	return ep.(*Endpoint)
+}
+
+// shape is what the peer's SYN says.
+type shape struct {
+	sack, stamp bool
+	mss         uint16 // 0 for 1460
+	shift       uint8
+	window      int
+}
+
+func (s shape) options(h *host) []byte {
+	if s.mss == 0 {
+		s.mss = 1460
+	}
+	b := []byte{2, 4, byte(s.mss >> 8), byte(s.mss)}
+	if s.sack {
+		b = append(b, 1, 1, 4, 2)
+	}
+	if s.stamp {
+		b = append(b, stamps(h.millis(), 0)...)
+	}
+	if s.shift > 0 {
+		b = append(b, 1, 3, 3, s.shift)
+	}
+	return b
+}
+
+// accept makes a connection that the peer has begun.
+func (h *host) accept(s shape) *Endpoint {
+	h.t.Helper()
+	l := h.listen(8)
+	h.receive(out{flags: syn, options: s.options(h), window: s.window})
+	h.expect("answer to a SYN", "SA")
+	h.stamp = s.stamp
+	h.receive(out{window: s.window})
+	ep, _, err := l.Accept(nil)
+	if err != nil {
+		h.t.Fatalf("Accept: %v", err)
+	}
+	h.ep = ep.(*Endpoint)
+	h.t.Cleanup(ep.Abort)
+	h.take()
+	return h.ep
+}
+
+// write has the program write n bytes, as far as there is room.
+func (h *host) write(n int) int {
+	h.t.Helper()
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i)
+	}
+	k, err := h.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{Atomic: true})
+	if err != nil {
+		h.t.Fatalf("Write: %v", err)
+	}
+	h.check()
+	return int(k)
+}
+
+// read returns all there is.
+func (h *host) read() string {
+	var b bytes.Buffer
+	for {
+		if _, err := h.ep.Read(&b, tcpip.ReadOptions{}); err != nil {
+			return b.String()
+		}
+	}
+}
+
+func (h *host) state(want gtcp.EndpointState) {
+	h.t.Helper()
+	if got := h.ep.current(); got != want {
+		h.t.Fatalf("the connection is in %v, want %v", got, want)
+	}
+}
+
+// rel is a sequence number of the host's from the first byte on, or of the peer's.
+func (h *host) rel(seq uint32) int { return int(int32(seq - h.ep.iss - 1)) }
+
+// expect compares the flags and lengths of what was sent: "SA", "A", "A1460".
+func (h *host) expect(what string, want ...string) []segment {
+	h.t.Helper()
+	list := h.take()
+	var got []string
+	for _, s := range list {
+		got = append(got, shortForm(s))
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		h.t.Fatalf("%s: the host sent %v, want %v", what, got, want)
+	}
+	return list
+}
+
+func shortForm(s segment) string {
+	f := ""
+	for _, x := range []struct {
+		flag header.TCPFlags
+		name string
+	}{{syn, "S"}, {fin, "F"}, {rst, "R"}, {ack, "A"}} {
+		if s.flags&x.flag != 0 {
+			f += x.name
+		}
+	}
+	if len(s.payload) > 0 {
+		f += fmt.Sprint(len(s.payload))
+	}
+	return f
+}
+
+// check tests what must hold for the connection at all times.
+func (h *host) check() {
+	h.t.Helper()
+	if h.ep == nil {
+		return
+	}
+	if err := h.ep.invariant(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// invariant tells what is wrong with the endpoint's numbers.
+func (e *Endpoint) invariant() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.current(); !open(s) {
+		if e.out.len() != 0 || len(e.early) != 0 || e.earlyBytes != 0 {
+			return fmt.Errorf("%v holds %d bytes to send and %d early ones", s, e.out.len(), e.earlyBytes)
+		}
+		return nil
+	}
+	una, next, greatest := e.unacknowledged, e.sendNext, e.sendMax
+	if next-una > greatest-una || int32(greatest-una) < 0 {
+		return fmt.Errorf("SND.UNA %d, SND.NXT %d and the greatest SND.NXT %d are out of order", una, next, greatest)
+	}
+	flight := greatest - una
+	if e.finSent && after(greatest, e.finSeq) && !after(una, e.finSeq) {
+		flight--
+	}
+	if int(flight) > e.out.len() {
+		return fmt.Errorf("%d bytes are in flight, the buffer has %d", flight, e.out.len())
+	}
+	if len(e.sacked) > maxSacked {
+		return fmt.Errorf("the scoreboard has %d spans", len(e.sacked))
+	}
+	last := una
+	for _, x := range e.sacked {
+		if !after(x.first, last) || !before(x.first, x.end) || after(x.end, greatest) {
+			return fmt.Errorf("the scoreboard is %v between %d and %d", e.sacked, una, greatest)
+		}
+		last = x.end
+	}
+	if before(e.receiveEdge, e.receiveNext) {
+		return fmt.Errorf("the window's edge %d lies before RCV.NXT %d", e.receiveEdge, e.receiveNext)
+	}
+	cost, at := 0, e.receiveNext
+	for i, p := range e.early {
+		if len(p.b) == 0 || before(p.seq, at) || i == 0 && p.seq == at {
+			return fmt.Errorf("early piece %d of %d at %d with %d bytes overlaps what ends at %d", i, len(e.early), p.seq, len(p.b), at)
+		}
+		at = p.seq + uint32(len(p.b))
+		cost += len(p.b) + pieceOverhead
+	}
+	if after(at, e.receiveEdge) {
+		return fmt.Errorf("early data ends at %d, behind the window's edge %d", at, e.receiveEdge)
+	}
+	if cost != e.earlyBytes {
+		return fmt.Errorf("early data costs %d, counted are %d", cost, e.earlyBytes)
+	}
+	// The window was promised before tiny segments came early: both may fill the
+	// buffer once.
+	if limit := 2 * int(e.ops.GetReceiveBufferSize()); e.in.len()+e.earlyBytes > limit {
+		return fmt.Errorf("%d bytes received in order and %d early exceed %d", e.in.len(), e.earlyBytes, limit)
+	}
+	if len(e.blocks) > maxBlocks {
+		return fmt.Errorf("%d SACK blocks", len(e.blocks))
+	}
+	if e.out.len() > 0 || e.finQueued && !(e.finSent && after(una, e.finSeq)) {
+		if e.rtoAt == 0 && e.persistAt == 0 && !e.stalled && e.current() != gtcp.StateTimeWait {
+			return fmt.Errorf("%v with %d bytes to send (%d in flight) waits for nothing", e.current(), e.out.len(), greatest-una)
+		}
+	}
+	if e.window < e.mss {
+		return fmt.Errorf("the congestion window %d is less than a segment", e.window)
+	}
+	return nil
+}
