@@ -176,6 +176,14 @@ var queueMetrics = []metric[queue]{
 	stack("tcp_receive_segments_total", "Valid segments received. Segments joined in a burst count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ValidSegmentsReceived }),
 	stack("tcp_transmit_segments_total", "Segments sent. Segments cut up later count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentsSent }),
 	stack("tcp_invalid_segments_total", "Segments received that made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.InvalidSegmentsReceived }),
+	{
+		name: "tcp_refused_total", kind: counter, help: "Segments and ICMP errors that came from neither the peer nor a router on the way: a wrong acknowledgement number, an old timestamp, a number that is not in flight. Our own TCP only.",
+		labels: []string{"reason"},
+		read: func(q queue) []sample {
+			r := &q.shard().Refused
+			return []sample{series(r.Acks, "acknowledgement"), series(r.Timestamps, "timestamp"), series(r.Errors, "icmp")}
+		},
+	},
 	stack("tcp_checksum_errors_total", "Segments received with a wrong checksum.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ChecksumErrors }),
 	stack("tcp_segment_send_errors_total", "Segments that could not be sent.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentSendErrors }),
 	stack("tcp_retransmits_total", "Segments sent again, for any reason.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.Retransmits }),

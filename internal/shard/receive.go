@@ -173,7 +173,8 @@ func (s *Shard) receiveOwn(frames []link.Frame) {
 	for i := range frames {
 		f := &frames[i]
 		if f.Checksum != link.Bad && parse(f.Data, s.mac, &g) {
-			if owner, ok := s.flows.Lookup(&g.key); ok {
+			// The program may keep a connection that a reset has ended.
+			if owner, ok := s.flows.Lookup(&g.key); ok && !owner.own.Ended() {
 				if f.Checksum != link.Good && !g.checksumsRight() {
 					s.link.CountBadChecksum()
 					continue

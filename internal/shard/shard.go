@@ -412,15 +412,23 @@ type Stats struct {
 	Conns ConnStats
 	// Limits tell how near the limits are.
 	Limits LimitStats
+	// Refused counts what our own TCP did not believe of those who pretend to be a
+	// peer or a router.
+	Refused owntcp.Refused
 	// Stack holds gVisor's counters. Read its fields with Value.
 	Stack tcpip.Stats
 }
 
 // Stats reads the counters. It takes no lock that the data path takes.
 func (s *Shard) Stats() Stats {
+	var refused owntcp.Refused
+	if s.own != nil {
+		refused = s.own.Refused()
+	}
 	return Stats{
-		CPU:    s.cpu,
-		Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
+		Refused: refused,
+		CPU:     s.cpu,
+		Poller:  s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
 		Shortcuts: s.shortcuts.Load(), Handover: s.handoverStats(), Flows: s.flows.Len(), Conns: s.connStats(),
 		Stack: s.stackStats, Limits: s.limitStats(),
 	}

@@ -12,7 +12,7 @@ func (e *Endpoint) growWindow(bytes int, now int64) {
 	}
 	limit := int(e.ops.GetSendBufferSize()) * 2
 	if e.window < e.threshold {
-		e.window = min(e.window+bytes, limit)
+		e.window = min(e.window+bytes, e.threshold, limit)
 		return
 	}
 	if e.congestion == "cubic" {

@@ -93,6 +93,13 @@ func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber, queue *waiter.Q
 // State implements tcpip.Endpoint.
 func (e *Endpoint) State() uint32 { return e.state.Load() }
 
+// Ended tells whether nothing is left of the connection, whatever the program
+// still has of it: its segments are strangers'.
+func (e *Endpoint) Ended() bool {
+	s := e.current()
+	return s == gtcp.StateClose || s == gtcp.StateError
+}
+
 // EndpointState is State in gVisor's words.
 func (e *Endpoint) EndpointState() gtcp.EndpointState { return e.current() }
 
@@ -557,8 +564,13 @@ func (e *Endpoint) HandleError(terr stack.TransportError, pkt *stack.PacketBuffe
 		return
 	}
 	if pkt != nil { // nil: news from this host
+		// Eight bytes of our header are all that is certain to be there (RFC 792).
 		b, ok := pkt.Data().PullUp(8)
-		if !ok || !within(binary.BigEndian.Uint32(b[4:]), e.unacknowledged, e.sendMax) {
+		if !ok {
+			return
+		}
+		if seq := binary.BigEndian.Uint32(b[header.TCPSeqNumOffset:]); seq-e.unacknowledged >= e.sendMax-e.unacknowledged {
+			e.p.refused.errors.Add(1)
 			return
 		}
 	}

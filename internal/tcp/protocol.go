@@ -51,6 +51,8 @@ type Protocol struct {
 	// its route anew.
 	routes atomic.Uint64
 
+	refused struct{ acks, timestamps, errors atomic.Uint64 }
+
 	mu  sync.RWMutex
 	set settings
 
@@ -116,6 +118,24 @@ func (p *Protocol) options() settings {
 // now is the time in nanoseconds since some fixed moment.
 func (p *Protocol) now() int64 {
 	return int64(p.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}))
+}
+
+// Refused counts what claimed to be of a connection's peer, or of a router on its
+// way, and was not believed.
+type Refused struct {
+	// Acks counts segments that acknowledged what was never sent, or what was
+	// acknowledged long ago (RFC 5961 section 5). Their data is dropped, too.
+	Acks uint64
+	// Timestamps counts segments with an old timestamp (PAWS, RFC 7323 section 5).
+	Timestamps uint64
+	// Errors counts ICMP errors about a sequence number that is not in flight (RFC
+	// 5927 section 4.1).
+	Errors uint64
+}
+
+// Refused returns the counters.
+func (p *Protocol) Refused() Refused {
+	return Refused{p.refused.acks.Load(), p.refused.timestamps.Load(), p.refused.errors.Load()}
 }
 
 // RoutesChanged says that addresses or routes of the stack have changed.

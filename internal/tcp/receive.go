@@ -199,6 +199,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 			return
 		}
 		if before(s.tsVal, e.tsRecent) && now-e.tsAge < tsStale {
+			e.p.refused.timestamps.Add(1)
 			e.challenge(s, now)
 			return
 		}
@@ -237,6 +238,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 	// RFC 5961 section 5: an acknowledgement of what was never sent, or of what is
 	// long past, is not that of the peer.
 	if after(s.ack, e.sendMax) || before(s.ack, e.unacknowledged-e.maxWindow) {
+		e.p.refused.acks.Add(1)
 		e.challenge(s, now)
 		return
 	}

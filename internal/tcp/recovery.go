@@ -36,6 +36,8 @@ type recovery struct {
 
 	srtt, rttvar, rto time.Duration
 	minRTO, maxRTO    time.Duration
+	// rtoGrown: the RTO is that of a retransmission, nothing was measured since.
+	rtoGrown bool
 	// backoff is how often the RTO was doubled.
 	backoff uint
 }
@@ -44,8 +46,11 @@ const duplicatesForLoss = 3
 
 // startCongestion sets the initial window (RFC 6928) when a connection is
 // established.
+// initialWindow is RFC 6928's.
+func (e *Endpoint) initialWindow() int { return min(10*e.mss, max(2*e.mss, 14600)) }
+
 func (e *Endpoint) startCongestion() {
-	e.window = min(10*e.mss, max(2*e.mss, 14600))
+	e.window = e.initialWindow()
 	e.threshold = math.MaxInt32
 	e.recoverSeq = e.unacknowledged - 1
 	e.repaired = e.unacknowledged
@@ -63,14 +68,16 @@ func (e *Endpoint) sampleHandshake() {
 
 // sampleRTT is RFC 6298 section 2.
 func (e *Endpoint) sampleRTT(rtt time.Duration) {
-	rtt = max(rtt, time.Microsecond)
+	rtt, e.rtoGrown = max(rtt, time.Microsecond), false
 	if e.srtt == 0 {
 		e.srtt, e.rttvar = rtt, rtt/2
 	} else {
 		e.rttvar += ((e.srtt - rtt).Abs() - e.rttvar) / 4
 		e.srtt += (rtt - e.srtt) / 8
 	}
-	e.rto = min(max(e.srtt+max(4*e.rttvar, time.Millisecond), e.minRTO), e.maxRTO)
+	// The shortest RTO is granted beyond the round trip, as Linux does: with steady
+	// ones the variance comes near to nothing.
+	e.rto = min(e.srtt+max(4*e.rttvar, e.minRTO), e.maxRTO)
 }
 
 // extra is how much more than the congestion window may be in flight: one segment
@@ -105,6 +112,12 @@ func (e *Endpoint) acknowledged(s *segment, now int64) {
 	}
 	if n := s.ack - e.unacknowledged; int32(n) > 0 {
 		e.advance(n, now)
+		if e.tsOK && !e.timing && s.tsEcr != 0 {
+			// RFC 7323 section 4: with timestamps, what was sent again measures too.
+			if rtt := time.Duration(int32(e.timestamp()-s.tsEcr)) * time.Millisecond; rtt >= 0 && rtt < time.Minute && e.rtoGrown {
+				e.sampleRTT(rtt)
+			}
+		}
 	} else if n == 0 && before(e.unacknowledged, e.sendNext) && len(s.payload) == 0 && s.flags&(fin|syn) == 0 &&
 		(news || !e.sackOK && window == oldWindow) {
 		e.duplicate()
@@ -120,11 +133,16 @@ func (e *Endpoint) advance(n uint32, now int64) {
 	if before(e.sendNext, una) {
 		e.sendNext = una
 	}
+	if e.attempts > 0 {
+		// RFC 6298 section 5.7 and Karn's algorithm: what was sent again measures
+		// nothing, and the RTO stays as long as it grew until something does.
+		e.rto, e.rtoGrown = e.backedOff(), true
+	}
+	e.backoff, e.attempts = 0, 0
 	if e.timing && after(una, e.timedSeq) {
 		e.timing = false
 		e.sampleRTT(time.Duration(now - e.timedAt))
 	}
-	e.backoff, e.attempts = 0, 0
 	if una == e.sendMax {
 		e.rtoAt = 0
 	} else {

@@ -39,6 +39,9 @@ type sender struct {
 	sackOK, tsOK bool
 	tsOffset     uint32
 
+	sentAt int64 // when data left last
+	// override: a small segment is better than none.
+	override bool
 	// stalled: the device had no room, Protocol.Retry will go on.
 	stalled bool
 	// blocked: the program waits for room.
@@ -181,8 +184,8 @@ const (
 // tooBig handles news that the path takes packets only of size bytes behind the IP
 // header.
 func (e *Endpoint) tooBig(size int) {
-	if e.route == nil {
-		return
+	if e.route == nil || !open(e.current()) {
+		return // a SYN is never too big
 	}
 	if e.route.NetProto() == header.IPv6ProtocolNumber {
 		size = max(size, minMTU6-header.IPv6MinimumSize)
@@ -416,6 +419,10 @@ func (e *Endpoint) output() {
 		e.schedule()
 		return
 	}
+	if e.unacknowledged == e.sendMax && e.window > e.initialWindow() && e.p.now()-e.sentAt > int64(e.rto) {
+		// RFC 5681 section 4.1: what the window was before a pause says little.
+		e.window = e.initialWindow()
+	}
 	for !e.stalled {
 		flight := e.sendNext - e.unacknowledged
 		left := e.out.len() - int(flight) // may be -1: our FIN is in flight
@@ -434,8 +441,8 @@ func (e *Endpoint) output() {
 			// would call for more.
 			if n >= e.mss {
 				n -= n % e.mss
-			} else if flight > 0 || n == 0 {
-				break
+			} else if flight > 0 || n == 0 || n < int(e.maxWindow/2) && !e.override {
+				break // the persist timer overrides it
 			}
 		} else if n > 0 && n < e.mss && flight > 0 && !e.finQueued && e.ops.GetDelayOption() {
 			break // Nagle
@@ -470,6 +477,7 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	} else if !e.timing {
 		e.timing, e.timedSeq, e.timedAt = true, seq, now
 	}
+	e.sentAt = now
 	e.sendNext += uint32(sent)
 	if finished {
 		e.finSent, e.finSeq = true, e.sendNext

@@ -170,7 +170,11 @@ func (e *Endpoint) probe(now int64) {
 		return
 	}
 	if e.sendWindow > 0 {
+		// A window too small for a good segment is used in the end (RFC 9293 section
+		// 3.8.6.2.1).
+		e.override = true
 		e.output()
+		e.override = false
 		return
 	}
 	if e.exhausted(now, e.retries) {
