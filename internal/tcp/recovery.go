@@ -136,7 +136,7 @@ func (e *Endpoint) advance(n uint32, now int64) {
 	if e.attempts > 0 {
 		// RFC 6298 section 5.7 and Karn's algorithm: what was sent again measures
 		// nothing, and the RTO stays as long as it grew until something does.
-		e.rto, e.rtoGrown = e.backedOff(), true
+		e.rto, e.rtoGrown = time.Duration(e.timeout()), true
 	}
 	e.backoff, e.attempts = 0, 0
 	if e.timing && after(una, e.timedSeq) {

@@ -1,0 +1,746 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A scenario is a story and the clause that it checks.
+type scenario struct {
+	clause, name string
+	steps        steps
+	// slow keeps a scenario that needs minutes to virtual time.
+	slow bool
+	// ours keeps a scenario to our stack, and says why.
+	ours string
+	// only is "IPv4" or "IPv6" for what one of them has alone.
+	only string
+	// backlog is the listener's, 0 for the default.
+	backlog int
+	// tailProbes leaves probes for the tail of a flight on, where they can be
+	// turned off: elsewhere they come before what a story waits for.
+	tailProbes bool
+	// cubic takes CUBIC for congestion control instead of Reno.
+	cubic bool
+}
+
+func (s scenario) title() string { return s.clause + ": " + s.name }
+
+type steps []step
+
+// A step is one thing that happens.
+type step struct {
+	text string
+	do   func(*story) error
+}
+
+// A host is a stack under test, as the program on it and its peer see it.
+type host interface {
+	// send hands the stack an IP packet.
+	send(packet []byte)
+	// received are the IP packets that the stack sent to the peer, with the times.
+	received() <-chan arrival
+	// addrs are the addresses of the stack and of the peer.
+	addrs(v6 bool) (ours, peer netip.Addr)
+	listen(addr netip.AddrPort, sc *scenario) (net.Listener, error)
+	dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// settle returns when the stack has done what it does at once.
+	settle()
+	// real tells that time is real.
+	real() bool
+}
+
+type arrival struct {
+	at     time.Time
+	packet []byte
+}
+
+// A socket is what the connections of package net and of accel have in common.
+type socket interface {
+	net.Conn
+	CloseRead() error
+	CloseWrite() error
+	SetLinger(sec int) error
+	SetNoDelay(bool) error
+	SetKeepAliveConfig(net.KeepAliveConfig) error
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+}
+
+// A story is a scenario on its way.
+type story struct {
+	host       host
+	scenario   *scenario
+	ours, peer netip.Addr
+	conns      map[int]*connection
+	ourPort    uint16
+
+	listener net.Listener
+	sock     socket
+	socks    []socket
+	dialled  chan dialled
+
+	wrote, read int64      // bytes of the streams, at our socket
+	window      int64      // what the peer offers by default, as in the header
+	reading     chan error // the end of readLater
+	oldTS       uint32     // for timestampsRose
+	// mark is when the last thing happened: a segment went out, one came in, or
+	// the program did something.
+	mark    time.Time
+	start   time.Time
+	history []string
+}
+
+type connection struct {
+	peerPort uint16
+	isns     isns
+	lastTS   uint32
+	// starts are where our data segments began, when they were sent first, and
+	// where the next one will.
+	starts []int64
+	// acked is what the peer acknowledged.
+	acked int64
+	// ack and edge are what we acknowledged last and the end of our window,
+	// unscaled.
+	ack, edge int64
+}
+
+type dialled struct {
+	conn net.Conn
+	err  error
+}
+
+// The initial sequence number of the peer makes every connection wrap around
+// within its first kilobyte.
+const (
+	peerISN  = 0xfffffc00
+	peerPort = 40000
+)
+
+// Times that are not said otherwise.
+const (
+	patience     = 600 * time.Millisecond // for a segment or a call, in virtual time
+	realPatience = 5 * time.Second
+	realQuiet    = 60 * time.Millisecond // silence that counts, in real time
+)
+
+func newStory(h host, sc *scenario, v6 bool) *story {
+	s := &story{host: h, scenario: sc, conns: map[int]*connection{}, window: 65535, start: time.Now(), mark: time.Now()}
+	s.ours, s.peer = h.addrs(v6)
+	return s
+}
+
+// run tells the story, and returns what went wrong with all that led to it.
+func (s *story) run() error {
+	defer s.end()
+	for i, st := range s.scenario.steps {
+		s.note("%s", st.text)
+		err := st.do(s)
+		s.host.settle()
+		if err != nil {
+			return fmt.Errorf("step %d, %s: %w\n\t%s", i+1, st.text, err, strings.Join(s.history, "\n\t"))
+		}
+	}
+	return nil
+}
+
+// end leaves nothing behind that would send.
+func (s *story) end() {
+	for _, c := range s.socks {
+		c.SetLinger(0)
+		c.Close()
+	}
+	if s.listener != nil {
+		s.listener.Close()
+	}
+}
+
+func (s *story) note(format string, args ...any) {
+	s.history = append(s.history, fmt.Sprintf("%9.3f ms  %s", float64(time.Since(s.start).Microseconds())/1000, fmt.Sprintf(format, args...)))
+}
+
+func (s *story) conn(i int) *connection {
+	c := s.conns[i]
+	if c == nil {
+		c = &connection{peerPort: peerPort + uint16(i), isns: isns{peer: peerISN}, starts: []int64{1}}
+		s.conns[i] = c
+	}
+	return c
+}
+
+func (s *story) patience() time.Duration {
+	if s.host.real() {
+		return realPatience
+	}
+	return patience
+}
+
+// send injects a segment of the peer.
+func (s *story) send(g segment) error {
+	c := s.conn(g.conn)
+	g, err := g.resolve(c.starts)
+	if err != nil {
+		return err
+	}
+	src, dst := netip.AddrPortFrom(s.peer, c.peerPort), netip.AddrPortFrom(s.ours, s.ourPort)
+	s.host.send(encodeIP(s.peer, s.ours, protocolTCP, g.encode(src, dst, c.isns, s.window, c.lastTS)))
+	if ours := c.starts[len(c.starts)-1]; g.ack.v > c.acked && g.ack.v <= ours {
+		c.acked = g.ack.v
+	}
+	s.mark = time.Now()
+	return nil
+}
+
+// next returns the next segment of the stack until the deadline.
+func (s *story) next(deadline time.Time) (g segment, at time.Time, ok bool, err error) {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		var a arrival
+		select {
+		case a = <-s.host.received():
+		default:
+			select {
+			case a = <-s.host.received():
+			case <-timer.C:
+				return g, at, false, nil
+			}
+		}
+		p, err := decodeIP(a.packet)
+		if err != nil {
+			return g, at, false, err
+		}
+		if p.protocol != protocolTCP || p.dst != s.peer || len(p.payload) < 20 {
+			continue
+		}
+		from, to := uint16(p.payload[0])<<8|uint16(p.payload[1]), uint16(p.payload[2])<<8|uint16(p.payload[3])
+		index := int(to) - peerPort
+		if s.ourPort == 0 {
+			s.ourPort = from // it dialled
+		}
+		if index < 0 || index > 10000 || from != s.ourPort {
+			return g, at, false, fmt.Errorf("a segment from port %d to port %d", from, to)
+		}
+		c := s.conn(index)
+		if p.payload[13]&flagS != 0 && c.isns.ours == 0 {
+			c.isns.ours = uint32(p.payload[4])<<24 | uint32(p.payload[5])<<16 | uint32(p.payload[6])<<8 | uint32(p.payload[7])
+		}
+		g, err := decodeSegment(p.payload, c.isns, c.acked)
+		g.conn = index
+		s.note("    > %v", g)
+		if err != nil {
+			return g, a.at, false, err
+		}
+		if o, ok := g.option("ts"); ok {
+			c.lastTS = uint32(o.args[0].v)
+		}
+		if last := c.starts[len(c.starts)-1]; g.seq.v == last && g.end.v > last {
+			c.starts = append(c.starts, g.end.v)
+		}
+		if g.flags&flagA != 0 {
+			c.ack, c.edge = g.ack.v, g.ack.v+g.win.v
+		}
+		return g, a.at, true, nil
+	}
+}
+
+// expect waits for a segment that matches, and skips pure acknowledgements that
+// do not.
+func (s *story) expect(want segment, wait time.Duration) (time.Time, error) {
+	deadline := time.Now().Add(wait)
+	want, err := want.resolve(s.conn(want.conn).starts)
+	if err != nil {
+		return deadline, err
+	}
+	for {
+		g, at, ok, err := s.next(deadline)
+		switch {
+		case err != nil:
+			return at, err
+		case !ok:
+			return at, fmt.Errorf("no such segment within %v", wait)
+		case want.matches(g):
+			return at, nil
+		case !g.pureAck():
+			return at, fmt.Errorf("got %v", g)
+		}
+	}
+}
+
+func mustParse(text string) segment {
+	g, err := parseSegment(text)
+	if err != nil {
+		panic(err)
+	}
+	return g
+}
+
+// in sends segments of the peer.
+func in(texts ...string) step {
+	var all []segment
+	for _, t := range texts {
+		all = append(all, mustParse(t))
+	}
+	return step{"< " + strings.Join(texts, "\n\t                < "), func(s *story) error {
+		for _, g := range all {
+			if err := s.send(g); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// out expects segments, in this order.
+func out(texts ...string) step {
+	var all []segment
+	for _, t := range texts {
+		all = append(all, mustParse(t))
+	}
+	return step{"expect " + strings.Join(texts, ", "), func(s *story) error {
+		for _, g := range all {
+			at, err := s.expect(g, s.patience())
+			if err != nil {
+				return fmt.Errorf("want %v: %w", g, err)
+			}
+			s.mark = at
+		}
+		return nil
+	}}
+}
+
+// between expects a segment that comes no sooner than from and no later than to
+// after the last thing that happened.
+func between(from, to time.Duration, text string) step {
+	g := mustParse(text)
+	return step{fmt.Sprintf("expect %s after %v to %v", text, from, to), func(s *story) error {
+		low, high := from, to
+		if s.host.real() { // both ends of the interval are measured late
+			low, high = from/2, to+realPatience/2
+		}
+		at, err := s.expect(g, time.Until(s.mark.Add(high+time.Millisecond)))
+		if err != nil {
+			return err
+		}
+		if d := at.Sub(s.mark); d < low && low > 0 || d > high {
+			return fmt.Errorf("it came after %v", d)
+		}
+		s.mark = at
+		return nil
+	}}
+}
+
+// silence expects nothing at all for a while, or nothing but what allowed allows.
+func silence(d time.Duration, what string, allowed func(segment) bool) step {
+	return step{fmt.Sprintf("%s for %v", what, d), func(s *story) error {
+		if s.host.real() {
+			d = min(d, realQuiet)
+		}
+		deadline := time.Now().Add(d)
+		for {
+			g, _, ok, err := s.next(deadline)
+			switch {
+			case err != nil:
+				return err
+			case !ok:
+				return nil
+			case !allowed(g):
+				return fmt.Errorf("got %v", g)
+			}
+		}
+	}}
+}
+
+func quiet(d time.Duration) step {
+	return silence(d, "silence", func(segment) bool { return false })
+}
+
+// onlyAcks lets pure acknowledgements pass.
+func onlyAcks(d time.Duration) step { return silence(d, "nothing but ACKs", segment.pureAck) }
+
+// settled lets everything that is under way arrive, and forgets acknowledgements.
+func settled() step { return onlyAcks(100 * time.Millisecond) }
+
+// noMoreThan counts the pure acknowledgements that come within a while.
+func noMoreThan(n int, d time.Duration) step {
+	return step{fmt.Sprintf("at most %d ACKs within %v", n, d), func(s *story) error {
+		if s.host.real() {
+			d = min(d, realQuiet)
+		}
+		deadline := time.Now().Add(d)
+		for i := 0; ; i++ {
+			g, _, ok, err := s.next(deadline)
+			switch {
+			case err != nil:
+				return err
+			case !ok:
+				return nil
+			case !g.pureAck():
+				return fmt.Errorf("got %v", g)
+			case i == n:
+				return errors.New("one more")
+			}
+		}
+	}}
+}
+
+func wait(d time.Duration) step {
+	return step{fmt.Sprintf("wait %v", d), func(s *story) error {
+		time.Sleep(d)
+		s.mark = time.Now()
+		return nil
+	}}
+}
+
+// call is a step of the program.
+func call(text string, do func(*story) error) step {
+	return step{"program: " + text, func(s *story) error {
+		err := do(s)
+		s.mark = time.Now()
+		return err
+	}}
+}
+
+func listen() step {
+	return call("listen", func(s *story) (err error) {
+		if s.listener, err = s.host.listen(netip.AddrPortFrom(s.ours, 0), s.scenario); err != nil {
+			return err
+		}
+		s.ourPort = s.listener.Addr().(*net.TCPAddr).AddrPort().Port()
+		return nil
+	})
+}
+
+func accept() step {
+	return call("accept", func(s *story) error {
+		type deadliner interface{ SetDeadline(time.Time) error }
+		if l, ok := s.listener.(deadliner); ok {
+			l.SetDeadline(time.Now().Add(s.patience()))
+		}
+		c, err := s.listener.Accept()
+		if err != nil {
+			return err
+		}
+		return s.use(c)
+	})
+}
+
+func (s *story) use(c net.Conn) error {
+	sock, ok := c.(socket)
+	if !ok {
+		return fmt.Errorf("a connection of type %T", c)
+	}
+	s.sock = sock
+	s.socks = append(s.socks, sock)
+	s.wrote, s.read = 0, 0
+	// The keep-alive of Go's default would talk in long stories.
+	return sock.SetKeepAliveConfig(net.KeepAliveConfig{})
+}
+
+// nobody expects that no connection waits to be accepted.
+func nobody() step {
+	return call("finds no connection to accept", func(s *story) error {
+		type deadliner interface{ SetDeadline(time.Time) error }
+		d := 10 * time.Millisecond
+		if s.host.real() {
+			d = realQuiet
+		}
+		l, ok := s.listener.(deadliner)
+		if !ok {
+			return fmt.Errorf("%T has no deadline", s.listener)
+		}
+		l.SetDeadline(time.Now().Add(d))
+		c, err := s.listener.Accept()
+		switch {
+		case err == nil:
+			c.Close()
+			return errors.New("there is one")
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+		return nil
+	})
+}
+
+func dial() step {
+	return call("dial", func(s *story) error {
+		s.dialled = make(chan dialled, 1)
+		to := netip.AddrPortFrom(s.peer, s.conn(0).peerPort)
+		go func() {
+			c, err := s.host.dial(context.Background(), to)
+			s.dialled <- dialled{c, err}
+		}()
+		return nil
+	})
+}
+
+func (s *story) dialEnds(limit time.Duration) (dialled, error) {
+	select {
+	case d := <-s.dialled:
+		return d, nil
+	case <-time.After(limit):
+		return dialled{}, errors.New("still dialling")
+	}
+}
+
+func connected() step {
+	return call("is connected", func(s *story) error {
+		d, err := s.dialEnds(s.patience())
+		if err == nil {
+			err = d.err
+		}
+		if err != nil {
+			return err
+		}
+		return s.use(d.conn)
+	})
+}
+
+// connectFails expects one of the errors.
+func connectFails(wants ...error) step {
+	return call(fmt.Sprint("cannot connect: ", wants), func(s *story) error {
+		d, err := s.dialEnds(s.patience())
+		if err != nil {
+			return err
+		}
+		if d.err == nil {
+			d.conn.Close()
+		}
+		return oneOf(d.err, wants)
+	})
+}
+
+func oneOf(err error, wants []error) error {
+	if err == nil {
+		return errors.New("no error")
+	}
+	if slices.ContainsFunc(wants, func(want error) bool { return errors.Is(err, want) }) {
+		return nil
+	}
+	return fmt.Errorf("another error: %w", err)
+}
+
+// stillDialling expects that the dial has not ended.
+func stillDialling() step {
+	return call("still dials", func(s *story) error {
+		d := 10 * time.Millisecond
+		if s.host.real() {
+			d = realQuiet
+		}
+		if r, err := s.dialEnds(d); err == nil {
+			return fmt.Errorf("it ended: %v", r.err)
+		}
+		return nil
+	})
+}
+
+// write writes the next n bytes of the stream.
+func write(n int64) step {
+	return call(fmt.Sprintf("write %d", n), func(s *story) error {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = patternAt(1 + s.wrote + int64(i))
+		}
+		s.sock.SetWriteDeadline(time.Now().Add(s.patience()))
+		k, err := s.sock.Write(b)
+		s.wrote += int64(k)
+		return err
+	})
+}
+
+// writing writes the next n bytes of the stream, which may take longer than the
+// story.
+func writing(n int64) step {
+	return call(fmt.Sprintf("begin to write %d", n), func(s *story) error {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = patternAt(1 + s.wrote + int64(i))
+		}
+		s.wrote += n
+		c := s.sock
+		go c.Write(b) // ends with the connection, at the latest
+		return nil
+	})
+}
+
+// writeFails expects one of the errors, at the latest after a few tries.
+func writeFails(wants ...error) step {
+	return call(fmt.Sprint("cannot write: ", wants), func(s *story) error {
+		s.sock.SetWriteDeadline(time.Now().Add(s.patience()))
+		_, err := s.sock.Write([]byte{patternAt(1 + s.wrote)})
+		return oneOf(err, wants)
+	})
+}
+
+// read reads n bytes of the stream.
+func read(n int64) step {
+	return call(fmt.Sprintf("read %d", n), func(s *story) error {
+		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
+		b := make([]byte, n)
+		k, err := io.ReadFull(s.sock, b)
+		for i, c := range b[:k] {
+			if place := 1 + s.read + int64(i); c != patternAt(place) {
+				return fmt.Errorf("byte %d of the stream is %#x, want %#x", place, c, patternAt(place))
+			}
+		}
+		s.read += int64(k)
+		if err != nil {
+			return fmt.Errorf("%d bytes, then %w", k, err)
+		}
+		return nil
+	})
+}
+
+// nothingToRead expects that a read has to wait.
+func nothingToRead() step {
+	return call("finds nothing to read", func(s *story) error {
+		d := 10 * time.Millisecond
+		if s.host.real() {
+			d = realQuiet
+		}
+		s.sock.SetReadDeadline(time.Now().Add(d))
+		n, err := s.sock.Read(make([]byte, 64<<10))
+		switch {
+		case n > 0:
+			return fmt.Errorf("%d bytes", n)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("error %w", err)
+		}
+		return nil
+	})
+}
+
+// readFails expects one of the errors, such as io.EOF.
+func readFails(wants ...error) step {
+	return call(fmt.Sprint("cannot read: ", wants), func(s *story) error {
+		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
+		n, err := s.sock.Read(make([]byte, 64<<10))
+		if n > 0 {
+			return fmt.Errorf("%d bytes", n)
+		}
+		return oneOf(err, wants)
+	})
+}
+
+func closeWrite() step {
+	return call("close for writing", func(s *story) error { return s.sock.CloseWrite() })
+}
+
+func closeRead() step {
+	return call("close for reading", func(s *story) error { return s.sock.CloseRead() })
+}
+
+func closeAll() step { return call("close", func(s *story) error { return s.sock.Close() }) }
+
+func closeListener() step {
+	return call("close the listener", func(s *story) error { return s.listener.Close() })
+}
+
+func linger(sec int) step {
+	return call(fmt.Sprintf("linger %d s", sec), func(s *story) error { return s.sock.SetLinger(sec) })
+}
+
+func noDelay(on bool) step {
+	return call(fmt.Sprintf("no delay: %v", on), func(s *story) error { return s.sock.SetNoDelay(on) })
+}
+
+func keepAlive(idle, interval time.Duration, count int) step {
+	return call(fmt.Sprintf("keep-alive after %v, every %v, %d times", idle, interval, count), func(s *story) error {
+		return s.sock.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: count})
+	})
+}
+
+func readBuffer(n int) step {
+	return call(fmt.Sprintf("receive buffer of %d", n), func(s *story) error { return s.sock.SetReadBuffer(n) })
+}
+
+// peerWindow is what the peer offers from now on, as in the header.
+func peerWindow(n int64) step {
+	return step{fmt.Sprintf("the peer offers %d", n), func(s *story) error { s.window = n; return nil }}
+}
+
+// again starts another incarnation of a connection, whose initial sequence
+// number is delta higher.
+func again(conn int, delta int64) step {
+	return step{fmt.Sprintf("connection %d anew, %+d", conn, delta), func(s *story) error {
+		c := s.conn(conn - 1)
+		c.isns, c.starts = isns{peer: c.isns.peer + uint32(delta)}, []int64{1}
+		return nil
+	}}
+}
+
+// icmp sends an ICMP error about a segment of ours. mtu counts only in "packet
+// too big".
+func icmp(kind icmpKind, mtu int, quoted string) step {
+	g := mustParse(quoted)
+	return step{fmt.Sprintf("< ICMP %s %d about %s", kind.name, mtu, quoted), func(s *story) error {
+		c := s.conn(g.conn)
+		// The quoted segment is ours: its sequence number is relative to our ISN.
+		turned := isns{peer: c.isns.ours, ours: c.isns.peer}
+		src, dst := netip.AddrPortFrom(s.ours, s.ourPort), netip.AddrPortFrom(s.peer, c.peerPort)
+		ip := encodeIP(s.ours, s.peer, protocolTCP, g.encode(src, dst, turned, 65535, 0))
+		header := 20
+		if s.ours.Is6() {
+			header = 40
+		}
+		// RFC 792: the IP header and 8 bytes. What is longer is cut off here.
+		ip = ip[:header+max(8, min(20, len(ip)-header))]
+		s.host.send(encodeICMP(kind, s.peer, s.ours, mtu, ip))
+		s.mark = time.Now()
+		return nil
+	}}
+}
+
+// join makes one step of several.
+func join(text string, all ...step) step {
+	return step{text, func(s *story) error {
+		for _, st := range all {
+			s.note("  %s", st.text)
+			err := st.do(s)
+			s.host.settle()
+			if err != nil {
+				return fmt.Errorf("%s: %w", st.text, err)
+			}
+		}
+		return nil
+	}}
+}
+
+// established is a connection that the peer opened with these SYN options and
+// the program accepted. Without options it has an MSS of 1000 and nothing else.
+func established(options ...string) step {
+	opts := "mss 1000"
+	if len(options) > 0 {
+		opts = strings.Join(options, ",")
+	}
+	ack := "A 1 ack 1"
+	syn := mustParse("S 0 <" + opts + ">")
+	if ts, ok := syn.option("ts"); ok {
+		ack += fmt.Sprintf(" <ts %d last>", uint32(ts.args[0].v+1))
+	}
+	return join("the peer connects <"+opts+">",
+		listen(),
+		in("S 0 <"+opts+">"), out("SA 0 ack 1"), in(ack),
+		accept(),
+	)
+}
+
+// dialledOut is a connection that the program opened; the peer's SYN has these
+// options.
+func dialledOut(options ...string) step {
+	opts := "mss 1000"
+	if len(options) > 0 {
+		opts = strings.Join(options, ",")
+	}
+	return join("the program connects <"+opts+">",
+		dial(), out("S 0"), in("SA 0 ack 1 <"+opts+">"), out("A 1 ack 1"), connected(),
+	)
+}
