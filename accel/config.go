@@ -88,7 +88,7 @@ type Config struct {
 	Random io.Reader
 
 	// Record is how many connections the flight recorder records at once, 1 to
-	// 65536 at 7 KB each; negative for none. Default: 1024.
+	// 65536 at 2 KB each; negative for none. Default: 1024.
 	Record int
 
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find

@@ -157,7 +157,7 @@ func (m *host) examine(dev string) ([]finding, best) {
 		n := usable[0]
 		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
 	case hasDPDK:
-		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and AF_XDP does not work", "TPA_DEV=net_memif0,…"}
+		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and no interface can be used by AF_XDP", "TPA_DEV=net_memif0,…"}
 	case xdp:
 		return all, best{modeKernel, "AF_XDP works, but there is no interface to use it on, or another program has them", ""}
 	}

@@ -76,7 +76,7 @@ func (r *Recorder) Panicked(shard int, value any) {
 	defer r.mu.Unlock()
 	latest := func(s *slot) int64 {
 		if n := s.pos[laneIn]; n > 0 && int(s.shard) == shard {
-			return s.records[laneIn][(n-1)%laneRecords].time
+			return s.records[(n-1)%laneRecords][laneIn].time
 		}
 		return 0
 	}
@@ -101,7 +101,7 @@ func (r *Recorder) findStalls() {
 		if n == 0 {
 			return false
 		}
-		last := &s.records[lane][(n-1)%laneRecords]
+		last := &s.records[(n-1)%laneRecords][lane]
 		return uint16(last.rest>>32) == 0 && uint8(last.rest>>48)&flagRST == 0 && now-last.time > int64(time.Second)
 	}
 	stalled := make(map[*Trace]Reason)

@@ -117,13 +117,13 @@ func decodeSlot(s *slot, origin int64) Conn {
 	}
 	c := Conn{ID: s.id, Shard: int(s.shard), Opened: at(s.opened), Closed: at(s.closed), Captured: at(s.taken), Reason: s.reason}
 	c.Local, c.Remote = s.addrs()
-	add := func(records []record, end uint32) {
+	add := func(end uint32, records int, get func(uint32) *record) {
 		start := uint32(0)
-		if n := uint32(len(records)); end > n {
-			start = end - n
+		if end > uint32(records) {
+			start = end - uint32(records)
 		}
 		for i := start; i != end; i++ {
-			r := records[i%uint32(len(records))]
+			r := get(i % uint32(records))
 			e := Event{
 				Time: at(r.time), Kind: Kind(r.rest >> 56), Size: int(uint32(r.rest)),
 				Seq: uint32(r.seqAck >> 32), Ack: uint32(r.seqAck), Flags: uint8(r.rest >> 48), Window: uint16(r.rest >> 32),
@@ -135,11 +135,12 @@ func decodeSlot(s *slot, origin int64) Conn {
 		}
 	}
 	// Within one time, the order in which things cause each other.
-	add(s.records[laneIn][:], s.pos[laneIn])
-	add(s.rares[:], s.rare)
-	for _, lane := range []int{laneRead, laneWrite, laneOut} {
-		add(s.records[lane][:], s.pos[lane])
-	}
+	lane := func(l int) { add(s.pos[l], laneRecords, func(i uint32) *record { return &s.records[i][l] }) }
+	lane(laneIn)
+	add(s.rare, rareRecords, func(i uint32) *record { return &s.rares[i] })
+	lane(laneRead)
+	lane(laneWrite)
+	lane(laneOut)
 	slices.SortStableFunc(c.Events, func(a, b Event) int { return a.Time.Compare(b.Time) })
 	return c
 }

@@ -33,8 +33,10 @@ type (
 		pos                   [lanes]uint32 // records written so far
 		rare                  uint32        // likewise
 		_                     [32]byte
-		records               [lanes][laneRecords]record
-		rares                 [rareRecords]record
+		// The lanes lie side by side: a request and its answer make one record in
+		// each, and these are neighbours in the cache then.
+		records [laneRecords][lanes]record
+		rares   [rareRecords]record
 	}
 	record struct {
 		time   int64  // nanoseconds
@@ -43,7 +45,7 @@ type (
 	}
 )
 
-var magic = [8]byte{'t', 'p', 'a', 'r', 'e', 'c', '0', '2'}
+var magic = [8]byte{'t', 'p', 'a', 'r', 'e', 'c', '0', '3'}
 
 func (s *slot) addrs() (local, remote netip.AddrPort) {
 	addr := func(b [16]byte) netip.Addr {

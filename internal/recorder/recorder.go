@@ -43,17 +43,17 @@ import (
 )
 
 const (
-	// DefaultConns is how many connections are recorded at once: 7 MB.
+	// DefaultConns is how many connections are recorded at once: 2 MB.
 	DefaultConns = 1024
-	// MaxConns bounds the file to 450 MB.
+	// MaxConns bounds the file to 135 MB.
 	MaxConns = 65536
 
 	laneIn, laneOut, laneRead, laneWrite = 0, 1, 2, 3
 	lanes                                = 4
-	// laneRecords is how many records a lane keeps, a power of two: the last 64
-	// segments of each direction tell most stories, and 6 KB per connection stay
-	// in the second-level cache.
-	laneRecords = 64
+	// laneRecords is how many records a lane keeps, a power of two. What recording
+	// costs is cache and TLB misses more than instructions: see test/overhead, where
+	// 64 cost more than twice as much.
+	laneRecords = 8
 	// rareRecords is how many records the lane of rare events keeps, a power of
 	// two.
 	rareRecords = 16

@@ -26,19 +26,28 @@ const (
 // It is the owner of the connection's packets (tcpip.PacketOwner), so that who
 // sends one finds it without a look-up.
 type Trace struct {
+	// What every record looks at lies in the first cache line.
+
+	clock *clock.Clock
+	// slot is nil once another connection has it.
+	slot atomic.Pointer[slot]
+	// recovering is 0, or known and the sequence number whose acknowledgement ends
+	// the recovery from loss.
+	recovering atomic.Uint64
+	// ending is set by the first FIN or reset: from there on the state changes.
+	ending atomic.Bool
+	// valid says that end is the highest sequence number sent. Both belong to the
+	// writer of the lane of segments out, like expired.
+	valid bool
+	end   uint32
+	// expired is what Timeouts was at the last retransmission.
+	expired uint64
+
 	recorder *Recorder
-	clock    *clock.Clock
 	id       uint64
 	// endpoint keeps the connection's endpoint alive: it is nil once that has
 	// ended.
 	endpoint atomic.Pointer[Endpoint]
-	// slot is nil once another connection has it.
-	slot atomic.Pointer[slot]
-	// recovering is 0, or known and the sequence number whose
-	// acknowledgement ends the recovery from loss.
-	recovering atomic.Uint64
-	// ending is set by the first FIN or reset: from there on the state changes.
-	ending atomic.Bool
 	// first is 0, or known and the sequence number of the first byte that the
 	// program wrote.
 	first atomic.Uint64
@@ -48,14 +57,6 @@ type Trace struct {
 	// mu guards state and the lane of rare events.
 	mu    sync.Mutex
 	state tcp.EndpointState
-
-	// The following fields belong to the writer of the lane of segments out.
-
-	// end is the highest sequence number sent; valid says that there is one.
-	end   uint32
-	valid bool
-	// expired is what Timeouts was at the last retransmission.
-	expired uint64
 }
 
 // known marks a Trace.recovering or Trace.first that holds a sequence number.
@@ -74,7 +75,7 @@ func (t *Trace) ID() uint64 { return t.id }
 
 func (s *slot) add(lane int, r record) {
 	n := s.pos[lane]
-	s.records[lane][n%laneRecords] = r
+	s.records[n%laneRecords][lane] = r
 	s.pos[lane] = n + 1
 }
 
@@ -237,7 +238,7 @@ func (t *Trace) SendQueue(written uint64) int {
 	}
 	acked := uint32(first)
 	if n := s.pos[laneIn]; n > 0 {
-		if last := s.records[laneIn][(n-1)%laneRecords]; uint8(last.rest>>48)&flagACK != 0 {
+		if last := s.records[(n-1)%laneRecords][laneIn]; uint8(last.rest>>48)&flagACK != 0 {
 			acked = uint32(last.seqAck)
 		}
 	}

@@ -9,8 +9,9 @@
 // long as they live: by where things came to lie in memory. So differences far
 // below the noise between two runs can be seen.
 //
-//	go test -run '^$' -bench . -benchtime 60x ./test/overhead
+//	go test -run '^$' -cpu 1 -bench . -benchtime 60x ./test/overhead
 //
+// with one processor, on which it is several times more exact than with two,
 // prints the median of the differences in percent, of requests per second and per
 // second of processor time, and within how much of it the true median lies with a
 // probability of 95 %. Each of the 60 is a program of its
@@ -323,7 +324,9 @@ func BenchmarkScrapes(b *testing.B) {
 	}
 }
 
-// BenchmarkNothing compares two groups that are alike: what is left is noise.
+// BenchmarkNothing compares two groups that are alike: what is left is noise, and
+// what it is worth to have connected first. BenchmarkRecorder has to be read
+// against it.
 func BenchmarkNothing(b *testing.B) {
 	compare(b, -1,
 		func(p *program) rate { return p.groups[0].run(turn, nothing) },
