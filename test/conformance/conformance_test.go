@@ -16,9 +16,10 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/gotpa/tpa/link/dpdk.(*logReader).read"))
 }
 
-// TestConformance compares accel, over every link, with the kernel.
+// TestConformance compares accel, over every link and on both TCPs, with the
+// kernel.
 func TestConformance(t *testing.T) {
-	reference, others := loopback(), []Transport{overMemory(t)}
+	reference, others := loopback(), []Transport{overMemory(t), overMemoryGVisor(t)}
 	if testnet.Netns.Probe() == nil {
 		wire := newWire(t)
 		reference = wire.kernel()
@@ -46,6 +47,7 @@ func TestNettest(t *testing.T) {
 		open func(t *testing.T) Transport
 	}{
 		{"memory", overMemory},
+		{"gvisor", overMemoryGVisor},
 		{"memif", overMemif},
 		{"xdp", func(t *testing.T) Transport { return newWire(t).xdp() }},
 	} {

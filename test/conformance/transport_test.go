@@ -164,12 +164,19 @@ func ofOurOwn(t *testing.T, name string, server, client accel.Config) Transport 
 }
 
 // overMemory is accel between two devices in memory.
-func overMemory(t *testing.T) Transport {
+func overMemory(t *testing.T) Transport { return overMemoryBy(t, "memory", accel.TCP{}) }
+
+// overMemoryGVisor is the same on gVisor's TCP.
+func overMemoryGVisor(t *testing.T) Transport {
+	return overMemoryBy(t, "gvisor", accel.TCP{Engine: "gvisor"})
+}
+
+func overMemoryBy(t *testing.T, name string, tcp accel.TCP) Transport {
 	server, client, err := memory.Pair(memory.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ofOurOwn(t, "memory", accel.Config{Link: server}, accel.Config{Link: client})
+	return ofOurOwn(t, name, accel.Config{Link: server, TCP: tcp}, accel.Config{Link: client, TCP: tcp})
 }
 
 // builtWithDPDK is a build with the tag.
