@@ -239,10 +239,12 @@ func (s *Shard) departing(r *stack.Route, pkt *stack.PacketBuffer) {
 		return
 	}
 	s.peers.opening.Add(&k)
-	if h.Flags()&header.TCPFlagAck == 0 {
-		// Another shard may have had a connection like this one before.
-		for _, o := range s.peers.others {
-			o.peers.opening.Forget(&k)
+	// The same addresses and ports may have had a connection on another shard
+	// before. Whatever that still claims is over.
+	for _, o := range s.peers.others {
+		o.peers.opening.Forget(&k)
+		if _, ok := o.peers.closing.Lookup(&k); ok {
+			o.peers.closing.Delete(k)
 		}
 	}
 }

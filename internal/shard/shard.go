@@ -358,6 +358,9 @@ func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
 		f.conn = c
 		s.record(ep, c, f)
 		s.flows.Insert(f.key, f)
+		if s.peers != nil {
+			s.peers.opening.Forget(&f.key)
+		}
 	}
 }
 
