@@ -15,8 +15,8 @@ const ways = 4
 type Recent struct {
 	seed  [2]uint64
 	mask  uint64
-	next  atomic.Uint64
 	slots []atomic.Uint64 // hashes, 0 for none
+	next  []atomic.Uint32 // by set of slots: how many keys it was given
 }
 
 // NewRecent returns a Recent with that many slots, a power of two of at least 4.
@@ -25,30 +25,32 @@ func NewRecent(slots int) *Recent {
 		seed:  [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1},
 		mask:  uint64(slots/ways - 1),
 		slots: make([]atomic.Uint64, slots),
+		next:  make([]atomic.Uint32, slots/ways),
 	}
 }
 
-// find returns what stands for a key and the slots where it may be.
-func (r *Recent) find(k *Key) (tag uint64, set []atomic.Uint64) {
+// find returns what stands for a key, and the set of slots where it may be with
+// its number.
+func (r *Recent) find(k *Key) (tag uint64, set []atomic.Uint64, number uint64) {
 	h := hash(&r.seed, k)
-	at := bits.RotateLeft64(h, 32) & r.mask * ways
-	return h | 1, r.slots[at : at+ways]
+	number = bits.RotateLeft64(h, 32) & r.mask
+	return h | 1, r.slots[number*ways:][:ways], number
 }
 
 // Add remembers a key.
 func (r *Recent) Add(k *Key) {
-	tag, set := r.find(k)
+	tag, set, number := r.find(k)
 	for i := range set {
 		if set[i].Load() == tag {
 			return
 		}
 	}
-	set[r.next.Add(1)%ways].Store(tag)
+	set[r.next[number].Add(1)%ways].Store(tag)
 }
 
 // Forget takes a key back.
 func (r *Recent) Forget(k *Key) {
-	tag, set := r.find(k)
+	tag, set, _ := r.find(k)
 	for i := range set {
 		set[i].CompareAndSwap(tag, 0)
 	}
@@ -57,7 +59,7 @@ func (r *Recent) Forget(k *Key) {
 // Has tells whether a key is remembered. That it says so of another key has a
 // chance of 2 to the power of -61.
 func (r *Recent) Has(k *Key) bool {
-	tag, set := r.find(k)
+	tag, set, _ := r.find(k)
 	for i := range set {
 		if set[i].Load() == tag {
 			return true
