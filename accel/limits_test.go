@@ -17,8 +17,15 @@ import (
 	"github.com/gotpa/tpa/link/memory"
 )
 
+// engines runs a test with each TCP.
+func engines(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range []string{"tpa", "gvisor"} {
+		t.Run(engine, func(t *testing.T) { test(t, engine) })
+	}
+}
+
 // limited returns a client and a server with limits, joined in memory.
-func limited(t *testing.T, clientLimits, serverLimits accel.Limits) (client, server *accel.Runtime) {
+func limited(t *testing.T, engine string, clientLimits, serverLimits accel.Limits) (client, server *accel.Runtime) {
 	t.Helper()
 	cd, sd, err := memory.Pair(memory.Options{})
 	if err != nil {
@@ -27,7 +34,7 @@ func limited(t *testing.T, clientLimits, serverLimits accel.Limits) (client, ser
 	leak.Check(t, cd, sd)
 	start := func(d *memory.Device, addr string, l accel.Limits) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
-			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Limits: l,
+			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Limits: l, TCP: accel.TCP{Engine: engine},
 			Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -71,9 +78,11 @@ func dial(t *testing.T, rt *accel.Runtime, addr string, patience time.Duration) 
 	return c, err
 }
 
-func TestConnectionLimit(t *testing.T) {
+func TestConnectionLimit(t *testing.T) { engines(t, connectionLimit) }
+
+func connectionLimit(t *testing.T, engine string) {
 	const limit = 4
-	client, server := limited(t, accel.Limits{}, accel.Limits{Connections: limit})
+	client, server := limited(t, engine, accel.Limits{}, accel.Limits{Connections: limit})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
 	var conns []net.Conn
 	for range limit {
@@ -96,8 +105,10 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
-func TestDialLimit(t *testing.T) {
-	client, server := limited(t, accel.Limits{Connections: 1}, accel.Limits{})
+func TestDialLimit(t *testing.T) { engines(t, dialLimit) }
+
+func dialLimit(t *testing.T, engine string) {
+	client, server := limited(t, engine, accel.Limits{Connections: 1}, accel.Limits{})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
 	if _, err := dial(t, client, addr, 30*time.Second); err != nil {
 		t.Fatal(err)
@@ -110,10 +121,12 @@ func TestDialLimit(t *testing.T) {
 }
 
 // TestMemoryLimit has peers send what the server does not read.
-func TestMemoryLimit(t *testing.T) {
+func TestMemoryLimit(t *testing.T) { engines(t, memoryLimit) }
+
+func memoryLimit(t *testing.T, engine string) {
 	const memory, peers = 16 << 20, 48
 	release := make(chan struct{})
-	client, server := limited(t, accel.Limits{}, accel.Limits{Memory: memory})
+	client, server := limited(t, engine, accel.Limits{}, accel.Limits{Memory: memory})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { <-release; c.Close() })
 	var conns [peers]net.Conn
 	for i := range conns {
@@ -157,9 +170,11 @@ func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 // TestServerSpeaksFirst has more clients than the accept queue holds wait for the
 // server's first word, most of them let in by SYN cookies: a client whose last
 // segment of the handshake is lost never says anything again.
-func TestServerSpeaksFirst(t *testing.T) {
+func TestServerSpeaksFirst(t *testing.T) { engines(t, serverSpeaksFirst) }
+
+func serverSpeaksFirst(t *testing.T, engine string) {
 	const clients, backlog = 64, 16
-	client, server := limited(t, accel.Limits{}, accel.Limits{HalfOpen: 1})
+	client, server := limited(t, engine, accel.Limits{}, accel.Limits{HalfOpen: 1})
 	lc := accel.ListenConfig{Runtime: server, Backlog: backlog}
 	ln, err := lc.Listen(t.Context(), "tcp", "10.0.0.2:0")
 	if err != nil {
@@ -202,9 +217,11 @@ func TestServerSpeaksFirst(t *testing.T) {
 
 // TestTimeWaitLimit closes connections at the server, which leaves it in
 // TIME-WAIT.
-func TestTimeWaitLimit(t *testing.T) {
+func TestTimeWaitLimit(t *testing.T) { engines(t, timeWaitLimit) }
+
+func timeWaitLimit(t *testing.T, engine string) {
 	const limit = 8
-	client, server := limited(t, accel.Limits{}, accel.Limits{TimeWait: limit})
+	client, server := limited(t, engine, accel.Limits{}, accel.Limits{TimeWait: limit})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { c.Close() })
 	knock := func() {
 		c, err := dial(t, client, addr, 30*time.Second)
