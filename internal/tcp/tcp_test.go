@@ -426,7 +426,7 @@ func TestRetransmission(t *testing.T) {
 		for range 8 {
 			h.advance(rto - 20*time.Millisecond)
 			h.expect("shortly before " + rto.String())
-			h.advance(20 * time.Millisecond)
+			h.advance(21 * time.Millisecond) // the round trip comes on top
 			h.expect("at "+rto.String(), "A100")
 			rto = min(2*rto, 3*time.Second)
 		}
@@ -693,7 +693,9 @@ func TestSmallWindow(t *testing.T) {
 	h.receive(out{window: 2000})
 	h.expect("the next", "A1460")
 	h.receive(out{window: 500})
-	h.expect("nothing is in flight: what fits", "A500")
+	h.expect("a window that is small for this peer")
+	h.advance(300 * time.Millisecond)
+	h.expect("in the end: what fits", "A500")
 }
 
 // TestRepair loses segments of a flight of ten.
@@ -934,6 +936,7 @@ func TestAvoidance(t *testing.T) {
 		h := newHost(t, false)
 		h.accept(shape{shift: 7})
 		h.ep.window, h.ep.threshold = 20*1460, 20*1460
+		h.ep.sentAt = h.ep.p.now() // no pause
 		h.write(1 << 20)
 		for range 10 {
 			before := h.ep.window
