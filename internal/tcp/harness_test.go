@@ -413,9 +413,6 @@ func (h *host) state(want gtcp.EndpointState) {
 	}
 }
 
-// rel is a sequence number of the host's from the first byte on, or of the peer's.
-func (h *host) rel(seq uint32) int { return int(int32(seq - h.ep.iss - 1)) }
-
 // expect compares the flags and lengths of what was sent: "SA", "A", "A1460".
 func (h *host) expect(what string, want ...string) []segment {
 	h.t.Helper()
