@@ -29,7 +29,7 @@ func FuzzICMP(f *testing.F) {
 		}
 		if v6 {
 			if p := wrap6(message, from6); p != nil {
-				if h := header.IPv6(p); !h.IsValid(len(p)) || h.TransportProtocol() != header.ICMPv6ProtocolNumber || int(h.PayloadLength()) != len(message) {
+				if h := header.IPv6(p); !h.IsValid(len(p)) || h.NextHeader() != uint8(header.ICMPv6ProtocolNumber) || int(h.PayloadLength()) != len(message) {
 					t.Errorf("no IPv6 packet: %x", p)
 				}
 			}

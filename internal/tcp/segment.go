@@ -12,8 +12,6 @@ func before(a, b uint32) bool { return int32(a-b) < 0 }
 
 func after(a, b uint32) bool { return int32(a-b) > 0 }
 
-func within(x, first, last uint32) bool { return x-first <= last-first }
-
 const (
 	fin = header.TCPFlagFin
 	syn = header.TCPFlagSyn

@@ -658,10 +658,6 @@ func keepAlive(idle, interval time.Duration, count int) step {
 	})
 }
 
-func readBuffer(n int) step {
-	return call(fmt.Sprintf("receive buffer of %d", n), func(s *story) error { return s.sock.SetReadBuffer(n) })
-}
-
 // peerWindow is what the peer offers from now on, as in the header.
 func peerWindow(n int64) step {
 	return step{fmt.Sprintf("the peer offers %d", n), func(s *story) error { s.window = n; return nil }}
