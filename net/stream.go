@@ -23,7 +23,9 @@ type (
 // ReadFrom writes what r reads until io.EOF. Regular files, alone or in an
 // io.LimitedReader, are read straight into the stack's buffers; another Conn is
 // spliced, copied once from the segments of the one to those of the other;
-// *net.Buffers are gathered. Other sources pass through a pooled buffer.
+// *net.Buffers are gathered. Other sources write to the connection if they have
+// WriteTo, or read into memory that becomes the stack's. Only with gVisor's TCP
+// does that pass through a pooled buffer.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, err := c.readFrom(r)
 	if err != nil {
@@ -60,10 +62,75 @@ func (c *Conn) readFrom(r io.Reader) (int64, error) {
 			return n, err
 		}
 	}
+	if d, ok := c.ep.(drafter); ok {
+		if _, writes := r.(io.WriterTo); !writes {
+			k, err := c.draftFrom(r, d)
+			return n + k, err
+		}
+	}
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
 	k, err := io.CopyBuffer(onlyWriter{c}, r, buf[:])
 	return n + k, err
+}
+
+// A drafter is an endpoint that hands out memory to be filled and takes it over
+// with WriteDraft, unless that fails.
+type drafter interface {
+	Draft() interface {
+		Space() []byte
+		Return()
+	}
+	WriteDraft(d interface {
+		Space() []byte
+		Return()
+	}, n int) tcpip.Error
+}
+
+// draftFrom is ReadFrom without a copy. No lock is held while r is read, which may
+// take its time.
+func (c *Conn) draftFrom(r io.Reader, d drafter) (read int64, err error) {
+	for {
+		draft := d.Draft()
+		n, rerr := r.Read(draft.Space())
+		if n > 0 {
+			err = c.writeDraft(draft, n, d)
+		} else {
+			draft.Return()
+		}
+		if err != nil {
+			return read, err
+		}
+		read += int64(max(n, 0))
+		if rerr == io.EOF {
+			return read, nil
+		}
+		if rerr != nil {
+			return read, rerr
+		}
+	}
+}
+
+// writeDraft writes the first n bytes of a draft, which it takes over.
+func (c *Conn) writeDraft(draft interface {
+	Space() []byte
+	Return()
+}, n int, d drafter) error {
+	c.wr.mu.Lock()
+	defer c.wr.mu.Unlock()
+	err := c.wr.err()
+	for err == nil {
+		terr := d.WriteDraft(draft, n)
+		if terr == nil {
+			c.wrote(n)
+			return nil
+		}
+		if err = c.writeError(terr); err == nil {
+			err = c.writable()
+		}
+	}
+	draft.Return()
+	return c.opError("write", err)
 }
 
 // known is how many bytes are sure to come from r without waiting, as far as

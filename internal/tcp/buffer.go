@@ -11,9 +11,15 @@ import (
 const (
 	smallChunk = 512
 	largeChunk = 8 << 10
+	// draftChunk is for what is read straight into a chunk: as much as one call of
+	// the system brings at its best.
+	draftChunk = 64 << 10
 )
 
-var chunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, largeChunk)} }}
+var (
+	chunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, largeChunk)} }}
+	drafts = sync.Pool{New: func() any { return &chunk{b: make([]byte, draftChunk)} }}
+)
 
 // chunk holds the bytes b[r:w].
 type chunk struct {
@@ -120,12 +126,12 @@ func (q *buffer) release(c *chunk) {
 	if c == q.hint {
 		q.hint = nil
 	}
-	c.next, c.r, c.w = nil, 0, 0
 	if c == q.small {
+		c.next, c.r, c.w = nil, 0, 0
 		q.busy = false
 		return
 	}
-	chunks.Put(c)
+	c.Return()
 }
 
 // lend takes the first chunk out of the queue, nil when it is empty or the chunk
@@ -146,12 +152,40 @@ func (q *buffer) lend() *chunk {
 	return c
 }
 
+// draft returns a chunk to be filled by somebody who holds no lock.
+func draft() *chunk { return drafts.Get().(*chunk) }
+
+// attach puts the first n bytes of a draft at the end. Few are copied, which saves
+// the rest of the chunk.
+func (q *buffer) attach(c *chunk, n int) {
+	if n < draftChunk/8 {
+		q.write(c.b[:n])
+		c.Return()
+		return
+	}
+	c.w = n
+	if q.tail == nil {
+		q.head = c
+	} else {
+		q.tail.next = c
+	}
+	q.tail = c
+	q.end += uint64(n)
+}
+
+// Space is where data of a draft goes.
+func (c *chunk) Space() []byte { return c.b }
+
 // Bytes are those that were lent. They may be changed.
 func (c *chunk) Bytes() []byte { return c.b[c.r:c.w] }
 
 // Return gives the bytes back, once.
 func (c *chunk) Return() {
-	c.r, c.w = 0, 0
+	c.next, c.r, c.w = nil, 0, 0
+	if len(c.b) == draftChunk {
+		drafts.Put(c)
+		return
+	}
 	chunks.Put(c)
 }
 

@@ -285,23 +285,62 @@ func (e *Endpoint) Write(src tcpip.Payloader, o tcpip.WriteOptions) (int64, tcpi
 		}
 	} else {
 		e.mu.Unlock()
-		b := make([]byte, n)
-		rerr := fill(src, b)
+		c := draft()
+		n = min(n, len(c.b))
+		rerr := fill(src, c.b[:n])
 		e.mu.Lock()
 		if rerr != nil {
+			c.Return()
 			return 0, &tcpip.ErrBadBuffer{}
 		}
-		if room, err = e.writable(); err != nil {
+		if err := e.writeChunk(c, n); err != nil {
 			return 0, err
 		}
-		n = min(n, room)
-		e.out.write(b[:n])
+		return int64(n), nil
 	}
 	if n < want {
 		e.blocked = true
 	}
 	e.output()
 	return int64(n), nil
+}
+
+// Draft returns memory for data that WriteDraft is to send without a copy.
+func (e *Endpoint) Draft() interface {
+	Space() []byte
+	Return()
+} {
+	return draft()
+}
+
+// WriteDraft writes the first n bytes of a draft, n > 0, and takes it over. After
+// an error the draft is still the caller's.
+func (e *Endpoint) WriteDraft(d interface {
+	Space() []byte
+	Return()
+}, n int) tcpip.Error {
+	e.mu.Lock()
+	defer e.unlock()
+	if _, err := e.writable(); err != nil {
+		return err
+	}
+	e.out.attach(d.(*chunk), n)
+	e.output()
+	return nil
+}
+
+// writeChunk sends the first n bytes of a chunk, for which there need not be room
+// any more: what was read from its source has to go somewhere. mu is held.
+func (e *Endpoint) writeChunk(c *chunk, n int) tcpip.Error {
+	if _, err := e.writable(); err != nil {
+		if _, full := err.(*tcpip.ErrWouldBlock); !full {
+			c.Return()
+			return err
+		}
+	}
+	e.out.attach(c, n)
+	e.output()
+	return nil
 }
 
 // fill reads until b is full.
