@@ -126,6 +126,13 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 	return n, Sent
 }
 
+// WakePoller ends the poller's sleep: there is something that only it does.
+func (e *Endpoint) WakePoller() {
+	if e.waiter != nil && e.asleep.Load() {
+		e.waiter.Wake()
+	}
+}
+
 // sendSegmentLocked stages one frame, if there is a buffer for it. A non-zero mss
 // asks the device to cut it.
 func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload, at uint64, n, mss int) bool {

@@ -165,7 +165,7 @@ func (i *idler) pause(now int64) {
 	case i.waiter != nil:
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
-		if s.link.Pending() {
+		if s.link.Pending() || s.own != nil && s.own.Stalled() {
 			timeout = s.polling.MaxSleep
 		}
 		i.waiter.Wait(timeout)

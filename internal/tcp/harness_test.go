@@ -54,6 +54,9 @@ type host struct {
 	echo        uint32 // the last of the host's
 }
 
+// WakePoller implements Output: the harness retries by itself.
+func (h *host) WakePoller() {}
+
 // SendTCP implements Output.
 func (h *host) SendTCP(_ *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent) {
 	if h.long {

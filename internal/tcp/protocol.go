@@ -21,6 +21,8 @@ import (
 
 // Output is the short way out of a shard: link.Endpoint.
 type Output interface {
+	// WakePoller ends the poller's sleep, so that it calls Retry.
+	WakePoller()
 	// SendTCP is link.Endpoint's.
 	SendTCP(p *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent)
 }
@@ -231,7 +233,12 @@ func (p *Protocol) stall(e *Endpoint) {
 	p.stalled = append(p.stalled, e)
 	p.anyStalled.Store(true)
 	p.stalledMu.Unlock()
+	p.out.WakePoller()
 }
+
+// Stalled tells whether there is something for Retry to do. A poller that sleeps
+// must look again soon then.
+func (p *Protocol) Stalled() bool { return p.anyStalled.Load() }
 
 // Retry lets connections go on that found the device full. The poller calls it
 // when it has flushed.
