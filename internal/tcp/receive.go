@@ -77,17 +77,14 @@ func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
 	var s segment
 	s.parse(h, payload)
 	e.mu.Lock()
-	again := e.receive(&s)
+	// A SYN that could take the place of a connection that ended comes again, and
+	// the long way then.
+	e.receive(&s)
 	if e.ackOwed && !e.ackListed {
 		e.ackListed = true
 		owes = true
 	}
 	e.unlock()
-	if again {
-		// A SYN to a connection that ended: the peer will send it again, when this
-		// flow takes the long way.
-		return owes
-	}
 	return owes
 }
 
