@@ -115,14 +115,14 @@ test-pure:
 # folder, and the race detector makes them slow enough as it is.
 .PHONY: test-race
 test-race:
-	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '/test/(sim|scenario|attack|soak)$$')
+	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '/test/(sim|scenario|queues|attack|soak)$$')
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
 # detector does not see.
 .PHONY: test-sim
 test-sim:
 	SEEDS=10000 MATRIX=7 $(TEST) -timeout 20m ./test/sim
-	$(TEST) -timeout 5m ./test/scenario
+	$(TEST) -timeout 5m ./test/scenario ./test/queues
 
 # What has to be fast or small is tested without the race detector.
 .PHONY: test-attack

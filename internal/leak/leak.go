@@ -38,6 +38,10 @@ func init() {
 	refs.SetLeakMode(refs.LeaksPanic)
 }
 
+// staying are goroutines that live as long as the process: the reader of DPDK's
+// log, from the first DPDK device on.
+var staying = goleak.IgnoreAnyFunction("github.com/gotpa/tpa/link/dpdk.(*logReader).read")
+
 // checked holds the devices of the tests that are being checked.
 var checked = struct {
 	sync.Mutex
@@ -82,7 +86,7 @@ func Check(t testing.TB, devices ...link.Device) {
 			}
 			// The last of all, because it waits on its own for those that are ending.
 			if len(left) == 0 {
-				if err := goleak.Find(goroutines); err != nil {
+				if err := goleak.Find(goroutines, staying); err != nil {
 					left = append(left, err.Error())
 				}
 			}
