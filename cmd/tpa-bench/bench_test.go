@@ -265,7 +265,7 @@ func TestRunInterrupted(t *testing.T) {
 }
 
 func compareArgs(transports string, more ...string) []string {
-	return append([]string{"compare", "--transports", transports, "--conns", "4", "--duration", "200ms", "--warmup", "50ms", "--rounds", "2"}, more...)
+	return append([]string{"compare", "--transports", transports, "--conns", "4", "--duration", "500ms", "--warmup", "50ms", "--rounds", "2"}, more...)
 }
 
 func needTwoCPUs(t *testing.T) {
