@@ -22,7 +22,10 @@ PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linu
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS = $(shell command -v gcc >/dev/null && pkg-config --atleast-version=22.11 libdpdk 2>/dev/null && echo dpdk)
 TOOL = $(GO) tool -modfile=tools/go.mod
-TEST = $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
+TEST = $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
+# For tests of real time: on a machine that others use, too, up to three may have
+# bad luck. They run once more, and the summary tells. A data race is never luck.
+LUCK = --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
 
 .PHONY: help
 help: ## list the targets
@@ -109,34 +112,35 @@ generated: ## check that generated files are what their sources say
 .PHONY: test-pure
 test-pure:
 	CGO_ENABLED=0 $(GO) build ./...
-	CGO_ENABLED=0 $(TEST) $$($(GO) list ./... | grep -v '/test/')
+	CGO_ENABLED=0 $(TEST) $(LUCK) --packages "$$($(GO) list ./... | grep -v '/test/')"
 
 # One package at a time: they share two cores, huge pages and the DPDK run-time
 # folder, and the race detector makes them slow enough as it is.
 .PHONY: test-race
 test-race:
-	$(TEST) -race -tags '$(TAGS)' -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '/test/(sim|scenario|queues|attack|soak)$$')
+	$(TEST) $(LUCK) --packages "$$($(GO) list ./... | grep -vE '/test/(sim|scenario|queues|attack|soak)$$')" \
+	  -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
 # detector does not see.
 .PHONY: test-sim
 test-sim:
-	SEEDS=10000 MATRIX=7 $(TEST) -timeout 20m ./test/sim
-	$(TEST) -timeout 5m ./test/scenario ./test/queues
+	SEEDS=10000 MATRIX=7 $(TEST) -- -timeout 20m ./test/sim
+	$(TEST) -- -timeout 5m ./test/scenario ./test/queues
 
 # What has to be fast or small is tested without the race detector.
 .PHONY: test-attack
 test-attack:
-	$(TEST) -timeout 10m ./test/attack
+	$(TEST) $(LUCK) --packages ./test/attack -- -timeout 10m
 
 .PHONY: test-soak
 test-soak:
-	$(TEST) -timeout 10m ./test/soak -args -soak.time 60s
+	$(TEST) -- -timeout 10m ./test/soak -args -soak.time 60s
 
 .PHONY: test-asan
 test-asan:
 	@if [ -z "$(TAGS)" ]; then echo "No DPDK: the address sanitizer has no C code to watch"; exit 0; fi; \
-	set -x; $(TEST) -asan -tags $(TAGS) -timeout 10m ./link/dpdk
+	set -x; $(TEST) -- -asan -tags $(TAGS) -timeout 10m ./link/dpdk
 
 .PHONY: test-fuzz
 test-fuzz:

@@ -243,7 +243,7 @@ func TestCapture(t *testing.T) {
 	conns[1].(interface{ SetLinger(int) error }).SetLinger(0)
 	local := map[string]net.Conn{"timeout": conns[0], "reset by us": conns[1]}
 	conns[1].Close()
-	story := regexp.MustCompile("write out timeout loss (again timeout )*again in recovered .*read")
+	story := regexp.MustCompile("write out timeout loss (again timeout )*again (in )+recovered .*read")
 	h := accel.DebugHandler(client)
 	eventually(t, "both are captured", func() bool {
 		rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())

@@ -46,8 +46,9 @@ type Runtime struct {
 	recorder *recorder.Recorder
 	started  time.Time
 
-	// stopped ends watch, which closes watched when it has.
-	stopped, watched chan struct{}
+	// stopped ends watchers.
+	stopped  chan struct{}
+	watchers sync.WaitGroup
 
 	// mu guards the following fields.
 	mu        sync.Mutex
@@ -172,8 +173,9 @@ func (rt *Runtime) start() (err error) {
 		}
 		rt.setRoutes()
 	}
-	rt.stopped, rt.watched = make(chan struct{}), make(chan struct{})
-	go rt.watch()
+	rt.stopped = make(chan struct{})
+	rt.watchers.Go(func() { rt.budget.Keep(rt.stopped) })
+	rt.watchers.Go(rt.watch)
 	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)
 	return nil
 }
@@ -229,7 +231,7 @@ func (rt *Runtime) setRoutes() {
 func (rt *Runtime) stop() error {
 	if rt.stopped != nil {
 		close(rt.stopped)
-		<-rt.watched
+		rt.watchers.Wait()
 	}
 	if rt.sharing != nil {
 		rt.sharing.quiet()

@@ -3,7 +3,6 @@ package accel
 import (
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gotpa/tpa/internal/histogram"
@@ -26,13 +25,9 @@ const (
 	sampleConns = 1000
 )
 
-// watch looks at what nobody announces until the runtime stops: the link, and
+// watch looks at what nobody announces until the runtime stops: the link and the
 // round-trip times.
 func (rt *Runtime) watch() {
-	defer close(rt.watched)
-	var keeper sync.WaitGroup
-	keeper.Go(func() { rt.budget.Keep(rt.stopped) })
-	defer keeper.Wait()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	up, sampled := rt.device.LinkUp(), time.Now()

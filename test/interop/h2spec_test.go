@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/dpdk"
 )
@@ -75,6 +76,7 @@ type command func(name string, args ...string) *exec.Cmd
 
 // h2Wire serves on a host, by a device or by the kernel, for commands on another.
 func h2Wire(t *testing.T, device string) (net.Addr, command) {
+	leak.Check(t)
 	n := testnet.New(t)
 	server, client := n.Host("server"), n.Host("client")
 	si, _ := n.Connect(server, client, testnet.Wire{})
