@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ func (i *Interface) configure(w Wire) {
 		i.Host.Do(func() {
 			i.Host.tb.Helper()
 			// Segmentation offload goes with checksum offload.
-			if err := setTxChecksum(i.Name, false); err != nil {
+			if err := ethtool.SetTxChecksum(i.Name, false); err != nil {
 				i.Host.tb.Fatalf("turn off checksum offload of %s in host %s: %v", i.Name, i.Host.Name, err)
 			}
 		})

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"math/bits"
 	"net"
-	"sync"
 	"syscall"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/gotpa/tpa/link/xdp"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Config describes a device. Only Interface has to be set.
@@ -28,19 +26,9 @@ type Config struct {
 // kind. It has one queue.
 type Device struct {
 	info   link.Info
-	index  int // of the interface
+	netdev *netdev.Interface
 	filter *xdp.Filter
 	queue  *Queue
-	// kernel asks about the interface in the namespace that Open was called in.
-	kernel *netlink.Handle
-
-	// mu guards the following fields.
-	mu     sync.Mutex
-	closed bool
-	// before are the interface's counters when the device was opened, final those
-	// of the device when it was closed.
-	before netlink.LinkStatistics
-	final  link.DeviceStats
 }
 
 var _ link.Device = (*Device)(nil)
@@ -54,7 +42,7 @@ const (
 // Open opens an interface: it attaches a filter that passes everything, and opens
 // the sockets. Nothing leaves the kernel before ports are claimed with
 // Device.Filter. Errors are those of Config, or of type *xdp.Error.
-func Open(cfg Config) (_ *Device, err error) {
+func Open(cfg Config) (*Device, error) {
 	if cfg.RingSize == 0 {
 		cfg.RingSize = 2048
 	}
@@ -64,44 +52,23 @@ func Open(cfg Config) (_ *Device, err error) {
 	case cfg.RingSize < 64 || cfg.RingSize > 32768 || bits.OnesCount(uint(cfg.RingSize)) != 1:
 		return nil, fmt.Errorf("packet: Config.RingSize is %d: want a power of two from 64 to 32768", cfg.RingSize)
 	}
-	d := &Device{}
-	defer func() {
-		if err != nil {
-			d.Close()
-		}
-	}()
-	if d.filter, err = xdp.OpenIngress(cfg.Interface); err != nil {
+	filter, err := xdp.OpenIngress(cfg.Interface)
+	if err != nil {
 		return nil, err
 	}
-	if d.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("packet: open netlink: %w", err)
-	}
-	l, err := d.kernel.LinkByName(cfg.Interface)
+	n, err := netdev.Open(cfg.Interface)
 	if err != nil {
+		filter.Close()
 		return nil, fmt.Errorf("packet: %w", err)
 	}
-	attrs := l.Attrs()
-	if len(attrs.HardwareAddr) != 6 {
-		return nil, &xdp.Error{Interface: attrs.Name, Problem: "not an Ethernet interface",
-			Remedy: "name one that has a MAC address of 6 bytes", Err: errors.ErrUnsupported}
+	d := &Device{info: n.Info(), netdev: n, filter: filter}
+	if d.queue, err = openQueue(n.Link.Attrs(), filter.Tap(), cfg.RingSize); err != nil {
+		d.Close()
+		return nil, errSocket(cfg.Interface, err)
 	}
-	d.index = attrs.Index
-	if attrs.Statistics != nil {
-		d.before = *attrs.Statistics
-	}
-	if d.queue, err = openQueue(attrs, d.filter.Tap(), cfg.RingSize); err != nil {
-		return nil, errSocket(attrs.Name, err)
-	}
-	d.info = link.Info{
-		Name:         attrs.Name,
-		Driver:       driver(l),
-		HardwareAddr: attrs.HardwareAddr,
-		MTU:          attrs.MTU,
-		MaxFrame:     maxFrame,
-		Queues:       1,
-		NUMANode:     -1,
-		Capabilities: link.Capabilities{RxChecksum: true, TxTCPChecksum: true, TSO: maxFrame},
-	}
+	d.info.MaxFrame = maxFrame
+	d.info.Queues = 1
+	d.info.Capabilities = link.Capabilities{RxChecksum: true, TxTCPChecksum: true, TSO: maxFrame}
 	return d, nil
 }
 
@@ -134,73 +101,34 @@ func (d *Device) String() string {
 }
 
 // LinkUp implements link.Device.
-func (d *Device) LinkUp() bool {
-	l, err := d.kernel.LinkByIndex(d.index)
-	return err == nil && l.Attrs().RawFlags&unix.IFF_RUNNING != 0
-}
+func (d *Device) LinkUp() bool { return d.netdev.Up() }
 
 // Stats implements link.Device. Packets and bytes are those of the queue; misses
 // and errors are those of the whole interface, the kernel's included.
-func (d *Device) Stats() link.DeviceStats {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stats()
-}
+func (d *Device) Stats() link.DeviceStats { return d.netdev.Stats(d.count) }
 
-func (d *Device) stats() link.DeviceStats {
-	if d.closed || d.queue == nil {
-		return d.final
+func (d *Device) count() (st link.DeviceStats) {
+	if d.queue == nil {
+		return st
 	}
 	q := d.queue.Stats()
-	st := link.DeviceStats{
+	st = link.DeviceStats{
 		RxPackets: q.RxFrames, RxBytes: q.RxBytes, TxPackets: q.TxFrames, TxBytes: q.TxBytes,
 		RxNoBuffer: q.RxNoBuffer,
 	}
 	st.BuffersTotal, st.BuffersInUse = d.queue.buffers()
-	if l, err := d.kernel.LinkByIndex(d.index); err == nil && l.Attrs().Statistics != nil {
-		now := l.Attrs().Statistics
-		st.RxMissed = now.RxMissedErrors - d.before.RxMissedErrors
-		st.RxErrors = now.RxErrors - d.before.RxErrors
-		st.TxErrors = now.TxErrors - d.before.TxErrors
-	}
 	return st
 }
 
 // Close implements link.Device. The kernel gets every frame again.
-func (d *Device) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil
-	}
-	d.final = d.stats()
-	d.final.BuffersInUse, d.final.BuffersTotal = 0, 0
-	d.closed = true
-	var err error
-	if d.filter != nil {
-		err = d.filter.Close()
-	}
+func (d *Device) Close() error { return d.netdev.Close(d.count, d.free) }
+
+func (d *Device) free() error {
+	err := d.filter.Close()
 	if d.queue != nil {
 		err = errors.Join(err, d.queue.Close())
 	}
-	if d.kernel != nil {
-		d.kernel.Close()
-	}
 	return err
-}
-
-// driver returns the name of the interface's driver.
-func driver(l netlink.Link) string {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return l.Type()
-	}
-	defer unix.Close(fd)
-	info, err := unix.IoctlGetEthtoolDrvinfo(fd, l.Attrs().Name)
-	if err != nil {
-		return l.Type()
-	}
-	return unix.ByteSliceToString(info.Driver[:])
 }
 
 // errGone is what a queue answers when its interface was removed.

@@ -3,12 +3,10 @@ package xdp
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
-	"sync"
 
+	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -16,23 +14,13 @@ import (
 // A Device is an interface shared with the kernel.
 type Device struct {
 	info   link.Info
-	index  int // of the interface
+	netdev *netdev.Interface
 	filter *Filter
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
 	zeroCopy  bool
 	queues    []*Queue
-	// kernel asks about the interface in the namespace that Open was called in.
-	kernel *netlink.Handle
-
-	// mu guards the following fields.
-	mu     sync.Mutex
-	closed bool
-	// before are the interface's counters when the device was opened, final those
-	// of the device when it was closed.
-	before netlink.LinkStatistics
-	final  link.DeviceStats
 }
 
 var _ link.Device = (*Device)(nil)
@@ -46,25 +34,18 @@ func Open(cfg Config) (_ *Device, err error) {
 		return nil, err
 	}
 	dev := &Device{}
+	if dev.netdev, err = netdev.Open(cfg.Interface); err != nil {
+		return nil, errNoInterface(cfg.Interface, err)
+	}
 	defer func() {
 		if err != nil {
 			dev.Close()
 		}
 	}()
-	if dev.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("xdp: open netlink: %w", err)
-	}
-	l, err := dev.kernel.LinkByName(cfg.Interface)
-	if err != nil {
-		return nil, errNoInterface(cfg.Interface, err)
-	}
+	l := dev.netdev.Link
 	attrs := l.Attrs()
-	if len(attrs.HardwareAddr) != 6 {
-		return nil, &Error{attrs.Name, "not an Ethernet interface", "name one that has a MAC address of 6 bytes", errors.ErrUnsupported}
-	}
-	dev.index = attrs.Index
-	if attrs.Statistics != nil {
-		dev.before = *attrs.Statistics
+	if err := wantEthernet(attrs); err != nil {
+		return nil, err
 	}
 
 	receive := receiveQueues(attrs)
@@ -94,16 +75,10 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 	dev.zeroCopy = dev.queues[0].zeroCopy
 
-	maxFrame := dev.queues[0].memory.maxFrame()
-	dev.info = link.Info{
-		Name:         attrs.Name,
-		Driver:       driver(l),
-		HardwareAddr: attrs.HardwareAddr,
-		MTU:          min(attrs.MTU, maxFrame-headerLen),
-		MaxFrame:     maxFrame,
-		Queues:       cfg.Queues,
-		NUMANode:     numaNode(attrs.Name),
-	}
+	dev.info = dev.netdev.Info()
+	dev.info.MaxFrame = dev.queues[0].memory.maxFrame()
+	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
+	dev.info.Queues = cfg.Queues
 	return dev, nil
 }
 
@@ -192,24 +167,13 @@ func (d *Device) String() string {
 }
 
 // LinkUp implements link.Device.
-func (d *Device) LinkUp() bool {
-	l, err := d.kernel.LinkByIndex(d.index)
-	return err == nil && l.Attrs().RawFlags&unix.IFF_RUNNING != 0
-}
+func (d *Device) LinkUp() bool { return d.netdev.Up() }
 
 // Stats implements link.Device. Packets and bytes are those of the queues; misses
 // and errors are those of the whole interface, the kernel's included.
-func (d *Device) Stats() link.DeviceStats {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stats()
-}
+func (d *Device) Stats() link.DeviceStats { return d.netdev.Stats(d.count) }
 
-func (d *Device) stats() link.DeviceStats {
-	if d.closed {
-		return d.final
-	}
-	var st link.DeviceStats
+func (d *Device) count() (st link.DeviceStats) {
 	for _, q := range d.queues {
 		s := q.Stats()
 		st.RxPackets += s.RxFrames
@@ -221,39 +185,19 @@ func (d *Device) stats() link.DeviceStats {
 		st.BuffersTotal += total
 		st.BuffersInUse += inUse
 	}
-	st.LinkSpeed = linkSpeed(d.info.Name)
-	if d.kernel == nil {
-		return st
-	}
-	if l, err := d.kernel.LinkByIndex(d.index); err == nil && l.Attrs().Statistics != nil {
-		now := l.Attrs().Statistics
-		st.RxMissed = now.RxMissedErrors - d.before.RxMissedErrors
-		st.RxErrors = now.RxErrors - d.before.RxErrors
-		st.TxErrors = now.TxErrors - d.before.TxErrors
-	}
 	return st
 }
 
 // Close implements link.Device. The kernel gets every frame again.
-func (d *Device) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil
-	}
-	d.final = d.stats()
-	d.final.BuffersInUse, d.final.BuffersTotal = 0, 0
-	d.closed = true
-	var err error
-	// The filter goes first: nothing is redirected to a socket that is gone.
+func (d *Device) Close() error { return d.netdev.Close(d.count, d.free) }
+
+// free closes the filter first: nothing is redirected to a socket that is gone.
+func (d *Device) free() (err error) {
 	if d.filter != nil {
 		err = d.filter.Close()
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())
-	}
-	if d.kernel != nil {
-		d.kernel.Close()
 	}
 	return err
 }
@@ -263,48 +207,8 @@ const maxQueues = 256
 
 // receiveQueues returns the number of receive queues in use.
 func receiveQueues(attrs *netlink.LinkAttrs) int {
-	if c, err := getChannels(attrs.Name); err == nil && c.rxCount+c.combinedCount > 0 {
-		return int(c.rxCount + c.combinedCount)
+	if n, err := ethtool.ReceiveQueues(attrs.Name); err == nil && n > 0 {
+		return n
 	}
 	return max(1, attrs.NumRxQueues)
-}
-
-// driver returns the name of the interface's driver.
-func driver(l netlink.Link) string {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return l.Type()
-	}
-	defer unix.Close(fd)
-	info, err := unix.IoctlGetEthtoolDrvinfo(fd, l.Attrs().Name)
-	if err != nil {
-		return l.Type()
-	}
-	return unix.ByteSliceToString(info.Driver[:])
-}
-
-// linkSpeed returns the speed in bits per second, 0 when the kernel does not know
-// it: virtual interfaces have none.
-func linkSpeed(name string) uint64 {
-	b, err := os.ReadFile("/sys/class/net/" + name + "/speed") // in Mbit/s
-	if err != nil {
-		return 0
-	}
-	speed, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil || speed < 0 {
-		return 0
-	}
-	return uint64(speed) * 1e6
-}
-
-func numaNode(name string) int {
-	b, err := os.ReadFile("/sys/class/net/" + name + "/device/numa_node")
-	if err != nil {
-		return -1
-	}
-	node, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return -1
-	}
-	return node
 }

@@ -51,6 +51,14 @@ func errNoInterface(name string, err error) error {
 	return &Error{name, "no such interface in this network namespace", "`ip link` lists those there are", err}
 }
 
+// wantEthernet refuses interfaces whose frames the filter cannot read.
+func wantEthernet(attrs *netlink.LinkAttrs) error {
+	if len(attrs.HardwareAddr) != 6 {
+		return &Error{attrs.Name, "not an Ethernet interface", "name one that has a MAC address of 6 bytes", errors.ErrUnsupported}
+	}
+	return nil
+}
+
 // errFilter explains why the filter could not be loaded or attached.
 func errFilter(l netlink.Link, mode Attach, err error) error {
 	attrs := l.Attrs()

@@ -136,6 +136,9 @@ func OpenIngress(name string) (*Filter, error) {
 	if err != nil {
 		return nil, errNoInterface(name, err)
 	}
+	if err := wantEthernet(l.Attrs()); err != nil {
+		return nil, err
+	}
 	var objects struct {
 		filterMaps
 		Ingress *ebpf.Program `ebpf:"tpa_ingress"`

@@ -1,4 +1,4 @@
-package testnet
+package ethtool
 
 import (
 	"unsafe"
@@ -6,22 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setTxChecksum is `ethtool -K NAME tx on|off` for an interface of the namespace
-// that the thread is in.
-func setTxChecksum(name string, on bool) error {
+// do sends a request. T is the C struct that belongs to it, as the kernel lays it
+// out; it holds the answer, too.
+func do[T any](name string, value *T) error {
 	var ifreq struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte // the kernel copies a whole struct ifreq, 40 bytes
 	}
-	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_STXCSUM}
-	if on {
-		value.data = 1
-	}
 	copy(ifreq.name[:unix.IFNAMSIZ-1], name)
-	ifreq.data = unsafe.Pointer(&value)
+	ifreq.data = unsafe.Pointer(value)
 
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := open()
 	if err != nil {
 		return err
 	}
