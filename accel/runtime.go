@@ -176,7 +176,11 @@ func (rt *Runtime) start() (err error) {
 	rt.stopped = make(chan struct{})
 	rt.watchers.Go(func() { rt.budget.Keep(rt.stopped) })
 	rt.watchers.Go(rt.watch)
-	rt.log.Info("accelerating", "device", info.Name, "driver", info.Driver, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)
+	facts := []any{"device", info.Name, "driver", info.Driver}
+	if info.Mode != "" {
+		facts = append(facts, "mode", info.Mode)
+	}
+	rt.log.Info("accelerating", append(facts, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)...)
 	return nil
 }
 

@@ -177,6 +177,9 @@ type Info struct {
 	MTU, MaxFrame int
 	// Queues is the number of queues, at least 1.
 	Queues int
+	// Mode says for people how an interface of the kernel is used: "XDP native,
+	// zero-copy". It is empty for devices that can be used in one way only.
+	Mode string
 	// NUMANode is the node the device hangs off, -1 when unknown.
 	NUMANode int
 	Capabilities

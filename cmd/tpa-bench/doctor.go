@@ -240,10 +240,12 @@ func inRanges(list string, n int) bool {
 }
 
 // Capabilities by number, of capability(7).
+const sysAdmin = 21 // stands for those that were a part of it
+
 var wanted = []struct {
-	bit  uint
-	name string
-}{{12, "net_admin"}, {13, "net_raw"}, {39, "bpf"}}
+	bit, instead uint
+	name         string
+}{{12, 12, "net_admin"}, {13, 13, "net_raw"}, {39, sysAdmin, "bpf"}, {38, sysAdmin, "perfmon"}}
 
 func (m *host) capabilities() finding {
 	f := finding{Name: "capabilities", State: stateOK}
@@ -255,7 +257,7 @@ func (m *host) capabilities() finding {
 	}
 	var missing []string
 	for _, c := range wanted {
-		if have>>c.bit&1 == 0 && have>>21&1 == 0 { // CAP_SYS_ADMIN holds the others
+		if have>>c.bit&1 == 0 && have>>c.instead&1 == 0 {
 			missing = append(missing, "cap_"+c.name)
 		}
 	}
@@ -265,7 +267,7 @@ func (m *host) capabilities() finding {
 	}
 	f.State, f.Found = stateMissing, "without "+strings.Join(missing, ", ")
 	f.Consequence = "AF_XDP does not work as this user"
-	f.Mend = "setcap cap_net_admin,cap_net_raw,cap_bpf+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
+	f.Mend = "setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
 	return f
 }
 

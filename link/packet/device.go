@@ -68,6 +68,7 @@ func Open(cfg Config) (*Device, error) {
 	}
 	d.info.MaxFrame = maxFrame
 	d.info.Queues = 1
+	d.info.Mode = "packet socket"
 	d.info.Capabilities = link.Capabilities{RxChecksum: true, TxTCPChecksum: true, TSO: maxFrame}
 	return d, nil
 }
@@ -97,7 +98,7 @@ func (d *Device) Filter() *xdp.Filter { return d.filter }
 
 // String describes how the interface is used: "eth0 (ixgbe): packet socket".
 func (d *Device) String() string {
-	return fmt.Sprintf("%s (%s): packet socket", d.info.Name, d.info.Driver)
+	return fmt.Sprintf("%s (%s): %s", d.info.Name, d.info.Driver, d.info.Mode)
 }
 
 // LinkUp implements link.Device.

@@ -29,6 +29,6 @@
 // However it ends, the kernel detaches the filter and frees the sockets: there is
 // nothing to clean up.
 //
-// The package needs Linux 6.6 or newer, CAP_NET_RAW for the sockets, CAP_BPF and
-// CAP_NET_ADMIN for the filter. Open names what is missing.
+// The package needs Linux 6.6 or newer, CAP_NET_RAW for the sockets, CAP_BPF,
+// CAP_PERFMON and CAP_NET_ADMIN for the filter. Open names what is missing.
 package packet

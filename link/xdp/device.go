@@ -79,6 +79,11 @@ func Open(cfg Config) (_ *Device, err error) {
 	dev.info.MaxFrame = dev.queues[0].memory.maxFrame()
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
 	dev.info.Queues = cfg.Queues
+	copying := "copy"
+	if dev.zeroCopy {
+		copying = "zero-copy"
+	}
+	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Attach(), copying)
 	return dev, nil
 }
 
@@ -159,11 +164,7 @@ func (d *Device) ZeroCopy() bool { return d.zeroCopy }
 // String describes how the interface is used: "eth0 (ixgbe): XDP native,
 // zero-copy".
 func (d *Device) String() string {
-	copying := "copy"
-	if d.zeroCopy {
-		copying = "zero-copy"
-	}
-	return fmt.Sprintf("%s (%s): XDP %v, %s", d.info.Name, d.info.Driver, d.filter.Attach(), copying)
+	return fmt.Sprintf("%s (%s): %s", d.info.Name, d.info.Driver, d.info.Mode)
 }
 
 // LinkUp implements link.Device.

@@ -41,7 +41,7 @@ var ErrOccupied = errors.New("in use")
 const enotsupp = syscall.Errno(524)
 
 // Capabilities says how to give a program the rights that it needs.
-const Capabilities = "run as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep PROGRAM"
+const Capabilities = "run as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon,cap_ipc_lock+ep PROGRAM"
 
 func errNoInterface(name string, err error) error {
 	var missing netlink.LinkNotFoundError
@@ -65,7 +65,7 @@ func errFilter(l netlink.Link, mode Attach, err error) error {
 	e := &Error{Interface: attrs.Name, Err: err}
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		e.Problem = "loading the filter needs CAP_BPF and CAP_NET_ADMIN"
+		e.Problem = "loading the filter needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 		e.Remedy = Capabilities
 	case occupied(err):
 		e.Problem = "another XDP program is attached" + describeProgram(attrs.Xdp)

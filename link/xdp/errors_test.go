@@ -26,7 +26,7 @@ func TestErrors(t *testing.T) {
 		{"kernel without bpf_link for XDP", errFilter(card, AttachAuto, fmt.Errorf("create link: %w", ebpf.ErrNotSupported)), ebpf.ErrNotSupported, []string{"kernel " + kernelRelease(), "Linux 5.10"}},
 		{"kernel without tcx", errFilter(card, AttachIngress, fmt.Errorf("create link: %w", ebpf.ErrNotSupported)), ebpf.ErrNotSupported, []string{"behind XDP", "Linux 6.6"}},
 		{"kernel without AF_XDP", errSocket("eth0", 0, syscall.EAFNOSUPPORT), syscall.EAFNOSUPPORT, []string{"no AF_XDP", "CONFIG_XDP_SOCKETS"}},
-		{"no right to load", errFilter(card, AttachAuto, syscall.EPERM), syscall.EPERM, []string{"CAP_BPF", "CAP_NET_ADMIN", "setcap"}},
+		{"no right to load", errFilter(card, AttachAuto, syscall.EPERM), syscall.EPERM, []string{"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "setcap"}},
 		{"no right to open", errSocket("eth0", 0, syscall.EPERM), syscall.EPERM, []string{"CAP_NET_RAW", "setcap"}},
 		{"driver without XDP", errFilter(card, AttachNative, syscall.EOPNOTSUPP), syscall.EOPNOTSUPP, []string{"does not run XDP", "AttachGeneric"}},
 		{"driver without XDP, in its words", errFilter(card, AttachNative, enotsupp), enotsupp, []string{"does not run XDP", "AttachGeneric"}},

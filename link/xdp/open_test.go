@@ -186,7 +186,7 @@ func TestDriverWithoutXDP(t *testing.T) {
 func TestNoPrivileges(t *testing.T) {
 	_, near := wire(t, testnet.Wire{})
 	tests := []struct{ name, capabilities, want string }{
-		{"none", "-all", "CAP_BPF and CAP_NET_ADMIN"},
+		{"none", "-all", "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"},
 		{"no sockets", "-net_raw", "CAP_NET_RAW"},
 	}
 	testnet.Need(t, testnet.Tool("setpriv"))

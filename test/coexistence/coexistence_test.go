@@ -27,6 +27,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link/xdp"
 	"github.com/tidwall/redcon"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -946,7 +947,7 @@ func TestFallback(t *testing.T) {
 		{"no device", []string{"TPA_DEV="}, "", []string{"no device is configured", "set TPA_DEV"}},
 		{"no such interface", []string{"TPA_DEV=nowhere"}, "", []string{"nowhere", "no such interface", "ip link"}},
 		{"not Ethernet", []string{"TPA_DEV=lo"}, "", []string{"not an Ethernet interface"}},
-		{"no CAP_BPF, no CAP_NET_ADMIN", nil, "-all", []string{"CAP_BPF and CAP_NET_ADMIN", "setcap"}},
+		{"no capabilities", nil, "-all", []string{"CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN", "setcap"}},
 		{"no CAP_NET_RAW", nil, "-net_raw", []string{"CAP_NET_RAW", "setcap"}},
 		{"too many queues", []string{"TPA_QUEUES=2"}, "", []string{"2 queues", "has 1", "ethtool -L"}},
 		{"MTU too great", []string{"TPA_MTU=9000"}, "", []string{"Config.MTU is 9000", "1500"}},
@@ -978,6 +979,28 @@ func TestFallback(t *testing.T) {
 				}
 				c.Close()
 				p.kill()
+			}
+		})
+	}
+}
+
+// TestRights: the capabilities that the error of a server without any asks for are
+// enough.
+func TestRights(t *testing.T) {
+	testnet.Need(t, testnet.Tool("setpriv"))
+	_, list, _ := strings.Cut(xdp.Capabilities, "setcap cap_")
+	list, _, _ = strings.Cut(list, "+ep")
+	rights := "-all,+" + strings.ReplaceAll(list, ",cap_", ",+")
+	for _, dev := range []string{"xdp:", "packet:"} {
+		t.Run(dev, func(t *testing.T) {
+			s := newSite(t, testnet.Wire{})
+			p := s.launchWithout(rights, "TPA_DEV="+dev+s.si.Name)
+			if line := p.line(); line != "serving: accelerated true (<nil>)" {
+				t.Fatalf("with %s the server says %q", rights, line)
+			}
+			addr, _ := at(s.si, port)
+			if err := s.served(addr); err != nil {
+				t.Error(err)
 			}
 		})
 	}
