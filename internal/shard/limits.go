@@ -74,16 +74,17 @@ func (l Limits) Check() error {
 	for _, f := range []struct {
 		name               string
 		value, least, most int64
+		unit               string
 	}{
-		{"Connections", int64(l.Connections), 1, maxConnections},
-		{"HalfOpen", int64(l.HalfOpen), 1, 65535},
-		{"Closing", int64(l.Closing), 1, maxConnections},
-		{"TimeWait", int64(l.TimeWait), 1, maxConnections},
-		{"Memory", l.Memory, minMemory, maxMemory},
-		{"Resets", int64(l.Resets), 1, 1e6},
+		{"Connections", int64(l.Connections), 1, maxConnections, ""},
+		{"HalfOpen", int64(l.HalfOpen), 1, 65535, ""},
+		{"Closing", int64(l.Closing), 1, maxConnections, ""},
+		{"TimeWait", int64(l.TimeWait), 1, maxConnections, ""},
+		{"Memory", l.Memory, minMemory, maxMemory, " bytes, 16 MB to 1 TB"},
+		{"Resets", int64(l.Resets), 1, 1e6, ""},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.most) {
-			errs = append(errs, fmt.Errorf("%s is %d: want %d to %d", "Limits."+f.name, f.value, f.least, f.most))
+			errs = append(errs, fmt.Errorf("Limits.%s is %d: want %d to %d%s", f.name, f.value, f.least, f.most, f.unit))
 		}
 	}
 	return errors.Join(errs...)

@@ -52,5 +52,8 @@ func attachError(what string, err error, reason string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%s, perhaps for want of permission (run as root): %w%s", what, err, reason)
 	}
+	if reason == "" {
+		reason = ", and the driver does not say why: check its arguments"
+	}
 	return fmt.Errorf("%s%s", what, reason)
 }

@@ -43,7 +43,7 @@ func (d *device) createRule(r Rule) (*FlowRule, error) {
 	var handle flow
 	var why [256]C.char
 	if err := errno(C.tpa_flow_create(d.id, &rule, &handle, &why[0], C.size_t(len(why)))); err != nil {
-		return nil, d.flowError("cannot take the flow rule", err, &why)
+		return nil, d.errorf("%w", d.flowError("cannot take the flow rule", err, &why))
 	}
 	f := new(FlowRule)
 	f.remove = func() error {
@@ -67,7 +67,7 @@ func (d *device) removeRule(f *FlowRule) error {
 	delete(d.rules, f)
 	var why [256]C.char
 	if err := errno(C.tpa_flow_destroy(d.id, handle, &why[0], C.size_t(len(why)))); err != nil {
-		return d.flowError("cannot remove a flow rule", err, &why)
+		return d.errorf("%w", d.flowError("cannot remove a flow rule", err, &why))
 	}
 	return nil
 }
@@ -88,9 +88,13 @@ func (d *device) isolate(on bool) error {
 	if d.closed {
 		return d.errorf("isolated mode: %w", net.ErrClosed)
 	}
-	return d.setIsolated(on)
+	if err := d.setIsolated(on); err != nil {
+		return d.errorf("%w", err)
+	}
+	return nil
 }
 
+// setIsolated returns errors that do not name the device.
 func (d *device) setIsolated(on bool) error {
 	var why [256]C.char
 	if err := errno(C.tpa_flow_isolate(d.id, C.bool(on), &why[0], C.size_t(len(why)))); err != nil {
@@ -99,7 +103,7 @@ func (d *device) setIsolated(on bool) error {
 	return nil
 }
 
-// flowError makes an error of what rte_flow returned.
+// flowError makes an error of what rte_flow returned. It does not name the device.
 func (d *device) flowError(what string, err error, why *[256]C.char) error {
 	reason := ""
 	if text := C.GoString(&why[0]); text != "" {
@@ -107,9 +111,9 @@ func (d *device) flowError(what string, err error, why *[256]C.char) error {
 	}
 	switch err {
 	case syscall.ENOSYS, syscall.ENOTSUP:
-		return d.errorf("the driver %s %s%s: %w", d.info.Driver, what, reason, ErrNotSupported)
+		return fmt.Errorf("the driver %s %s%s: %w", d.info.Driver, what, reason, ErrNotSupported)
 	case syscall.EEXIST:
-		return d.errorf("%s%s: %w", what, reason, os.ErrExist)
+		return fmt.Errorf("%s%s: %w", what, reason, os.ErrExist)
 	}
-	return d.errorf("%s%s: %w", what, reason, fmt.Errorf("the driver says: %w", err))
+	return fmt.Errorf("%s%s: the driver says: %w", what, reason, err)
 }

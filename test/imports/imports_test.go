@@ -256,6 +256,9 @@ func TestUnsafeIsNamed(t *testing.T) {
 func TestNoMachinePaths(t *testing.T) {
 	machinePath := regexp.MustCompile(`(^|[^\w.~/-])/(work|root|home)/\w`)
 	files(t, func(name string, content []byte) {
+		if path.Ext(name) == "" && bytes.IndexByte(content, 0) >= 0 {
+			return // a program that somebody built here
+		}
 		for i, line := range bytes.Split(content, []byte("\n")) {
 			if machinePath.Match(line) && name != "test/imports/imports_test.go" {
 				t.Errorf("%s:%d holds a path of one machine: %s", name, i+1, bytes.TrimSpace(line))
