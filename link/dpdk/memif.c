@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <rte_alarm.h>
+#include <rte_ethdev.h>
 #include <rte_interrupts.h>
 
 #include "internal.h"
@@ -27,35 +28,52 @@ __attribute__((visibility("default"))) int munmap(void *addr, size_t len)
 	return syscall(SYS_munmap, addr, len);
 }
 
-/* Second: a port that is closed while its peer disconnects would be torn down by
- * two threads at a time. So it is closed in the interrupt thread too. */
+/* Second: a port that is stopped while its peer connects or disconnects would be
+ * torn down by two threads at a time. So that is done in the interrupt thread,
+ * too. */
 
-struct removal {
+struct errand {
+	int (*run)(uint16_t port);
 	uint16_t port;
 	int ret;
 	sem_t done;
 };
 
-static void remove_in_interrupt_thread(void *arg)
+static void run_errand(void *arg)
 {
-	struct removal *r = arg;
+	struct errand *e = arg;
 
-	r->ret = tpa_remove(r->port);
-	sem_post(&r->done);
+	e->ret = e->run(e->port);
+	sem_post(&e->done);
 }
 
-int tpa_memif_remove(uint16_t port)
+static int in_interrupt_thread(int (*run)(uint16_t port), uint16_t port)
 {
-	struct removal r = {.port = port};
+	struct errand e = {.run = run, .port = port};
 	int ret;
 
-	sem_init(&r.done, 0, 0);
-	ret = rte_eal_alarm_set(1, remove_in_interrupt_thread, &r);
+	sem_init(&e.done, 0, 0);
+	ret = rte_eal_alarm_set(1, run_errand, &e);
 	if (ret == 0) {
-		while (sem_wait(&r.done) != 0)
+		while (sem_wait(&e.done) != 0)
 			; /* EINTR */
-		ret = r.ret;
+		ret = e.ret;
 	}
-	sem_destroy(&r.done);
+	sem_destroy(&e.done);
 	return ret;
 }
+
+int tpa_memif_remove(uint16_t port) { return in_interrupt_thread(tpa_remove, port); }
+
+static int restart(uint16_t port)
+{
+	int ret;
+
+	tpa_quiet(true);
+	(void)rte_eth_dev_stop(port);
+	ret = rte_eth_dev_start(port);
+	tpa_quiet(false);
+	return ret;
+}
+
+int tpa_memif_restart(uint16_t port) { return in_interrupt_thread(restart, port); }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // memif is the driver of shared-memory links between two processes.
@@ -22,6 +23,13 @@ const (
 	memifMaxRing  = 14   // rsize, log2
 	memifSocket   = "/run/memif.sock"
 	memifAbstract = "yes"
+)
+
+// A client asks a server memifTries times, and waits memifPatience for its answer:
+// one that is busy starting needs a second or two.
+const (
+	memifTries    = 10
+	memifPatience = 500 * time.Millisecond
 )
 
 func (c *Config) isMemif() bool { return strings.HasPrefix(c.name(), memif) }

@@ -367,6 +367,29 @@ func TestSocketOfAKilledServer(t *testing.T) {
 	}
 }
 
+// A server's socket is there before its port: it hangs up on a client that comes
+// in between, which has to come again.
+func TestMemifServerStarts(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "m.sock")
+	busy, err := net.Listen("unixpacket", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := start(t, "open", order{EAL: dpdk.EAL{HugePages: dpdk.Never}, Ports: []dpdk.Config{{Device: memifDevice(1, "client", socket)}}}, nil)
+	conn, err := busy.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy.Close() // removes the socket
+	server := open(t, dpdk.Config{Device: memifDevice(0, "server", socket)})
+	conn.Close()
+	client.expect(t, "opened net_memif1")
+	if !poll(server.LinkUp) {
+		t.Fatal("the server has no link")
+	}
+	client.end(t)
+}
+
 func BenchmarkMemif(b *testing.B) {
 	for _, size := range []int{64, 1514} {
 		b.Run(fmt.Sprint(size, " bytes"), func(b *testing.B) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -182,10 +183,13 @@ func (d *device) open(c Config) (err error) {
 			return err
 		}
 	}
-	if err := errno(C.tpa_start(d.id, &setup)); err != nil {
-		if c.isMemif() && !c.isMemifServer() {
+	err = errno(C.tpa_start(d.id, &setup))
+	if c.isMemif() && !c.isMemifServer() {
+		if err != nil || !d.connectMemif() {
 			return c.startMemifError()
 		}
+	}
+	if err != nil {
 		return attachError("does not start", err, env.log.reason())
 	}
 	if d.care != nil {
@@ -307,6 +311,22 @@ func (d *device) Info() link.Info {
 }
 
 func (d *device) Queue(i int) link.Queue { return d.queues[i] }
+
+// connectMemif waits until a server has taken a client that started. One whose
+// own port has not started yet refuses, and the driver does not try again.
+func (d *device) connectMemif() bool {
+	for range memifTries {
+		for deadline := time.Now().Add(memifPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if C.tpa_link_up(d.id) {
+				return true
+			}
+		}
+		if C.tpa_memif_restart(d.id) != 0 {
+			return false
+		}
+	}
+	return bool(C.tpa_link_up(d.id))
+}
 
 func (d *device) LinkUp() bool {
 	d.mu.Lock()

@@ -108,6 +108,7 @@ int tpa_flow_isolate(uint16_t port, bool on, char *why, size_t size);
 /* memif.c */
 
 int tpa_memif_remove(uint16_t port);
+int tpa_memif_restart(uint16_t port);
 
 /* queue.c */
 
