@@ -42,9 +42,15 @@ type Config struct {
 	Steering Steering
 
 	// Addrs are the local addresses with their prefix lengths, IPv4 and IPv6, at
-	// most 64. Default: those of the interface for a shared device, none (an
-	// error) for others.
+	// most 64. fe80::/64 stands for the link-local address that comes of the
+	// device's MAC address (EUI-64, RFC 4291). Default: those of the interface for a
+	// shared device, none (an error) for others.
 	Addrs []netip.Prefix
+
+	// Zone is the zone of link-local addresses on a device of our own, as tpa0 is
+	// in [fe80::1%tpa0]:80. On a shared device it is the interface's name, always.
+	// Default: the device's name: net_memif0, 0000:3b:00.0.
+	Zone string
 
 	// Gateways are the next hops for everything outside the prefixes, at most one
 	// per IP version. Default: those of the kernel for a shared device, else none.
@@ -177,6 +183,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_DEV       Config.Device
 //	TPA_STEERING  Config.Steering: auto, rules or whole
 //	TPA_ADDR      Config.Addrs, separated by commas: 10.0.0.2/24,fd00::2/64
+//	TPA_ZONE      Config.Zone
 //	TPA_GATEWAY   Config.Gateways, separated by commas
 //	TPA_MTU       Config.MTU
 //	TPA_QUEUES    Config.Queues
@@ -212,6 +219,7 @@ func configFrom(getenv func(string) string) (Config, error) {
 	env("TPA_DEV", func(v string) error { c.Device = v; return nil }, "a device")
 	env("TPA_STEERING", choose(&c.Steering, "auto", "rules", "whole"), "auto, rules or whole")
 	env("TPA_ADDR", func(v string) (err error) { c.Addrs, err = ParseAddrs(v); return }, "addresses with prefix lengths, such as 10.0.0.2/24,fd00::2/64")
+	env("TPA_ZONE", func(v string) error { c.Zone = v; return nil }, "a name")
 	env("TPA_GATEWAY", func(v string) (err error) { c.Gateways, err = ParseGateways(v); return }, "addresses, such as 10.0.0.1,fd00::1")
 	number := func(dst *int) func(string) error {
 		return func(v string) (err error) { *dst, err = strconv.Atoi(v); return }
@@ -301,6 +309,9 @@ func (c *Config) check() error {
 		if !a.IsValid() || a.Addr().IsMulticast() || a.Addr().IsUnspecified() || a.Addr().Is4In6() {
 			bad("Config.Addrs has %v: want unicast addresses", a)
 		}
+	}
+	if strings.ContainsAny(c.Zone, "%[]") {
+		bad("Config.Zone is %q: want a name that can follow the %% in an address", c.Zone)
 	}
 	versions := map[bool]int{}
 	for _, g := range c.Gateways {

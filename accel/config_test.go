@@ -22,7 +22,7 @@ func TestConfigFromEnv(t *testing.T) {
 		{
 			name: "everything",
 			env: map[string]string{
-				"TPA_DEV": "net_memif0", "TPA_ADDR": "10.0.0.2/24, fd00::2/64", "TPA_GATEWAY": "10.0.0.1,fd00::1",
+				"TPA_DEV": "net_memif0", "TPA_ADDR": "10.0.0.2/24, fd00::2/64", "TPA_ZONE": "tpa0", "TPA_GATEWAY": "10.0.0.1,fd00::1",
 				"TPA_MTU": "9000", "TPA_QUEUES": "4", "TPA_CPUS": "2,3,4,5", "TPA_SPIN": "20us", "TPA_MAX_SLEEP": "2ms",
 				"TPA_FALLBACK": "never", "TPA_STEERING": "rules", "TPA_HUGEPAGES": "always", "TPA_MEMORY_MB": "128",
 			},
@@ -30,6 +30,7 @@ func TestConfigFromEnv(t *testing.T) {
 				Device:   "net_memif0",
 				Addrs:    []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")},
 				Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
+				Zone:     "tpa0",
 				MTU:      9000, Queues: 4, CPUs: []int{2, 3, 4, 5},
 				Polling:  Polling{Spin: 20 * time.Microsecond, MaxSleep: 2 * time.Millisecond},
 				Fallback: Never, Steering: SteerRules, DPDK: DPDK{HugePages: dpdk.Always, MemoryMB: 128},

@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,14 +24,15 @@ const defaultFallbackDelay = 300 * time.Millisecond
 type Dialer struct {
 	// Runtime to dial on. Default: that of Default.
 	Runtime *Runtime
-	// Timeout, Deadline, LocalAddr, FallbackDelay, KeepAlive and KeepAliveConfig
-	// are as in net.Dialer. LocalAddr must be a *net.TCPAddr.
+	// Timeout, Deadline, LocalAddr, FallbackDelay, KeepAlive, KeepAliveConfig and
+	// Resolver are as in net.Dialer. LocalAddr must be a *net.TCPAddr.
 	Timeout         time.Duration
 	Deadline        time.Time
 	LocalAddr       net.Addr
 	FallbackDelay   time.Duration
 	KeepAlive       time.Duration
 	KeepAliveConfig net.KeepAliveConfig
+	Resolver        *net.Resolver
 	// Near is a connection on whose shard the new one is wanted, so that one poller
 	// serves both: that of a proxy's client. It must be of the same runtime.
 	// Default: the shards take turns.
@@ -76,7 +78,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if rt.reason != nil {
 		kernel := net.Dialer{
 			Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr, FallbackDelay: d.FallbackDelay,
-			KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
+			KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig, Resolver: d.Resolver,
 		}
 		rt.fallbackDials.Add(1)
 		return kernel.DialContext(ctx, network, address)
@@ -86,7 +88,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	laddr, addrs, err := resolveDial(ctx, network, address, d.LocalAddr)
+	laddr, addrs, err := resolveDial(ctx, cmp.Or(d.Resolver, net.DefaultResolver), network, address, d.LocalAddr)
 	if err != nil {
 		return fail(err)
 	}

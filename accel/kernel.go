@@ -30,7 +30,7 @@ func (lc *ListenConfig) listenKernel(ctx context.Context, l *listener, network s
 	}
 	config := lc.kernelConfig()
 	kernel, err := config.Listen(ctx, network, at.String())
-	if op, ok := errors.AsType[*net.OpError](err); ok && errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if op, ok := errors.AsType[*net.OpError](err); ok && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EINVAL)) {
 		op.Err = fmt.Errorf("with ListenConfig.Kernel the kernel listens as well, and does not have the address; listen on all addresses, as in \":%d\": %w", at.Port, op.Err)
 	}
 	return kernel, err

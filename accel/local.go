@@ -18,7 +18,7 @@ import (
 // Loopback and unspecified addresses are the kernel's, as are those of a shared
 // device, unless the runtime listens there and the kernel does not.
 func (rt *Runtime) local(raddr *net.TCPAddr) (_ *net.TCPAddr, kernel bool) {
-	addr := raddr.AddrPort().Addr().Unmap()
+	addr := raddr.AddrPort().Addr().Unmap().WithZone("")
 	switch {
 	case !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback():
 		if own := rt.ownAddress(addr); own.IsValid() && rt.listensAt(own, raddr.Port) {
@@ -57,7 +57,7 @@ func (rt *Runtime) listensAt(addr netip.Addr, port int) bool {
 			continue
 		}
 		at := tracked.Addr().(*net.TCPAddr).AddrPort()
-		if ip := at.Addr().Unmap(); int(at.Port()) == port && (ip == addr || ip.IsUnspecified() && (ip.Is6() || addr.Is4())) {
+		if ip := at.Addr().Unmap().WithZone(""); int(at.Port()) == port && (ip == addr || ip.IsUnspecified() && (ip.Is6() || addr.Is4())) {
 			return true
 		}
 	}

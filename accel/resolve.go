@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 )
 
 // The words of package net for addresses that lead nowhere.
@@ -15,7 +16,7 @@ var (
 // resolve returns the addresses that a network and an address stand for, at
 // least one, in the order of the resolver. A missing host is no IP address. The
 // rules are those of package net.
-func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, error) {
+func resolve(ctx context.Context, r *net.Resolver, network, address string) ([]*net.TCPAddr, error) {
 	var host string
 	var port int
 	if address != "" {
@@ -23,7 +24,7 @@ func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, erro
 		if err != nil {
 			return nil, err
 		}
-		if port, err = net.DefaultResolver.LookupPort(ctx, network, service); err != nil {
+		if port, err = r.LookupPort(ctx, network, service); err != nil {
 			return nil, err
 		}
 		host = h
@@ -31,7 +32,7 @@ func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, erro
 	if host == "" {
 		return []*net.TCPAddr{{Port: port}}, nil
 	}
-	ips, err := net.DefaultResolver.LookupIPAddr(ctx, host)
+	ips, err := lookup(ctx, r, network, host)
 	if err != nil {
 		return nil, err
 	}
@@ -51,10 +52,25 @@ func resolve(ctx context.Context, network, address string) ([]*net.TCPAddr, erro
 	return addrs, nil
 }
 
+// lookup returns the addresses of a host. Of a name, only those that the network
+// can use are asked for.
+func lookup(ctx context.Context, r *net.Resolver, network, host string) ([]net.IPAddr, error) {
+	version, one := map[string]string{"tcp4": "ip4", "tcp6": "ip6"}[network]
+	if _, err := netip.ParseAddr(host); err == nil || !one {
+		return r.LookupIPAddr(ctx, host)
+	}
+	ips, err := r.LookupIP(ctx, version, host)
+	var addrs []net.IPAddr
+	for _, ip := range ips {
+		addrs = append(addrs, net.IPAddr{IP: ip})
+	}
+	return addrs, err
+}
+
 // resolveListen is the one address to listen on: the first IPv4 one, else the
 // first.
 func resolveListen(ctx context.Context, network, address string) (*net.TCPAddr, error) {
-	addrs, err := resolve(ctx, network, address)
+	addrs, err := resolve(ctx, net.DefaultResolver, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -67,11 +83,11 @@ func resolveListen(ctx context.Context, network, address string) (*net.TCPAddr, 
 }
 
 // resolveDial are the addresses to dial, in order, from local, which may be nil.
-func resolveDial(ctx context.Context, network, address string, local net.Addr) (laddr *net.TCPAddr, raddrs []*net.TCPAddr, err error) {
+func resolveDial(ctx context.Context, r *net.Resolver, network, address string, local net.Addr) (laddr *net.TCPAddr, raddrs []*net.TCPAddr, err error) {
 	if address == "" {
 		return nil, nil, errMissingAddress
 	}
-	addrs, err := resolve(ctx, network, address)
+	addrs, err := resolve(ctx, r, network, address)
 	if err != nil || local == nil {
 		return nil, addrs, err
 	}

@@ -1,16 +1,19 @@
 package accel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/journal"
@@ -113,8 +116,14 @@ func (rt *Runtime) start() (err error) {
 			return err
 		}
 		resolver = rt.sharing
+		if c.Zone != "" {
+			return fmt.Errorf("Config.Zone is %q: the zone of a shared device is the name of its interface, %s", c.Zone, name)
+		}
 	} else if len(c.Addrs) == 0 {
 		return errors.New("no address for the device: set TPA_ADDR or Config.Addrs, such as 10.0.0.2/24")
+	}
+	if c.Addrs, err = withLinkLocal(c.Addrs, info.HardwareAddr); err != nil {
+		return err
 	}
 	mtu := info.MTU
 	if c.MTU != 0 {
@@ -143,7 +152,8 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Zone: tpanet.Zone{Name: cmp.Or(c.Zone, info.Name)},
+			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
 		})
 		if err != nil {
 			return err
@@ -182,6 +192,23 @@ func (rt *Runtime) start() (err error) {
 	}
 	rt.log.Info("accelerating", append(facts, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)...)
 	return nil
+}
+
+// withLinkLocal returns the addresses with the one made from the device's MAC
+// address in the place of fe80::/64.
+func withLinkLocal(addrs []netip.Prefix, mac net.HardwareAddr) ([]netip.Prefix, error) {
+	prefix := netip.MustParsePrefix("fe80::/64")
+	i := slices.Index(addrs, prefix)
+	if i < 0 {
+		return addrs, nil
+	}
+	if len(mac) != len(link.MAC{}) {
+		return nil, fmt.Errorf("Config.Addrs has %v, but the device has no MAC address of 6 bytes to make an address of", prefix)
+	}
+	addrs = slices.Clone(addrs)
+	addr := header.LinkLocalAddr(tcpip.LinkAddress(mac))
+	addrs[i] = netip.PrefixFrom(netip.AddrFrom16(addr.As16()), prefix.Bits())
+	return addrs, nil
 }
 
 // localAddrs are the addresses that the runtime started with.

@@ -15,6 +15,7 @@ import (
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // outboundPorts is how many local ports each shard gets for connections of its
@@ -148,6 +149,13 @@ func (s *sharing) apply(state mirror.State) error {
 	if !s.follow {
 		addrs = rt.config.Addrs
 	}
+	local := make([]netip.Addr, len(addrs))
+	for i, p := range addrs {
+		local[i] = p.Addr()
+	}
+	// The filter first: it must not leave the kernel, which would answer with a
+	// reset, what is for an address that can be listened on already.
+	errs = append(errs, s.steering.SetAddrs(local))
 	for _, p := range s.addrs {
 		if !slices.Contains(addrs, p) {
 			errs = append(errs, rt.removeAddress(p))
@@ -159,11 +167,6 @@ func (s *sharing) apply(state mirror.State) error {
 		}
 	}
 	s.addrs = slices.Clone(addrs)
-	local := make([]netip.Addr, len(addrs))
-	for i, p := range addrs {
-		local[i] = p.Addr()
-	}
-	errs = append(errs, s.steering.SetAddrs(local))
 
 	if len(rt.config.Gateways) == 0 {
 		routes := make([]shard.Route, len(state.Routes))
@@ -180,6 +183,7 @@ func (s *sharing) apply(state mirror.State) error {
 	}
 	for _, sh := range rt.shards {
 		sh.SetMTU(min(state.MTU, s.limit))
+		sh.SetZone(tpanet.Zone{Name: state.Name, Index: state.Index})
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // family is the kind of socket that package net would open: IPv6 sockets also
@@ -69,22 +70,23 @@ type endpoints struct {
 	ips           [2][16]byte
 }
 
-func (f family) endpoints(local, remote tcpip.FullAddress) *endpoints {
+// zone is that of link-local addresses.
+func (f family) endpoints(local, remote tcpip.FullAddress, zone string) *endpoints {
 	e := new(endpoints)
-	f.fill(&e.local, &e.ips[0], local)
-	f.fill(&e.remote, &e.ips[1], remote)
+	f.fill(&e.local, &e.ips[0], local, zone)
+	f.fill(&e.remote, &e.ips[1], remote, zone)
 	return e
 }
 
 // tcpAddr is full as package net shows it: 4 bytes long on an IPv4 socket and 16
 // bytes on an IPv6 one, whatever the address.
-func (f family) tcpAddr(full tcpip.FullAddress) *net.TCPAddr {
+func (f family) tcpAddr(full tcpip.FullAddress, zone string) *net.TCPAddr {
 	a, ip := new(net.TCPAddr), new([16]byte)
-	f.fill(a, ip, full)
+	f.fill(a, ip, full, zone)
 	return a
 }
 
-func (f family) fill(a *net.TCPAddr, ip *[16]byte, full tcpip.FullAddress) {
+func (f family) fill(a *net.TCPAddr, ip *[16]byte, full tcpip.FullAddress, zone string) {
 	a.Port = int(full.Port)
 	switch {
 	case !f.ipv6:
@@ -96,5 +98,8 @@ func (f family) fill(a *net.TCPAddr, ip *[16]byte, full tcpip.FullAddress) {
 	default:
 		a.IP = ip[:]
 		copy(a.IP, full.Addr.AsSlice())
+		if header.IsV6LinkLocalUnicastAddress(full.Addr) {
+			a.Zone = zone
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package tpanet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -41,6 +42,10 @@ func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 	if err != nil {
 		return nil, err
 	}
+	zone := stack.Zone()
+	if err := cmp.Or(zone.bind(laddr), zone.connect(laddr, raddr)); err != nil {
+		return nil, err
+	}
 	ep, queue, terr := stack.Socket(f.ipv6)
 	if terr != nil {
 		return nil, sysError("socket", terr)
@@ -55,7 +60,10 @@ func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 		return nil, err
 	}
 	local, _ := ep.GetLocalAddress()
-	c.start(f.endpoints(local, remote), opts.KeepAlive)
+	if !linkLocal(laddr) && !linkLocal(raddr) {
+		zone.Name = "" // Linux knows none of a connection by way of a router
+	}
+	c.start(f.endpoints(local, remote, zone.Name), opts.KeepAlive)
 	return c, nil
 }
 

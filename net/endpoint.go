@@ -59,4 +59,6 @@ type Stack interface {
 	NotListening(ep Endpoint)
 	// Index is the number of the shard, and so of its queue.
 	Index() int
+	// Zone is that of the device's link-local addresses.
+	Zone() Zone
 }

@@ -9,6 +9,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/sleep"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -100,6 +101,9 @@ func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 	if err != nil {
 		return nil, err
 	}
+	if err := stacks[0].Zone().bind(laddr); err != nil {
+		return nil, err
+	}
 	if opts.Backlog <= 0 {
 		opts.Backlog = DefaultBacklog
 	}
@@ -129,7 +133,7 @@ func (l *Listener) open(stacks []Stack, addr tcpip.FullAddress, backlog int) err
 		addr.Port = q.binding.port
 	}
 	addr, _ = l.queues[0].ep.GetLocalAddress()
-	l.addr = l.family.tcpAddr(addr)
+	l.addr = l.family.tcpAddr(addr, stacks[0].Zone().Name)
 	return nil
 }
 
@@ -254,7 +258,11 @@ func (l *Listener) take() (*Conn, error) {
 func (l *Listener) newConn(stack Stack, ep Endpoint, queue *waiter.Queue, peer tcpip.FullAddress) *Conn {
 	c := newConn(stack, ep, queue, l.network)
 	local, _ := ep.GetLocalAddress()
-	c.start(l.family.endpoints(local, peer), l.keepAlive)
+	zone := ""
+	if linkLocal(l.addr) || header.IsV6LinkLocalUnicastAddress(peer.Addr) {
+		zone = stack.Zone().Name
+	}
+	c.start(l.family.endpoints(local, peer, zone), l.keepAlive)
 	return c
 }
 

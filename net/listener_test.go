@@ -160,6 +160,7 @@ func (s *fakeStack) Socket(bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 
 func (s *fakeStack) Listening(_ tpanet.Endpoint, backlog int, _ func() int) int { return backlog }
 func (s *fakeStack) NotListening(tpanet.Endpoint)                               {}
+func (s *fakeStack) Zone() tpanet.Zone                                          { return tpanet.Zone{} }
 
 func (e *fakeEndpoint) SocketOptions() *tcpip.SocketOptions { return &e.opts }
 func (e *fakeEndpoint) Listen(int) tcpip.Error              { return nil }

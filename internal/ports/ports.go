@@ -17,11 +17,13 @@ package ports
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -168,11 +170,7 @@ func bind(ip netip.Addr, port uint16, v6Only bool) (_ int, _ uint16, err error) 
 		sa = &unix.SockaddrInet4{Port: int(port), Addr: ip.As4()}
 	} else {
 		family = unix.AF_INET6
-		zone, err := zoneIndex(ip.Zone())
-		if err != nil {
-			return -1, 0, err
-		}
-		sa = &unix.SockaddrInet6{Port: int(port), Addr: ip.As16(), ZoneId: zone}
+		sa = &unix.SockaddrInet6{Port: int(port), Addr: ip.As16(), ZoneId: zoneIndex(ip.Zone())}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -219,18 +217,22 @@ func bind(ip netip.Addr, port uint16, v6Only bool) (_ int, _ uint16, err error) 
 	return fd, port, nil
 }
 
-func zoneIndex(zone string) (uint32, error) {
+// zoneIndex is the number of the interface that a zone names, 0 for none: the
+// kernel then refuses the address in words of its own.
+func zoneIndex(zone string) uint32 {
 	if zone == "" {
-		return 0, nil
+		return 0
 	}
 	if ifi, err := net.InterfaceByName(zone); err == nil {
-		return uint32(ifi.Index), nil
+		return uint32(ifi.Index)
 	}
-	n, err := strconv.ParseUint(zone, 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("unknown zone %q", zone)
+	// As package net, which takes the digits that the zone starts with.
+	digits := zone[:len(zone)-len(strings.TrimLeft(zone, "0123456789"))]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if errors.Is(err, strconv.ErrRange) {
+		return math.MaxInt32
 	}
-	return uint32(n), nil
+	return uint32(n)
 }
 
 // ephemeralRange returns the ports that the kernel picks from for connections.

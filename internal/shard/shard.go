@@ -48,6 +48,8 @@ type Options struct {
 	// Budget keeps the limits that the shards of a runtime share. Default: one of
 	// its own, that nobody keeps.
 	Budget *Budget
+	// Zone is that of link-local addresses; SetZone changes it. Default: none.
+	Zone tpanet.Zone
 	// Recorder records the connections. Default: none.
 	Recorder *recorder.Recorder
 	// Random is where the stack takes its secrets from. Default: the system's.
@@ -77,6 +79,7 @@ type Shard struct {
 	link   *link.Endpoint
 	stack  *stack.Stack
 	routed atomic.Bool // SetRoutes was called
+	zone   atomic.Pointer[tpanet.Zone]
 	// stackStats are the stack's counters: the pointers to them.
 	stackStats tcpip.Stats
 	queuer     queuer
@@ -133,6 +136,7 @@ func New(o Options) (*Shard, error) {
 	s.admission.shard, s.admission.budget, s.admission.limits = s, o.Budget, o.Budget.Limits()
 	s.admission.resets.rate = int64(s.admission.limits.Resets)
 	s.census.Store(new(Census))
+	s.SetZone(o.Zone)
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
 	s.link.OnUnresolved(s.unresolved)
@@ -337,6 +341,12 @@ func (s *Shard) unresolved(pkt *stack.PacketBuffer) {
 
 // Index implements tpanet.Stack.
 func (s *Shard) Index() int { return s.index }
+
+// Zone implements tpanet.Stack.
+func (s *Shard) Zone() tpanet.Zone { return *s.zone.Load() }
+
+// SetZone changes what Zone returns. Connections that stand keep their addresses.
+func (s *Shard) SetZone(z tpanet.Zone) { s.zone.Store(&z) }
 
 // Socket implements tpanet.Stack.
 func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
