@@ -61,6 +61,22 @@ func (i *Interface) waitUp() {
 	}
 }
 
+// LinkLocal returns the address that the kernel has made for the interface.
+func (i *Interface) LinkLocal() netip.Addr {
+	i.Host.tb.Helper()
+	addrs, err := i.Host.Netlink.AddrList(i.link(), netlink.FAMILY_V6)
+	if err != nil {
+		i.Host.tb.Fatalf("list addresses of %s in host %s: %v", i.Name, i.Host.Name, err)
+	}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && addr.IsLinkLocalUnicast() {
+			return addr
+		}
+	}
+	i.Host.tb.Fatalf("%s in host %s has no link-local address", i.Name, i.Host.Name)
+	return netip.Addr{}
+}
+
 // Release takes all IP addresses of the interface from the kernel, which from
 // then on answers nothing that arrives there: another stack can have them.
 func (i *Interface) Release() {

@@ -35,8 +35,21 @@ type Transport struct {
 	// DialSelf connects from the server host, to itself. nil where addresses that
 	// every host has, such as 127.0.0.1, would lead to the machine of the test.
 	DialSelf func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error)
+	// ListenBacklog listens on the server host with room for n connections that
+	// wait for Accept. nil where nobody can say how many.
+	ListenBacklog func(ctx context.Context, n int, network, address string) (net.Listener, error)
+	// Mortal returns an address of the server host, and how to make it vanish: from
+	// then on nothing answers there. reborn undoes all. nil where that cannot be.
+	Mortal func() (address string, vanish, reborn func())
+	// Serial says that dials may not try two addresses at once: the goroutines for
+	// that would be on another host.
+	Serial bool
 	// Addresses of the two hosts, without ports.
 	Server4, Server6, Client4, Client6 string
+	// ServerLocal and ClientLocal are link-local addresses, without zones,
+	// ServerZone and ClientZone what each host calls the zone between them. "" where
+	// the transport has none.
+	ServerLocal, ClientLocal, ServerZone, ClientZone string
 	// Blackhole is an address that swallows what is sent to it, Unrouted one to
 	// which the client host has no route, Silent one on the client's own network
 	// that belongs to nobody. "" where the transport has none; the probes that
@@ -60,15 +73,21 @@ type Probe struct {
 // Probes returns the table.
 func Probes() []Probe {
 	return slices.Concat(readProbes, writeProbes, closeProbes, deadlineProbes,
-		dialProbes, listenProbes, optionProbes, addressProbes, streamProbes)
+		dialProbes, listenProbes, optionProbes, addressProbes, zoneProbes, nameProbes, lossProbes, streamProbes)
 }
 
-// Compare runs every probe over the reference and over all others at once, and
-// fails those whose outcomes are not as the table says. skip is called where a
-// transport lacks something.
-func Compare(t *testing.T, reference Transport, others []Transport, skip func(t testing.TB, why string)) {
+// Compare runs every probe over the first of the references that has what the
+// probe needs, and over all others at once. It fails those whose outcomes are not
+// as the table says. skip is called where a transport lacks something.
+func Compare(t *testing.T, references, others []Transport, skip func(t testing.TB, why string)) {
 	for _, p := range Probes() {
 		t.Run(p.Name, func(t *testing.T) {
+			reference := references[0]
+			for _, r := range references[1:] {
+				if p.lacking(reference) != "" {
+					reference = r
+				}
+			}
 			if what := p.lacking(reference); what != "" {
 				skip(t, reference.Name+" lacks "+what)
 			}

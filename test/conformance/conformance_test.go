@@ -19,16 +19,16 @@ func TestMain(m *testing.M) {
 // TestConformance compares accel, over every link and on both TCPs, with the
 // kernel.
 func TestConformance(t *testing.T) {
-	reference, others := loopback(), []Transport{overMemory(t), overMemoryGVisor(t)}
+	references, others := []Transport{loopback()}, []Transport{overMemory(t), overMemoryGVisor(t)}
 	if testnet.Netns.Probe() == nil {
 		wire := newWire(t)
-		reference = wire.kernel()
+		references = []Transport{wire.kernel(), loopback()}
 		others = append(others, wire.xdp())
 	}
 	if builtWithDPDK.Probe() == nil {
 		others = append(others, overMemif(t))
 	}
-	Compare(t, reference, others, func(t testing.TB, why string) {
+	Compare(t, references, others, func(t testing.TB, why string) {
 		t.Helper()
 		testnet.Need(t, testnet.Netns)
 		t.Skip(why)

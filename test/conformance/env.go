@@ -21,10 +21,11 @@ import (
 type Env struct {
 	T Transport
 
-	mu    sync.Mutex
-	notes []string
-	ports map[string]string // number to name
-	undo  []func()
+	mu     sync.Mutex
+	notes  []string
+	ports  map[string]string // number to name
+	mortal string            // an address of the server host, "" for none
+	undo   []func()
 }
 
 // Note adds a line to the outcome. Errors among the values are told in full.
@@ -90,6 +91,7 @@ var sentinels = []struct {
 	{"ENOPROTOOPT", syscall.ENOPROTOOPT},
 	{"EOPNOTSUPP", syscall.EOPNOTSUPP},
 	{"EACCES", syscall.EACCES},
+	{"ENODEV", syscall.ENODEV},
 }
 
 func identity(err error) string {
@@ -133,19 +135,24 @@ func (e *Env) address(a net.Addr) string {
 	return fmt.Sprintf("%T(%s)", a, e.neutral(a.String()))
 }
 
-var portPattern = regexp.MustCompile(`:(\d{4,5})\b`)
+var (
+	portPattern = regexp.MustCompile(`:(\d{4,5})\b`)
+	zonePattern = regexp.MustCompile(`%[^\]\s]+`)
+)
 
-// neutral replaces what differs between runs, addresses of the transport and
-// ports, by names.
+// neutral replaces what differs between runs, addresses of the transport, zones
+// and ports, by names.
 func (e *Env) neutral(s string) string {
 	for _, r := range []struct{ ip, name string }{
 		{e.T.Server4, "IPv4"}, {e.T.Client4, "IPv4"}, {e.T.Server6, "IPv6"}, {e.T.Client6, "IPv6"},
+		{e.mortal, "IPv4"}, {e.T.ServerLocal, "LOCAL"}, {e.T.ClientLocal, "LOCAL"},
 		{e.T.Blackhole, "BLACKHOLE"}, {e.T.Unrouted, "UNROUTED"}, {e.T.Silent, "SILENT"},
 	} {
 		if r.ip != "" {
 			s = regexp.MustCompile(`(^|[^\da-f.:])`+regexp.QuoteMeta(r.ip)+`($|[^\da-f.])`).ReplaceAllString(s, "${1}"+r.name+"${2}")
 		}
 	}
+	s = zonePattern.ReplaceAllString(s, "%ZONE")
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return portPattern.ReplaceAllStringFunc(s, func(p string) string {

@@ -8,7 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -16,6 +21,7 @@ import (
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/dpdk"
+	"github.com/gotpa/tpa/link/fault"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -46,6 +52,7 @@ type wire struct {
 	server, client *testnet.Host
 	si, ci         *testnet.Interface
 	hole           string
+	mortals        atomic.Int32 // addresses that vanished, or will
 }
 
 // newWire makes two hosts, of which the client knows a neighbour that swallows
@@ -65,9 +72,13 @@ func newWire(t *testing.T) *wire {
 
 // transport completes tr, whose functions are called inside the hosts.
 func (w *wire) transport(tr Transport) Transport {
-	listen, dial, self := tr.Listen, tr.Dial, tr.DialSelf
+	listen, dial, self, backlog := tr.Listen, tr.Dial, tr.DialSelf, tr.ListenBacklog
 	tr.Listen = func(ctx context.Context, lc net.ListenConfig, network, address string) (ln net.Listener, err error) {
 		w.server.Do(func() { ln, err = listen(ctx, lc, network, address) })
+		return ln, err
+	}
+	tr.ListenBacklog = func(ctx context.Context, n int, network, address string) (ln net.Listener, err error) {
+		w.server.Do(func() { ln, err = backlog(ctx, n, network, address) })
 		return ln, err
 	}
 	tr.Dial = func(ctx context.Context, d net.Dialer, network, address string) (c net.Conn, err error) {
@@ -84,13 +95,64 @@ func (w *wire) transport(tr Transport) Transport {
 	}
 	tr.Server4, tr.Client4 = w.si.IPv4.Addr().String(), w.ci.IPv4.Addr().String()
 	tr.Server6, tr.Client6 = w.si.IPv6.Addr().String(), w.ci.IPv6.Addr().String()
+	tr.ServerLocal, tr.ClientLocal = w.si.LinkLocal().String(), w.ci.LinkLocal().String()
 	tr.Blackhole, tr.Unrouted, tr.Silent = w.hole, unrouted, "10.99.1.99"
 	return tr
 }
 
-// kernel is the kernel's TCP over the wire.
+// kernel is the kernel's TCP over the wire. Package net remembers the names of
+// zones for the whole process, in which two hosts have an eth0: numbers are safe.
 func (w *wire) kernel() Transport {
-	return w.transport(Transport{Name: "kernel", Listen: kernelListen, Dial: kernelDial, DialSelf: kernelDial})
+	return w.transport(Transport{
+		Name: "kernel", Listen: kernelListen, Dial: kernelDial, DialSelf: kernelDial,
+		Serial:        true,
+		ListenBacklog: w.kernelBacklog,
+		Mortal: func() (address string, vanish, reborn func()) {
+			return w.mortal(func(netip.Addr, bool) {}) // the kernel's addresses change at once
+		},
+		ServerZone: strconv.Itoa(w.si.Index), ClientZone: strconv.Itoa(w.ci.Index),
+	})
+}
+
+// kernelBacklog is Listen with the backlog, which package net takes from a limit
+// that each host has.
+func (w *wire) kernelBacklog(ctx context.Context, n int, network, address string) (net.Listener, error) {
+	// The limit counts those that wait beyond the first one.
+	w.server.Sysctl("net/core/somaxconn", strconv.Itoa(n-1))
+	defer w.server.Sysctl("net/core/somaxconn", "4096")
+	return kernelListen(ctx, net.ListenConfig{}, network, address)
+}
+
+// mortal gives the server host one more address, until it vanishes. follow waits
+// until it is known, or known to be gone.
+func (w *wire) mortal(follow func(ip netip.Addr, here bool)) (address string, vanish, reborn func()) {
+	ip := netip.AddrFrom4([4]byte{10, 99, 1, byte(200 + w.mortals.Add(1))})
+	end := func(i *testnet.Interface) netlink.Link {
+		l, err := i.Host.Netlink.LinkByName(i.Name)
+		if err != nil {
+			w.t.Errorf("find %s: %v", i.Name, err)
+		}
+		return l
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+	// The neighbour stays known: else its silence would be told by ARP, not by TCP.
+	neighbour := &netlink.Neigh{LinkIndex: w.ci.Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: w.si.MAC}
+	if err := errors.Join(w.server.Netlink.AddrAdd(end(w.si), addr), w.client.Netlink.NeighSet(neighbour)); err != nil {
+		w.t.Errorf("add address %v: %v", ip, err)
+	}
+	follow(ip, true)
+	vanish = sync.OnceFunc(func() {
+		if err := w.server.Netlink.AddrDel(end(w.si), addr); err != nil {
+			w.t.Errorf("delete address %v: %v", ip, err)
+		}
+		follow(ip, false)
+	})
+	return ip.String(), vanish, func() {
+		vanish()
+		if err := w.client.Netlink.NeighDel(neighbour); err != nil {
+			w.t.Errorf("delete neighbour %v: %v", ip, err)
+		}
+	}
 }
 
 // xdp is accel over the wire, whose ends it shares with the kernel.
@@ -99,7 +161,21 @@ func (w *wire) xdp() Transport {
 		h.Do(func() { rt = start(w.t, accel.Config{Device: "xdp:" + i.Name}) })
 		return rt
 	}
-	return w.transport(between("xdp", start(w.server, w.si), start(w.client, w.ci)))
+	server, client := start(w.server, w.si), start(w.client, w.ci)
+	tr := between("xdp", server, client)
+	tr.Mortal = func() (address string, vanish, reborn func()) {
+		return w.mortal(func(ip netip.Addr, here bool) {
+			has := func(p netip.Prefix) bool { return p.Addr() == ip }
+			for deadline := time.Now().Add(patience); slices.ContainsFunc(server.Status().Addrs, has) != here; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					w.t.Errorf("nobody noticed a change of address %v", ip)
+					return
+				}
+			}
+		})
+	}
+	tr.ServerZone, tr.ClientZone = w.si.Name, w.ci.Name
+	return w.transport(tr)
 }
 
 // between is accel from one runtime to another.
@@ -108,7 +184,7 @@ func between(name string, server, client *accel.Runtime) Transport {
 		return func(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
 			a := accel.Dialer{
 				Runtime: rt, Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr,
-				FallbackDelay: d.FallbackDelay, KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
+				Resolver: d.Resolver, FallbackDelay: d.FallbackDelay, KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig,
 			}
 			return a.DialContext(ctx, network, address)
 		}
@@ -117,6 +193,10 @@ func between(name string, server, client *accel.Runtime) Transport {
 		Name: name,
 		Listen: func(ctx context.Context, lc net.ListenConfig, network, address string) (net.Listener, error) {
 			l := accel.ListenConfig{Runtime: server, KeepAlive: lc.KeepAlive, KeepAliveConfig: lc.KeepAliveConfig}
+			return l.Listen(ctx, network, address)
+		},
+		ListenBacklog: func(ctx context.Context, n int, network, address string) (net.Listener, error) {
+			l := accel.ListenConfig{Runtime: server, Backlog: n}
 			return l.Listen(ctx, network, address)
 		},
 		Dial: dial(client), DialSelf: dial(server),
@@ -142,12 +222,14 @@ func start(t *testing.T, c accel.Config) *accel.Runtime {
 }
 
 func serverConfig(c accel.Config) accel.Config {
-	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("fd00::1/64")}
+	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("fd00::1/64"), netip.MustParsePrefix("fe80::1/64")}
+	c.Zone = "server"
 	return c
 }
 
 func clientConfig(c accel.Config) accel.Config {
-	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")}
+	c.Addrs = []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64"), netip.MustParsePrefix("fe80::2/64")}
+	c.Zone = "client"
 	c.Gateways = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
 	return c
 }
@@ -159,6 +241,8 @@ func ofOurOwn(t *testing.T, name string, server, client accel.Config) Transport 
 	tr.DialSelf = nil
 	tr.Server4, tr.Server6 = "10.0.0.1", "fd00::1"
 	tr.Client4, tr.Client6 = "10.0.0.2", "fd00::2"
+	tr.ServerLocal, tr.ServerZone = "fe80::1", "server"
+	tr.ClientLocal, tr.ClientZone = "fe80::2", "client"
 	tr.Blackhole, tr.Unrouted, tr.Silent = "198.51.100.2", unrouted, "10.0.0.99"
 	return tr
 }
@@ -176,7 +260,20 @@ func overMemoryBy(t *testing.T, name string, tcp accel.TCP) Transport {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ofOurOwn(t, name, accel.Config{Link: server, TCP: tcp}, accel.Config{Link: client, TCP: tcp})
+	wire, err := fault.Wrap(server, fault.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := ofOurOwn(t, name, accel.Config{Link: wire, TCP: tcp}, accel.Config{Link: client, TCP: tcp})
+	tr.Mortal = func() (address string, vanish, reborn func()) {
+		lose := func(share float64) {
+			if err := errors.Join(wire.SetReceive(fault.Impairment{Drop: share}), wire.SetTransmit(fault.Impairment{Drop: share})); err != nil {
+				t.Error(err)
+			}
+		}
+		return tr.Server4, func() { lose(1) }, func() { lose(0) }
+	}
+	return tr
 }
 
 // builtWithDPDK is a build with the tag.
