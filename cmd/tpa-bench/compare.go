@@ -42,8 +42,9 @@ What lies between the two processes is --link:
            needs root, and no DPDK
   packet   likewise, with a packet socket in place of AF_XDP
 
-Device, addresses and CPUs are compare's own, for each side. The namespaces end
-with compare and its two processes, even when it is killed.
+Device, addresses and CPUs are compare's own, for each side: it refuses --dev, --ip,
+--gateway and --cpus. The namespaces end with compare and its two processes, even
+when it is killed.
 
 CPU per request is the processor time of each process over the measured window,
 in user and system mode, by answered requests. The accelerated processes poll:

@@ -14,7 +14,7 @@ type deviceFlag struct {
 }
 
 var deviceFlags = []deviceFlag{
-	{"dev", "TPA_DEV", "DEVICE", "eth0 or xdp:eth0, net_memif0,…, or a PCI address"},
+	{"dev", "TPA_DEV", "DEVICE", "eth0, net_memif0,…, or a PCI address"},
 	{"ip", "TPA_ADDR", "PREFIXES", "own addresses with prefix lengths: 10.0.0.2/24,fd00::2/64"},
 	{"zone", "TPA_ZONE", "NAME", "zone of link-local addresses, as in [fe80::1%NAME]:80"},
 	{"gateway", "TPA_GATEWAY", "ADDRS", "next hops for everything else: 10.0.0.1"},

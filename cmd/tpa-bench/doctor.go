@@ -60,9 +60,10 @@ func newDoctor() *cobra.Command {
 		Short: "Check what the machine offers, and say how to mend what is missing",
 		Long: `doctor looks at everything that acceleration depends on: DPDK, huge pages, IOMMU and
 VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers,
-queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account. For each it prints what it found, what follows from it, and the
-command that mends it; at the end, the best mode that works now. It changes
-nothing. Run it as the user and in the container that the program runs in.
+queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account.
+For each it prints what it found, what follows from it, and the command that mends
+it; at the end, the best mode that works now. It changes nothing. Run it as the
+user and in the container that the program runs in.
 
 Exit status: 0 if a mode other than the kernel's works, else 1.`,
 		Example: `  tpa-bench doctor --dev eth0`,
@@ -115,6 +116,7 @@ func thisHost() *host {
 const (
 	modeDPDK   = "dpdk"
 	modeXDP    = "af_xdp"
+	modePacket = "packet"
 	modeKernel = "kernel"
 )
 
@@ -145,6 +147,10 @@ func (m *host) examine(dev string) ([]finding, best) {
 	for _, n := range nics {
 		all = append(all, n.findings(m.queues)...)
 	}
+	if dev != "" && len(nics) == 0 {
+		add(finding{Name: "interface " + dev, State: stateMissing, Found: "no Ethernet interface of that name in this network namespace",
+			Consequence: "nothing can use it", Mend: "`ip link` lists those there are"})
+	}
 	add(m.runtimeDir())
 	switch {
 	case hasDPDK && vfio && len(bound) > 0:
@@ -156,6 +162,9 @@ func (m *host) examine(dev string) ([]finding, best) {
 	case xdp && len(usable) > 0:
 		n := usable[0]
 		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
+	case capable && len(nics) > 0 && m.hasLinux(6, 6):
+		n := nics[0]
+		return all, best{modePacket, "a packet socket on " + n.name + ", behind the XDP program of another", "TPA_DEV=" + n.name}
 	case hasDPDK:
 		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and no interface can be used by AF_XDP", "TPA_DEV=net_memif0,…"}
 	case xdp:
@@ -174,16 +183,20 @@ func (m *host) read(name string) string {
 }
 
 func (m *host) kernel() finding {
-	release := m.read("proc/sys/kernel/osrelease")
-	var major, minor int
-	fmt.Sscanf(release, "%d.%d", &major, &minor)
-	f := finding{Name: "Linux", State: stateOK, Found: release}
-	if major < 5 || major == 5 && minor < 10 {
+	f := finding{Name: "Linux", State: stateOK, Found: m.read("proc/sys/kernel/osrelease")}
+	if !m.hasLinux(5, 10) {
 		f.State = stateMissing
 		f.Consequence = "AF_XDP needs 5.10 or newer here"
 		f.Mend = "upgrade the kernel"
 	}
 	return f
+}
+
+// hasLinux tells whether the kernel is of a version, or newer.
+func (m *host) hasLinux(major, minor int) bool {
+	var is [2]int
+	fmt.Sscanf(m.read("proc/sys/kernel/osrelease"), "%d.%d", &is[0], &is[1])
+	return slices.Compare(is[:], []int{major, minor}) >= 0
 }
 
 func (m *host) processors() []finding {
@@ -470,7 +483,11 @@ func (n *iface) link() finding {
 	if most := n.ethernet.queues.most; most > n.queues {
 		of = fmt.Sprintf(" of %d", most)
 	}
-	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d%s receive queues, MTU %s", driver, n.state, n.queues, of, n.mtu)}
+	noun := "queues"
+	if n.queues == 1 && of == "" {
+		noun = "queue"
+	}
+	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d%s receive %s, MTU %s", driver, n.state, n.queues, of, noun, n.mtu)}
 	var what, mend []string
 	if n.state == "down" {
 		what, mend = append(what, "nothing arrives"), append(mend, "ip link set "+n.name+" up")
@@ -494,7 +511,7 @@ func (n *iface) program() finding {
 	switch {
 	case n.attached != 0:
 		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
-		f.Consequence = "AF_XDP cannot be used: an interface runs one program"
+		f.Consequence = "AF_XDP cannot be used: an interface runs one program; a packet socket can, from Linux 6.6 on"
 		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; ip link set " + n.name + " xdp off removes it"
 	case !n.native():
 		f.State, f.Found = stateNote, "generic mode ("+says+")"

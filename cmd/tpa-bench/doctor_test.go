@@ -96,6 +96,12 @@ func TestDoctor(t *testing.T) {
 			kernel(m, func(e *ethernet) { e.attached = 7 })
 			m.dpdk = ""
 		}, []string{"DPDK", "eth0 XDP"}, modeKernel, ""},
+		{"another XDP program, Linux 6.6", func(m *host) {
+			without(m, "sys/bus/pci")
+			set(m, "proc/sys/kernel/osrelease", "6.6.0")
+			kernel(m, func(e *ethernet) { e.attached = 7 })
+			m.dpdk = ""
+		}, []string{"DPDK", "eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
 		{"no native XDP", func(m *host) {
 			without(m, "sys/bus/pci")
 			kernel(m, func(e *ethernet) { e.xdp.native = false })

@@ -37,7 +37,7 @@ The recorder's file outlives a crash of the program: --file reads it. It lies wi
 the debug sockets, named after the process, such as /run/tpa/4711.rec.
 
 Segments that were received or sent in one burst have one time, and are shown in
-the order in, read, write, out.`,
+the order in, events, read, write, out.`,
 		Example: `  tpa-bench trace
   tpa-bench trace --id 17
   tpa-bench trace --captured --pcap trouble.pcapng
