@@ -1,7 +1,7 @@
 // Package clock gives a TCP stack the time without asking the system for it.
 //
-// gVisor's TCP reads the clock 13 times per request, at 40 ns each. The poller
-// reads it once per poll instead and everybody else sees that value. It is at
+// TCP reads the clock several times per request (gVisor's 13 times), at 40 ns each.
+// The poller reads it once per poll instead and everybody else sees that value. It is at
 // most one poll old while the poller runs; while the poller sleeps, the clock
 // answers with the system's time.
 package clock

@@ -113,8 +113,8 @@ func (s *Shard) poll() {
 		s.receive(frames[:n])
 		s.receive(handed[:m])
 		s.flushPeers()
-		// Two rounds: the first lets TCP's own goroutine run, the second the
-		// readers that it woke, so that their answers leave with this flush.
+		// So that the answers of the readers that were woken leave with this flush.
+		// Two rounds, for gVisor's TCP wakes them from a goroutine of its own.
 		gsync.Goyield()
 		if s.cpu < 0 {
 			gsync.Goyield()
