@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
@@ -60,18 +61,7 @@ func echoes(t testing.TB, client, server *accel.Runtime, n int) []net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
+	go echoserver.Run(ln)
 	var conns []net.Conn
 	for i := range n {
 		c, err := (&accel.Dialer{Runtime: client, Timeout: 10 * time.Second}).Dial("tcp", "10.0.0.2:7")

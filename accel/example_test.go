@@ -107,6 +107,65 @@ func ExampleListenConfig_kernel() {
 	// on the same host: kernel
 }
 
+// A program with a configuration of its own. This one has no device, and so serves
+// through the kernel.
+func ExampleNew() {
+	rt, err := accel.New(accel.Config{
+		Device:   "", // such as "eth0"
+		Fallback: accel.Auto,
+		Logger:   slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	ln, err := (&accel.ListenConfig{Runtime: rt}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	ok, why := rt.Accelerated()
+	fmt.Println(ok, why)
+	// Output: false no device is configured: set TPA_DEV or Config.Device
+}
+
+// A loop of Accept for each shard, which shares nothing with the others.
+func ExampleListenConfig_PerShard() {
+	server, client := exampleRuntimes()
+	defer server.Close()
+	defer client.Close()
+
+	lc := accel.ListenConfig{Runtime: server}
+	listeners, err := lc.PerShard(context.Background(), "tcp", ":7")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for shard, ln := range listeners {
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprintf(c, "shard %d", shard)
+				c.Close()
+			}
+		}()
+	}
+
+	c, err := (&accel.Dialer{Runtime: client}).Dial("tcp", "10.0.0.1:7")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	greeting, err := io.ReadAll(c)
+	fmt.Printf("%s %v\n", greeting, err)
+	for _, ln := range listeners {
+		ln.Close()
+	}
+	// Output: shard 0 <nil>
+}
+
 // A dial that takes too long is told as package net tells it.
 func ExampleDialer() {
 	server, client := exampleRuntimes()

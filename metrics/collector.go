@@ -43,7 +43,7 @@ import (
 // Options choose what is exported. The zero value works.
 type Options struct {
 	// PerQueue exports one series per queue where there are queues, with the label
-	// queue: about 100 for each. Default: the sums over all queues.
+	// queue: about 130 for each. Default: the sums over all queues.
 	PerQueue bool
 	// Extended exports the driver's own counters whose names match, as
 	// tpa_port_extended_total with the label name. Default: none.

@@ -23,6 +23,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
@@ -73,18 +74,7 @@ func serve(t testing.TB, rt *accel.Runtime) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
+	go echoserver.Run(ln)
 }
 
 func dial(t testing.TB, rt *accel.Runtime, addr string) net.Conn {

@@ -21,6 +21,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link/memory"
@@ -52,15 +53,7 @@ func program(t *testing.T) (rt *accel.Runtime, socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go io.Copy(c, c)
-		}
-	}()
+	go echoserver.Run(ln)
 	for i := range 2 {
 		c, err := (&accel.Dialer{Runtime: client, Timeout: 10 * time.Second}).Dial("tcp", "10.0.0.2:7")
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/testnet"
 	"golang.org/x/sys/unix"
 )
@@ -29,18 +30,7 @@ func echoServer(t *testing.T, h *testnet.Host, addr string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go echoserver.Run(ln)
 }
 
 func echo(c net.Conn) error {

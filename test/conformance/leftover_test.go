@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 )
 
 // TestNothingStays opens and closes 10,000 connections over DPDK and looks for
@@ -23,18 +24,7 @@ func TestNothingStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go echoserver.Run(ln)
 	conns := 10_000
 	if testing.Short() || raceEnabled {
 		conns = 1000

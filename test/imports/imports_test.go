@@ -49,6 +49,7 @@ var rules = []rule{
 	{"...", "test/...", "tests are not libraries"},
 	{"...", "internal/testnet", "networks for tests have no place in a program"},
 	{"...", "internal/leak", "a check for tests has no place in a program"},
+	{"...", "internal/echoserver", "a server for tests has no place in a program"},
 
 	// What a server takes in with accel stays small.
 	{"accel/...", "github.com/prometheus/...", "only metrics speaks Prometheus"},

@@ -21,6 +21,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
@@ -81,18 +82,7 @@ func (h *host) echo(t testing.TB) net.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go echoserver.Run(ln)
 	return ln
 }
 
