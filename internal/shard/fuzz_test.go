@@ -39,14 +39,14 @@ var (
 	shardMAC = link.MAC{2, 0, 0, 0, 0, 2}
 )
 
-func newPeer(f testing.TB) *peer {
+func newPeer(f testing.TB, engine string) *peer {
 	da, db, err := memory.Pair(memory.Options{Ring: 1024})
 	if err != nil {
 		f.Fatal(err)
 	}
 	info := db.Info()
 	n := link.NewNeighbours(shardMAC, clock.New(), nil)
-	s, err := New(Options{Device: info, Queue: db.Queue(0), Neighbours: n, MTU: info.MTU, CPU: -1, Logger: slog.New(slog.DiscardHandler)})
+	s, err := New(Options{Device: info, Queue: db.Queue(0), Neighbours: n, MTU: info.MTU, CPU: -1, TCP: TCP{Engine: engine}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -126,6 +126,16 @@ func (p *peer) answers() []header.TCP {
 	}
 }
 
+// until waits for what is done elsewhere.
+func (p *peer) until(what string, done func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("not within 10s: %s", what)
+		}
+	}
+}
+
 // connect makes an established connection with the short way on.
 func (p *peer) connect() {
 	if p.conn != nil {
@@ -137,15 +147,8 @@ func (p *peer) connect() {
 	if p.port < 1024 {
 		p.port = 1024
 	}
-	until := func(what string, done func() bool) {
-		for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Microsecond) {
-			if time.Now().After(deadline) {
-				p.t.Fatalf("not within 10s: %s", what)
-			}
-		}
-	}
 	p.give(p.segment(p.port, 100, 0, header.TCPFlagSyn, []byte{2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 1, 1}, nil))
-	until("SYN-ACK", func() bool {
+	p.until("SYN-ACK", func() bool {
 		for _, h := range p.answers() {
 			if h.DestinationPort() == p.port && h.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
 				p.acked = h.SequenceNumber() + 1
@@ -156,7 +159,7 @@ func (p *peer) connect() {
 	})
 	p.next = 101
 	p.give(p.segment(p.port, p.next, p.acked, header.TCPFlagAck, nil, nil))
-	until("the connection", func() bool {
+	p.until("the connection", func() bool {
 		for {
 			ep, _, terr := p.listener.Accept(nil)
 			if terr != nil {
@@ -187,27 +190,36 @@ func FuzzSegment(f *testing.F) {
 	f.Add(false, uint32(7), uint32(0), uint16(header.TCPFlagSyn), []byte{2, 4, 0, 0, 3, 3, 255, 1, 4, 2, 8, 0}, []byte("data with a SYN"))
 	f.Add(false, uint32(7), uint32(9), uint16(header.TCPFlagAck), []byte{2}, []byte{})
 	f.Add(false, uint32(7), uint32(9), uint16(0x3f), []byte{0, 1, 2, 3}, []byte{})
-	p := newPeer(f)
-	p.connect()
+	peers := []*peer{newPeer(f, "tpa"), newPeer(f, "gvisor")}
+	for _, p := range peers {
+		p.connect()
+	}
 	f.Fuzz(func(t *testing.T, established bool, seq, ack uint32, flags uint16, options, payload []byte) {
-		p.t = t
-		port := uint16(500)
-		if established {
-			port, seq, ack = p.port, p.next+seq%100_000, p.acked+ack%100_000
-		}
-		frame := p.segment(port, seq, ack, header.TCPFlags(flags), options, payload[:min(len(payload), 1400)])
-		p.give(frame)
-		p.answers()
-		received, sent := held(p.conn)
-		if received > 8<<20 || sent > 0 {
-			t.Errorf("the connection holds %d bytes received and %d to send", received, sent)
-		}
-		// The same bytes as they are: checksums, lengths and all.
-		raw := append([]byte(nil), frame[:link.EthernetHeaderLen]...)
-		p.give(append(raw, binary.BigEndian.AppendUint32(payload, seq)...))
-		p.answers()
-		if p.conn.EndpointState() != tcp.StateEstablished || received > 4<<20 {
-			p.connect()
+		for _, p := range peers {
+			p.t = t
+			p.fuzz(established, seq, ack, header.TCPFlags(flags), options, payload)
 		}
 	})
+}
+
+// fuzz sends a segment, and then its bytes as they are.
+func (p *peer) fuzz(established bool, seq, ack uint32, flags header.TCPFlags, options, payload []byte) {
+	port := uint16(500)
+	if established {
+		port, seq, ack = p.port, p.next+seq%100_000, p.acked+ack%100_000
+	}
+	frame := p.segment(port, seq, ack, flags, options, payload[:min(len(payload), 1400)])
+	p.give(frame)
+	p.answers()
+	received, sent := held(p.conn)
+	if received > 8<<20 || sent > 0 {
+		p.t.Errorf("the connection holds %d bytes received and %d to send", received, sent)
+	}
+	// The same bytes as they are: checksums, lengths and all.
+	raw := append([]byte(nil), frame[:link.EthernetHeaderLen]...)
+	p.give(append(raw, binary.BigEndian.AppendUint32(payload, seq)...))
+	p.answers()
+	if p.conn.EndpointState() != tcp.StateEstablished || received > 4<<20 {
+		p.connect()
+	}
 }

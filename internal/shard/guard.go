@@ -54,7 +54,12 @@ func (s *Shard) guarded(factory stack.TransportProtocolFactory) stack.TransportP
 		}
 		s.queuer = t
 		s.own, _ = p.(*owntcp.Protocol)
-		return &guard{p, t, s}
+		g := &guard{p, t, s}
+		if s.own == nil {
+			s.conntrack = &conntrack{shard: s}
+			s.unclaimed = g.HandleUnknownDestinationPacket
+		}
+		return g
 	}
 }
 
@@ -64,9 +69,14 @@ func (g *guard) SendBufferSize() tcpip.TCPSendBufferSizeRangeOption { return g.t
 // QueuePacket hands a segment to its endpoint. The poller calls it, and whoever
 // sends to an address of this stack itself.
 func (g *guard) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
-	if l, ok := ep.(endpoint); ok && l.EndpointState() == tcp.StateListen &&
-		!g.shard.admission.admit(l, header.TCP(pkt.TransportHeader().Slice())) {
-		return
+	if l, ok := ep.(endpoint); ok && l.EndpointState() == tcp.StateListen {
+		h := header.TCP(pkt.TransportHeader().Slice())
+		if !g.shard.admission.admit(l, h) {
+			return
+		}
+		if g.shard.conntrack != nil && h.Flags()&header.TCPFlagSyn != 0 && !g.shard.admission.cookies.Load() {
+			g.shard.conntrack.answered(id, pkt)
+		}
 	}
 	g.tcp.QueuePacket(ep, id, pkt)
 }

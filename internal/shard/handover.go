@@ -211,6 +211,9 @@ func (s *Shard) fromPeers(frames []link.Frame) int {
 // Tidy forgets flows that have ended since the program closed them. Somebody has
 // to call it now and then.
 func (s *Shard) Tidy() {
+	if s.conntrack != nil {
+		s.conntrack.tidy()
+	}
 	if s.peers == nil {
 		return
 	}
@@ -249,6 +252,14 @@ func (s *Shard) departing(r *stack.Route, pkt *stack.PacketBuffer) {
 	}
 }
 
+// networkOf is the network protocol of an address on the wire.
+func networkOf(a tcpip.Address) tcpip.NetworkProtocolNumber {
+	if a.Len() == header.IPv6AddressSize {
+		return header.IPv6ProtocolNumber
+	}
+	return header.IPv4ProtocolNumber
+}
+
 // keyOf is the key of segments from remote to local.
 func keyOf(remote tcpip.Address, remotePort uint16, local tcpip.Address, localPort uint16) (k flow.Key, ok bool) {
 	if remote.Len() != local.Len() {
@@ -276,8 +287,14 @@ type dispatcher struct {
 // DeliverTransportPacket implements stack.TransportDispatcher: segments that took
 // the long way through IP, with options, or put together from fragments.
 func (d *dispatcher) DeliverTransportPacket(proto tcpip.TransportProtocolNumber, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
-	if proto == header.TCPProtocolNumber && d.shard.peers != nil && d.shard.passOn(pkt) {
+	if proto != header.TCPProtocolNumber {
+		return d.TransportDispatcher.DeliverTransportPacket(proto, pkt)
+	}
+	if d.shard.peers != nil && d.shard.passOn(pkt) {
 		return stack.TransportPacketHandled
+	}
+	if d.shard.conntrack != nil {
+		return d.shard.conntrack.deliver(d.TransportDispatcher, pkt)
 	}
 	return d.TransportDispatcher.DeliverTransportPacket(proto, pkt)
 }
@@ -285,17 +302,26 @@ func (d *dispatcher) DeliverTransportPacket(proto tcpip.TransportProtocolNumber,
 // DeliverTransportError implements stack.TransportDispatcher: an ICMP error goes
 // to the shard whose flow it is about.
 func (d *dispatcher) DeliverTransportError(local, remote tcpip.Address, net tcpip.NetworkProtocolNumber, proto tcpip.TransportProtocolNumber, err stack.TransportError, pkt *stack.PacketBuffer) {
-	to := d.TransportDispatcher
-	if d.shard.peers != nil && proto == header.TCPProtocolNumber {
-		if quoted, ok := pkt.Data().PullUp(header.TCPSeqNumOffset); ok {
-			h := header.TCP(quoted)
-			if k, ok := keyOf(remote, h.DestinationPort(), local, h.SourcePort()); ok {
-				if owner := d.shard.ownerOf(&k); owner != nil {
-					d.shard.peers.errors.Add(1)
-					// The stack may be called from anywhere.
-					to = owner.transport
-				}
+	to, owner := d.TransportDispatcher, d.shard
+	if proto == header.TCPProtocolNumber && (owner.peers != nil || owner.conntrack != nil) {
+		quoted, ok := pkt.Data().PullUp(quotedBytes)
+		if !ok {
+			return // nobody can tell what it is about
+		}
+		h := header.TCP(quoted)
+		k, ok := keyOf(remote, h.DestinationPort(), local, h.SourcePort())
+		if ok && owner.peers != nil {
+			if other := owner.ownerOf(&k); other != nil {
+				owner.peers.errors.Add(1)
+				// The stack may be called from anywhere.
+				to, owner = other.transport, other
 			}
+		}
+		if ok && owner.conntrack != nil {
+			if !owner.conntrack.believable(&k, h) {
+				return
+			}
+			err = bounded(net, err)
 		}
 	}
 	to.DeliverTransportError(local, remote, net, proto, err, pkt)

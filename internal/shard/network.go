@@ -10,7 +10,8 @@ import (
 // established flow goes straight from TCP to the link endpoint, which writes
 // the IP header itself. That saves three map look-ups, two firewall checks and
 // a header buffer per packet. Everything else takes the layer's own way. What
-// comes in passes a dispatcher, which hands over what other shards own.
+// comes in passes a dispatcher, which hands over what other shards own, and asks
+// conntrack about the rest.
 
 // shortcut makes a network protocol whose endpoints have the short way.
 func shortcut(factory stack.NetworkProtocolFactory, s *Shard) stack.NetworkProtocolFactory {
@@ -58,6 +59,9 @@ func (e *networkEndpoint) WritePacket(r *stack.Route, p stack.NetworkHeaderParam
 	if p.Protocol == header.TCPProtocolNumber {
 		if e.shard.peers != nil {
 			e.shard.departing(r, pkt)
+		}
+		if e.shard.conntrack != nil {
+			e.shard.conntrack.departing(r, pkt)
 		}
 		if sent, err := e.shard.link.WriteTCP(r, &p, pkt); sent {
 			return err

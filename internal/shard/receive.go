@@ -32,6 +32,8 @@ type established struct {
 	own *owntcp.Endpoint
 	id  stack.TransportEndpointID
 	key flow.Key
+	// tracked is the endpoint's state if it is one of gVisor's TCP.
+	tracked *tracked
 	// conn stands on the endpoint; nil in tests that have none.
 	conn *tpanet.Conn
 	// trace records the flow; nil does not.
@@ -151,10 +153,15 @@ func (s *Shard) receive(frames []link.Frame) {
 			s.link.CountBadChecksum()
 			continue
 		}
-		short++
 		if owner.trace != nil {
 			owner.trace.Received(g.header(), len(g.payload()))
 		}
+		if owner.tracked != nil && !s.conntrack.passes(owner.tracked, &g) {
+			s.depart(&t)
+			s.link.Deliver(f)
+			continue
+		}
+		short++
 		if t.flow == owner && t.join(&g) {
 			continue
 		}

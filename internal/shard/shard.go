@@ -92,6 +92,10 @@ type Shard struct {
 	// have something to acknowledge at the end of the poll; the poller's alone.
 	own   *owntcp.Protocol
 	owing []*owntcp.Endpoint
+	// conntrack guards gVisor's TCP, nil when it is our own. unclaimed answers a
+	// segment as one that belongs to no connection.
+	conntrack *conntrack
+	unclaimed func(stack.TransportEndpointID, *stack.PacketBuffer) stack.UnknownDestinationPacketDisposition
 
 	closing   atomic.Bool
 	done      chan struct{}
@@ -366,6 +370,9 @@ func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
 func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
 	if f, ok := flowOf(ep); ok {
 		f.conn = c
+		if s.conntrack != nil {
+			f.tracked = s.conntrack.track(f.key, f.id, networkOf(f.id.LocalAddress))
+		}
 		s.record(ep, c, f)
 		s.flows.Insert(f.key, f)
 		if s.peers != nil {
@@ -425,8 +432,8 @@ type Stats struct {
 	Conns ConnStats
 	// Limits tell how near the limits are.
 	Limits LimitStats
-	// Refused counts what our own TCP did not believe of those who pretend to be a
-	// peer or a router.
+	// Refused counts what was not believed of those who pretend to be a peer or a
+	// router.
 	Refused owntcp.Refused
 	// Stack holds gVisor's counters. Read its fields with Value.
 	Stack tcpip.Stats
@@ -437,6 +444,8 @@ func (s *Shard) Stats() Stats {
 	var refused owntcp.Refused
 	if s.own != nil {
 		refused = s.own.Refused()
+	} else {
+		refused = s.conntrack.refused()
 	}
 	return Stats{
 		Refused: refused,

@@ -67,12 +67,7 @@ func draw(seed uint64) setup {
 	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
 	engine := func() string { return []string{"tpa", "tpa", "gvisor"}[r.IntN(3)] }
 	s.engines = [2]string{engine(), engine()}
-	if s.engines == [2]string{"tpa", "tpa"} || s.there.Reorder == 0 && s.back.Reorder == 0 {
-		// gVisor takes the window of an acknowledgement that was overtaken for the
-		// newest, sends more than fits, and may stand still for good: see
-		// docs/testing.md.
-		s.tcp.ReceiveBuffer = []int{0, 32 << 10, 128 << 10, 512 << 10}[r.IntN(4)]
-	}
+	s.tcp.ReceiveBuffer = []int{0, 32 << 10, 128 << 10, 512 << 10}[r.IntN(4)]
 	s.early = r.IntN(5) == 0
 	if r.IntN(3) == 0 {
 		s.mishaps = 1 + r.IntN(3)
