@@ -177,7 +177,7 @@ var queueMetrics = []metric[queue]{
 	stack("tcp_transmit_segments_total", "Segments sent. Segments cut up later count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentsSent }),
 	stack("tcp_invalid_segments_total", "Segments received that made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.InvalidSegmentsReceived }),
 	{
-		name: "tcp_refused_total", kind: counter, help: "Segments and ICMP errors that came from neither the peer nor a router on the way: a wrong acknowledgement number, an old timestamp, a number that is not in flight. Our own TCP only.",
+		name: "tcp_refused_total", kind: counter, help: "Segments and ICMP errors that came from neither the peer nor a router on the way: a wrong acknowledgement number, an old timestamp, a number that is not in flight.",
 		labels: []string{"reason"},
 		read: func(q queue) []sample {
 			r := &q.shard().Refused

@@ -135,12 +135,15 @@ func (c *conntrack) track(k flow.Key, id stack.TransportEndpointID, proto tcpip.
 // answered follows a connection from its SYN on, which will be answered from
 // memory, not with a cookie.
 func (c *conntrack) answered(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
-	if k, ok := keyOf(id.RemoteAddress, id.RemotePort, id.LocalAddress, id.LocalPort); ok {
-		if t := c.track(k, id, pkt.NetworkProtocolNumber); t != nil {
-			t.mu.Lock()
-			t.hearSYN(header.TCP(pkt.TransportHeader().Slice()))
-			t.mu.Unlock()
-		}
+	h := header.TCP(pkt.TransportHeader().Slice())
+	k, ok := keyOf(id.RemoteAddress, id.RemotePort, id.LocalAddress, id.LocalPort)
+	if !ok || int(h.DataOffset()) != len(h) {
+		return
+	}
+	if t := c.track(k, id, pkt.NetworkProtocolNumber); t != nil {
+		t.mu.Lock()
+		t.hearSYN(h)
+		t.mu.Unlock()
 	}
 }
 
@@ -207,33 +210,14 @@ func (t *tracked) send(h header.TCP, n uint32) {
 	if flags&(syn|fin) != 0 {
 		end++
 	}
-	switch flags & (syn | ack) {
-	case syn:
-		if t.phase != calling || t.iss != seq {
-			t.begin(seq, calling)
-		}
-		o := header.ParseSynOptions(h.Options(), false)
-		t.receiveShift, t.synWindow = uint8(max(o.WS, 0)), h.WindowSize()
-	case syn | ack:
-		switch {
-		case t.phase == calling && t.iss == seq:
-			t.phase, t.crossed = answering, true
-		case t.phase == unknown || t.iss != seq:
-			t.begin(seq, answering)
-		}
-		// Shifts count if both ends have sent one (RFC 7323 section 2.2).
-		o := header.ParseSynOptions(h.Options(), true)
-		t.receiveShift, t.sendShift = uint8(max(o.WS, 0)), 0
-		if o.WS >= 0 && t.synSeq+1 == h.AckNumber() {
-			t.sendShift = uint8(max(t.synShift, 0))
-		}
-	case ack:
-		if t.phase == unknown || t.phase == answering && (end != seq || seq != t.iss+1) {
-			// The handshake was kept in a cookie. Nothing has left before.
-			t.begin(seq-1, opened)
-			t.unacknowledged, t.sent = seq, seq
-			t.windowSeq = h.AckNumber() - maxCoalesced // nothing that comes is older
-		}
+	switch {
+	case flags&syn != 0:
+		t.sendSYN(h)
+	case t.phase == unknown, t.phase == answering && (end != seq || seq != t.iss+1):
+		// The handshake was kept in a cookie. Nothing has left before.
+		t.begin(seq-1, opened)
+		t.unacknowledged, t.sent = seq, seq
+		t.windowSeq = h.AckNumber() - maxCoalesced // nothing that comes is older
 	}
 	if before(t.sent, end) {
 		t.sent = end
@@ -254,6 +238,27 @@ func (t *tracked) send(h header.TCP, n uint32) {
 	}
 	t.hearing = true
 	_, t.useTimestamps = timestamp(h.Options())
+}
+
+// sendSYN learns from a SYN of ours.
+func (t *tracked) sendSYN(h header.TCP) {
+	seq, acking := h.SequenceNumber(), h.Flags()&header.TCPFlagAck != 0
+	switch again := t.phase != unknown && t.iss == seq; {
+	case again && acking != (t.phase == calling):
+		return
+	case again && acking:
+		t.phase, t.crossed = answering, true
+	case acking:
+		t.begin(seq, answering)
+	default:
+		t.begin(seq, calling)
+	}
+	o := header.ParseSynOptions(h.Options(), acking)
+	t.receiveShift, t.synWindow = uint8(max(o.WS, 0)), h.WindowSize()
+	// Shifts count if both ends have sent one (RFC 7323 section 2.2).
+	if acking && o.WS >= 0 && t.synSeq+1 == h.AckNumber() {
+		t.sendShift = uint8(max(t.synShift, 0))
+	}
 }
 
 // hearSYN takes note of the peer's SYN.
