@@ -57,12 +57,12 @@ type tracked struct {
 	maxWindow                 uint32 // in bytes
 	sendShift                 uint8
 
-	// The peer's direction: IRS, what we acknowledged last, which RCV.NXT may be
+	// The peer's direction: what we acknowledged last, which RCV.NXT may be
 	// ahead of, and the right edge of the widest window that the peer was told.
-	irs, acked, edge uint32
-	hearing          bool   // acked and edge are known
-	synWindow        uint16 // of our SYN
-	receiveShift     uint8
+	acked, edge  uint32
+	hearing      bool   // acked and edge are known
+	synWindow    uint16 // of our SYN
+	receiveShift uint8
 	// crossed: both ends opened at once.
 	crossed bool
 	// synSeq and synShift are of the last SYN that came, whatever became of it.
