@@ -1,11 +1,8 @@
 package tcp
 
 import (
-	"time"
-
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -205,79 +202,5 @@ func (e *Endpoint) register(a *arrival) bool {
 		return false
 	}
 	e.registered = true
-	return true
-}
-
-// Cookies (RFC 4987 section 3.6): while the table of half-open connections is
-// full, the initial sequence number says all that is needed to make the
-// connection when its handshake is through. 27 bits are a keyed hash of the flow,
-// the peer's sequence number and the minute, two the minute, three the MSS.
-var cookieMSS = [8]int{216, 536, 768, 996, 1220, 1360, 1440, 1460}
-
-func (p *Protocol) cookie(id *stack.TransportEndpointID, irs, minute, mss uint32) uint32 {
-	sum := uint32(p.hash('c', id, irs+minute<<8+mss))
-	return sum&^0x1f | minute&3<<3 | mss
-}
-
-func (p *Protocol) minute() uint32 { return uint32(p.now() / int64(time.Minute)) }
-
-func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
-	r, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, a.pkt.NetworkProtocolNumber, false)
-	if err != nil {
-		return
-	}
-	defer r.Release()
-	mss := uint32(0)
-	for int(mss)+1 < len(cookieMSS) && cookieMSS[mss+1] <= int(o.MSS) {
-		mss++
-	}
-	var b [header.TCPMinimumSize + 4]byte
-	header.TCP(b[:]).Encode(&header.TCPFields{
-		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort,
-		SeqNum: e.p.cookie(&a.id, s.seq, e.p.minute(), mss), AckNum: s.seq + 1,
-		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
-	})
-	header.EncodeMSSOption(uint32(routeMSS(r)), b[header.TCPMinimumSize:])
-	e.p.sendLong(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
-}
-
-// redeem makes a connection of an acknowledgement that has a cookie.
-func (e *Endpoint) redeem(s *segment, a *arrival) bool {
-	iss, irs := s.ack-1, s.seq-1
-	now := e.p.minute()
-	minute := now - (now-iss>>3)&3
-	if now-minute > 2 || e.p.cookie(&a.id, irs, minute, iss&7) != iss {
-		return false
-	}
-	stats := e.p.stack.Stats().TCP
-	e.mu.Lock()
-	full := e.current() != gtcp.StateListen || len(e.listen.accepted) >= e.listen.backlog
-	e.mu.Unlock()
-	if full {
-		stats.ListenOverflowAckDrop.Increment()
-		return true // the peer will ask again, with its first data
-	}
-	child := e.child(a)
-	if child == nil {
-		return true
-	}
-	stats.ListenOverflowSynCookieRcvd.Increment()
-	child.mu.Lock()
-	defer child.unlock()
-	child.synReceived(&segment{seq: irs, window: s.window}, &header.TCPSynOptions{MSS: uint16(cookieMSS[iss&7]), WS: -1})
-	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
-	if !child.register(a) {
-		return true
-	}
-	child.parent = e
-	child.hash = uint32(e.p.hash('h', &child.ID, 0)) | 1
-	child.receive(s)
-	if child.current() == gtcp.StateSynRecv { // the listener went, or filled up, just now
-		child.finish(gtcp.StateClose, nil)
-		return true
-	}
-	if child.ackOwed {
-		child.sendAck()
-	}
 	return true
 }

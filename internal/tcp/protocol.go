@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/raw"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/syncookie"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -47,8 +48,9 @@ type Protocol struct {
 	stack *stack.Stack
 	clock tcpip.Clock
 	out   Output
-	// secret keys initial sequence numbers, timestamps and cookies.
-	secret [32]byte
+	// secret keys initial sequence numbers and timestamps.
+	secret  [32]byte
+	cookies *Cookies
 	// routes counts changes of addresses and routes: who finds it changed looks for
 	// its route anew.
 	routes atomic.Uint64
@@ -106,6 +108,8 @@ func New(out Output) stack.TransportProtocolFactory {
 		if _, err := io.ReadFull(s.SecureRNG().Reader, p.secret[:]); err != nil {
 			panic("tcp: the source of random numbers failed: " + err.Error())
 		}
+		key := sha256.Sum256(append(p.secret[:], 'c'))
+		p.cookies = &Cookies{syncookie.Key{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}, p.clock}
 		go p.work()
 		return p
 	}

@@ -109,6 +109,12 @@ func (e *Endpoint) receive(s *segment) (again bool) {
 		e.receiveSynSent(s)
 	case gtcp.StateTimeWait:
 		return e.receiveTimeWait(s)
+	case gtcp.StateSynRecv:
+		if e.supersedes(s) {
+			e.finish(gtcp.StateClose, nil)
+			return true
+		}
+		e.receiveSynchronized(s)
 	case gtcp.StateClose, gtcp.StateError, gtcp.StateInitial, gtcp.StateBound, gtcp.StateListen, gtcp.StateConnecting:
 		return s.flags&rst == 0 && s.flags&syn != 0
 	default:
@@ -537,6 +543,9 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 		// The peer's FIN again: our acknowledgement was lost.
 		e.sendAck()
 		e.timeWait()
+	case e.supersedes(s):
+		e.finish(gtcp.StateClose, nil)
+		return true
 	case s.length() > 0:
 		e.challenge(s, e.p.now())
 	}

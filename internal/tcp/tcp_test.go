@@ -1006,3 +1006,59 @@ func TestListenerGoesAway(t *testing.T) {
 		t.Errorf("%v is registered still", ep)
 	}
 }
+
+// TestForeignCookies: the filter of the device answers SYNs with cookies without
+// asking, also those of connections that are not over. The listener takes them.
+func TestForeignCookies(t *testing.T) {
+	foreign := func(h *host, irs uint32) uint32 {
+		local, remote := ends(&stack.TransportEndpointID{LocalAddress: localAddr, LocalPort: localPort, RemoteAddress: peerAddr, RemotePort: peerPort})
+		return h.p.cookies.Key.Make(local, remote, irs, h.p.cookies.Minute(), 1460)
+	}
+	accepted := func(t *testing.T, h *host, l *Endpoint, iss uint32) {
+		t.Helper()
+		ep, _, err := l.Accept(nil)
+		if err != nil {
+			t.Fatalf("Accept: %v", err)
+		}
+		if got := ep.(*Endpoint).iss; got != iss {
+			t.Errorf("the connection begins at %d, want the cookie's %d", got, iss)
+		}
+		if n := len(l.listen.pending); n != 0 {
+			t.Errorf("%d handshakes are pending, want none", n)
+		}
+		ep.Abort()
+	}
+	t.Run("half open", func(t *testing.T) {
+		h := newHost(t, false)
+		l := h.listen(4)
+		h.receive(out{flags: syn})
+		h.expect("answer to a SYN", "SA")
+		iss := foreign(h, h.next-1)
+		h.receive(out{ack: iss + 2})
+		h.expect("neither its answer's nor a cookie", "R")
+		h.receive(out{ack: iss + 1})
+		accepted(t, h, l, iss)
+	})
+	t.Run("TIME-WAIT", func(t *testing.T) {
+		h := newHost(t, false)
+		l := h.listen(4)
+		h.receive(out{flags: syn}, out{})
+		ep, _, err := l.Accept(nil)
+		if err != nil {
+			t.Fatalf("Accept: %v", err)
+		}
+		h.ep = ep.(*Endpoint)
+		h.take()
+		h.ep.Close()
+		h.expect("close", "FA")
+		h.receive(out{flags: fin | ack})
+		h.expect("the peer's FIN", "A")
+		h.state(gtcp.StateTimeWait)
+		h.ep = nil // what is closed gets its segments the long way
+		irs := h.next + 100_000
+		iss := foreign(h, irs)
+		h.receive(out{seq: irs + 1, ack: iss + 2})
+		h.receive(out{seq: irs + 1, ack: iss + 1})
+		accepted(t, h, l, iss)
+	})
+}

@@ -1,0 +1,125 @@
+package tcp
+
+import (
+	"net/netip"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/syncookie"
+)
+
+// Cookies are what SYN cookies are made with, while the table of half-open
+// connections is full. Those of the shards of a runtime are the same: the filter
+// of their device, which makes them, too, does not know to whom an answer goes.
+type Cookies struct {
+	Key   syncookie.Key
+	clock tcpip.Clock
+}
+
+// Minute is the time that cookies tell.
+func (c *Cookies) Minute() uint32 {
+	return uint32(c.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}) / time.Minute)
+}
+
+// Cookies returns what the cookies of p are made with.
+func (p *Protocol) Cookies() *Cookies { return p.cookies }
+
+// ShareCookies makes p's cookies those of another Protocol. It must be called
+// before there is traffic.
+func (p *Protocol) ShareCookies(c *Cookies) { p.cookies = c }
+
+// knows tells whether a segment acknowledges a cookie, and the peer's MSS.
+func (p *Protocol) knows(s *segment, id *stack.TransportEndpointID) (mss uint16, ok bool) {
+	local, remote := ends(id)
+	return p.cookies.Key.Check(local, remote, s.seq-1, p.cookies.Minute(), s.ack-1)
+}
+
+// supersedes tells whether a segment to a connection in SYN-RECEIVED or TIME-WAIT
+// acknowledges a cookie. A SYN to it was answered without its knowledge then, by
+// the filter of the device, and the listener has to see to it.
+func (e *Endpoint) supersedes(s *segment) bool {
+	if s.flags&(syn|rst|ack) != ack {
+		return false
+	}
+	switch e.current() {
+	case gtcp.StateSynRecv:
+		if e.parent == nil || s.ack == e.iss+1 {
+			return false
+		}
+	case gtcp.StateTimeWait:
+		if !after(s.seq, e.receiveNext) {
+			return false
+		}
+	}
+	_, ok := e.p.knows(s, &e.ID)
+	return ok
+}
+
+func ends(id *stack.TransportEndpointID) (local, remote netip.AddrPort) {
+	l, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
+	r, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	return netip.AddrPortFrom(l, id.LocalPort), netip.AddrPortFrom(r, id.RemotePort)
+}
+
+// sendCookie answers a SYN with a cookie.
+func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
+	r, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, a.pkt.NetworkProtocolNumber, false)
+	if err != nil {
+		return
+	}
+	defer r.Release()
+	c := e.p.cookies
+	local, remote := ends(&a.id)
+	var b [header.TCPMinimumSize + 4]byte
+	header.TCP(b[:]).Encode(&header.TCPFields{
+		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort,
+		SeqNum: c.Key.Make(local, remote, s.seq, c.Minute(), o.MSS), AckNum: s.seq + 1,
+		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
+	})
+	header.EncodeMSSOption(uint32(routeMSS(r)), b[header.TCPMinimumSize:])
+	e.p.sendLong(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
+}
+
+// redeem makes a connection of an acknowledgement that has a cookie.
+func (e *Endpoint) redeem(s *segment, a *arrival) bool {
+	mss, ok := e.p.knows(s, &a.id)
+	if !ok {
+		return false
+	}
+	iss, irs := s.ack-1, s.seq-1
+	stats := e.p.stack.Stats().TCP
+	e.mu.Lock()
+	full := e.current() != gtcp.StateListen || len(e.listen.accepted) >= e.listen.backlog
+	e.mu.Unlock()
+	if full {
+		stats.ListenOverflowAckDrop.Increment()
+		return true // the peer will ask again, with its first data
+	}
+	child := e.child(a)
+	if child == nil {
+		return true
+	}
+	stats.ListenOverflowSynCookieRcvd.Increment()
+	child.mu.Lock()
+	defer child.unlock()
+	child.synReceived(&segment{seq: irs, window: s.window}, &header.TCPSynOptions{MSS: mss, WS: -1})
+	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
+	if !child.register(a) {
+		return true
+	}
+	child.parent = e
+	child.hash = uint32(e.p.hash('h', &child.ID, 0)) | 1
+	child.receive(s)
+	if child.current() == gtcp.StateSynRecv { // the listener went, or filled up, just now
+		child.finish(gtcp.StateClose, nil)
+		return true
+	}
+	if child.ackOwed {
+		child.sendAck()
+	}
+	return true
+}
