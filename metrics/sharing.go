@@ -56,19 +56,15 @@ var sharingMetrics = []metric[scrape]{
 		},
 	},
 	{
-		name: "flow_packets_total", kind: counter, help: "Frames that the filter saw on the whole device: those that came here (accel), and those left to the kernel, by why.",
+		name: "flow_packets_total", kind: counter, help: "Frames that the filter saw on the whole device: those that came here (accel), those left to the kernel, by why, and SYNs that the filter answered or dropped itself.",
 		labels: []string{"verdict", "reason"},
 		read: func(s scrape) []sample {
 			if s.Sharing == nil {
 				return nil
 			}
 			var all []sample
-			for i, v := range s.Sharing.Steering.Verdicts {
-				verdict := "kernel"
-				if i == 0 { // the first is ours
-					verdict = "accel"
-				}
-				all = append(all, series(v.Frames, verdict, strings.ToLower(strings.ReplaceAll(v.Name, " ", "_"))))
+			for _, v := range s.Sharing.Steering.Verdicts {
+				all = append(all, series(v.Frames, v.Taker, strings.ToLower(strings.ReplaceAll(v.Name, " ", "_"))))
 			}
 			return all
 		},

@@ -20,7 +20,10 @@ func TestSharing(t *testing.T) {
 		Accelerated: true, Info: link.Info{Name: "eth0"}, Device: link.DeviceStats{LinkSpeed: 10e9},
 		Memory: []dpdk.Memory{{NUMANode: 0, InUse: 100, Free: 28, HugePages: true}, {NUMANode: 1, InUse: 5}},
 		Sharing: &accel.SharingStats{Backend: "xdp", Steering: bifurcation.Stats{
-			Claims: 1, Ports: 2, Verdicts: []bifurcation.Verdict{{Name: "redirected", Frames: 70}, {Name: "not TCP", Frames: 30}},
+			Claims: 1, Ports: 2, Verdicts: []bifurcation.Verdict{
+				{Name: "redirected", Frames: 70, Taker: "accel"}, {Name: "not TCP", Frames: 30, Taker: "kernel"},
+				{Name: "SYN answered", Frames: 20, Taker: "filter"},
+			},
 			Operations: bifurcation.Operations{Claims: bifurcation.Outcomes{Done: 2, Failed: 1}},
 		}},
 	}
@@ -31,10 +34,11 @@ func TestSharing(t *testing.T) {
 		t.Errorf("promlint: %v, %v", err, problems)
 	}
 	want := `
-# HELP tpa_flow_packets_total Frames that the filter saw on the whole device: those that came here (accel), and those left to the kernel, by why.
+# HELP tpa_flow_packets_total Frames that the filter saw on the whole device: those that came here (accel), those left to the kernel, by why, and SYNs that the filter answered or dropped itself.
 # TYPE tpa_flow_packets_total counter
 tpa_flow_packets_total{port="eth0",reason="not_tcp",verdict="kernel"} 30
 tpa_flow_packets_total{port="eth0",reason="redirected",verdict="accel"} 70
+tpa_flow_packets_total{port="eth0",reason="syn_answered",verdict="filter"} 20
 # HELP tpa_flow_rule_operations_total Changes of the rules: ports claimed and released, and exceptions for single flows.
 # TYPE tpa_flow_rule_operations_total counter
 tpa_flow_rule_operations_total{backend="xdp",operation="claim",port="eth0",result="failed"} 1

@@ -58,6 +58,9 @@ type Sharer interface {
 type Verdict struct {
 	Name   string
 	Frames uint64
+	// Taker is who has the frames: "accel", "kernel", or "filter" where they ended
+	// there.
+	Taker string
 }
 
 // Ports are what a claim asks for.

@@ -54,7 +54,7 @@ func (f *fakeFilter) Release(a netip.Addr, first uint16, n int) error {
 	return nil
 }
 
-func (f *fakeFilter) Verdicts() []Verdict { return []Verdict{{"frames", 7}} }
+func (f *fakeFilter) Verdicts() []Verdict { return []Verdict{{Name: "frames", Frames: 7}} }
 
 func (f *fakeFilter) String() string { return "fake" }
 

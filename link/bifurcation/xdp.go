@@ -18,15 +18,17 @@ var _ Sharer = XDP{}
 func (x XDP) Verdicts() []Verdict {
 	v := x.Filter.Verdicts()
 	return []Verdict{
-		{"redirected", v.Redirected},
-		{"no socket", v.NoSocket},
-		{"not IP", v.NotIP},
-		{"not TCP", v.NotTCP},
-		{"fragment", v.Fragment},
-		{"IP options", v.IPOptions},
-		{"malformed", v.Malformed},
-		{"other address", v.OtherAddress},
-		{"other port", v.OtherPort},
+		{"redirected", v.Redirected, "accel"},
+		{"no socket", v.NoSocket, "kernel"},
+		{"not IP", v.NotIP, "kernel"},
+		{"not TCP", v.NotTCP, "kernel"},
+		{"fragment", v.Fragment, "kernel"},
+		{"IP options", v.IPOptions, "kernel"},
+		{"malformed", v.Malformed, "kernel"},
+		{"other address", v.OtherAddress, "kernel"},
+		{"other port", v.OtherPort, "kernel"},
+		{"SYN answered", v.Answered, "filter"},
+		{"SYN dropped", v.Dropped, "filter"},
 	}
 }
 

@@ -62,7 +62,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
-	if dev.filter, dev.notNative, err = openFilter(attrs.Index, cfg.Attach); err != nil {
+	if dev.filter, dev.notNative, err = openFilter(attrs.Index, l.Type() == "veth", cfg.Attach); err != nil {
 		return nil, errFilter(l, cfg.Attach, err)
 	}
 	chunk := chunkSize(attrs.MTU)

@@ -14,11 +14,16 @@
 //
 // All else, and whatever does not parse, is passed on unchanged.
 //
-// There are three programs around that one decision. tpa_filter runs as XDP and
-// hands our frames to AF_XDP sockets. Where the interface's XDP is in use, the
-// other two do its work: tpa_tap is the socket filter of a packet socket, which
-// gets a copy of our frames, and tpa_ingress, right behind it, keeps the kernel
-// from seeing them, too.
+// Of what is ours, SYNs to the ports in `syn_ports` go no further: the filter
+// answers them itself, with a cookie that TCP will know, or drops them. A flood
+// of them then costs this process nothing.
+//
+// There are four programs around these decisions. tpa_filter runs as XDP and
+// hands our frames to AF_XDP sockets. It sends its answers by itself, too, unless
+// the driver may lose them (veth): tpa_answer, behind XDP, then does that. Where
+// the interface's XDP is in use, the other two do its work: tpa_tap is the socket
+// filter of a packet socket, which gets a copy of our frames, and tpa_ingress,
+// right behind it, keeps the kernel from seeing them, too.
 //
 // The file includes no headers: what it needs of the kernel's interface is below,
 // so that the object depends on the compiler alone.
@@ -27,14 +32,16 @@ typedef unsigned char __u8;
 typedef unsigned short __u16;
 typedef unsigned int __u32;
 typedef unsigned long long __u64;
+typedef long long __s64;
 
 #define SEC(name) __attribute__((section(name), used))
 #define inline inline __attribute__((always_inline))
+#define noinline __attribute__((noinline))
 #define uint_attr(name, val) int(*name)[val]
 #define type_attr(name, val) typeof(val) *name
 
 // From linux/bpf.h.
-enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3, XDP_REDIRECT = 4 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
 enum {
 	BPF_MAP_TYPE_HASH = 1,
@@ -48,17 +55,25 @@ struct xdp_md {
 };
 struct __sk_buff {
 	__u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present;
+	__u32 vlan_tci, vlan_proto, priority, ingress_ifindex, ifindex;
+	__u32 tc_index, cb[5], hash, tc_classid, data, data_end;
 };
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
+static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)38;
+static long (*bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
+static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16(x) __builtin_bswap16(x)
 #define be32(x) __builtin_bswap32(x)
+#define le64(x) (x)
 #else
 #define be16(x) (x)
 #define be32(x) (x)
+#define le64(x) __builtin_bswap64(x)
 #endif
 
 struct eth_header {
@@ -94,7 +109,7 @@ struct addr {
 
 // ROWS is the greatest number of local addresses, WORDS the number of 64-bit
 // words that hold one bit for each port.
-enum { ROWS = 64, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256 };
+enum { ROWS = 64, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256, MAX_SYN_PORTS = 4096 };
 
 // addrs leads from a local address to its row in ports.
 struct {
@@ -145,6 +160,36 @@ struct {
 	type_attr(value, __u32);
 } sockets SEC(".maps");
 
+// What becomes of the SYNs to a port.
+enum { ANSWER, DROP };
+
+// syn_ports has the ports, in host byte order, whose SYNs stay here.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_HASH);
+	uint_attr(max_entries, MAX_SYN_PORTS);
+	uint_attr(map_flags, BPF_F_NO_PREALLOC);
+	type_attr(key, __u32);
+	type_attr(value, __u8);
+} syn_ports SEC(".maps");
+
+// What answers are made of.
+struct cookies {
+	__u64 key[2];
+	__u32 minute;
+	__u16 mss4, mss6; // ours
+	// The checksum of the answer to a SYN that came without one is left open, too.
+	__u16 partial;
+	// tpa_answer answers, not tpa_filter.
+	__u16 behind;
+};
+
+struct {
+	uint_attr(type, BPF_MAP_TYPE_ARRAY);
+	uint_attr(max_entries, 1);
+	type_attr(key, __u32);
+	type_attr(value, struct cookies);
+} cookies SEC(".maps");
+
 // The order is that of Verdicts in filter.go.
 enum verdict {
 	REDIRECTED,
@@ -156,6 +201,8 @@ enum verdict {
 	MALFORMED,
 	OTHER_ADDRESS,
 	OTHER_PORT,
+	ANSWERED,
+	DROPPED,
 	VERDICTS,
 };
 
@@ -182,10 +229,22 @@ static inline void map_ipv4(struct addr *a, __u32 ipv4)
 	a->word[3] = ipv4;
 }
 
-// classify returns REDIRECTED for a frame that is ours.
-static inline enum verdict classify(void *data, void *end)
+// A SYN as the hash of its cookie has it. The rest is 0.
+union syn {
+	struct {
+		struct flow flow;
+		__u32 seq; // network byte order
+	};
+	__u64 word[5];
+};
+
+// The flags of a TCP header with its data offset.
+enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
+
+// classify returns REDIRECTED for a frame that is ours, ANSWERED or DROPPED for a
+// SYN of which that is to be done; syn then says which one it is.
+static inline enum verdict classify(void *data, void *end, union syn *syn)
 {
-	struct flow flow = {};
 	struct tcp_header *tcp;
 
 	struct eth_header *eth = data;
@@ -204,8 +263,8 @@ static inline enum verdict classify(void *data, void *end)
 			return ip->version_ihl >> 4 == 4 ? IP_OPTIONS : MALFORMED;
 		if (ip->fragment & be16(0x3fff)) // more fragments, or an offset
 			return FRAGMENT;
-		map_ipv4(&flow.local, ip->dst);
-		map_ipv4(&flow.remote, ip->src);
+		map_ipv4(&syn->flow.local, ip->dst);
+		map_ipv4(&syn->flow.remote, ip->src);
 		tcp = (void *)(ip + 1);
 	} else if (eth->type == be16(0x86dd)) {
 		struct ipv6_header *ip = (void *)(eth + 1);
@@ -226,8 +285,8 @@ static inline enum verdict classify(void *data, void *end)
 		}
 		if ((ip->version_class_flow & be32(0xf0000000)) != be32(0x60000000))
 			return MALFORMED;
-		__builtin_memcpy(&flow.local, ip->dst, sizeof(flow.local));
-		__builtin_memcpy(&flow.remote, ip->src, sizeof(flow.remote));
+		__builtin_memcpy(&syn->flow.local, ip->dst, sizeof(syn->flow.local));
+		__builtin_memcpy(&syn->flow.remote, ip->src, sizeof(syn->flow.remote));
 		tcp = (void *)(ip + 1);
 	} else {
 		return NOT_IP;
@@ -236,7 +295,7 @@ static inline enum verdict classify(void *data, void *end)
 	if ((void *)(tcp + 1) > end)
 		return MALFORMED;
 
-	__u32 *row = bpf_map_lookup_elem(&addrs, &flow.local);
+	__u32 *row = bpf_map_lookup_elem(&addrs, &syn->flow.local);
 	if (!row)
 		return OTHER_ADDRESS;
 	__u32 port = be16(tcp->dst);
@@ -246,23 +305,264 @@ static inline enum verdict classify(void *data, void *end)
 		return OTHER_PORT;
 	__u64 bit = 1ULL << port % 64;
 	int ours = (word->claimed & bit) != 0;
+	syn->flow.local_port = tcp->dst;
+	syn->flow.remote_port = tcp->src;
 	if (word->mixed & bit) {
-		flow.local_port = tcp->dst;
-		flow.remote_port = tcp->src;
-		__u8 *owner = bpf_map_lookup_elem(&flows, &flow);
+		__u8 *owner = bpf_map_lookup_elem(&flows, &syn->flow);
 		if (owner)
 			ours = *owner == OURS;
 	}
-	return ours ? REDIRECTED : OTHER_PORT;
+	if (!ours)
+		return OTHER_PORT;
+	if ((tcp->flags & be16(SYN | ACK | RST | FIN)) != be16(SYN))
+		return REDIRECTED;
+	__u8 *action = bpf_map_lookup_elem(&syn_ports, &port);
+	if (!action)
+		return REDIRECTED;
+	syn->seq = tcp->seq;
+	return *action == ANSWER ? ANSWERED : DROPPED;
 }
+
+#define rotate(x, n) ((x) << (n) | (x) >> (64 - (n)))
+#define sip_round()                                                                            \
+	do {                                                                                   \
+		v0 += v1, v1 = rotate(v1, 13), v1 ^= v0, v0 = rotate(v0, 32);                  \
+		v2 += v3, v3 = rotate(v3, 16), v3 ^= v2;                                       \
+		v0 += v3, v3 = rotate(v3, 21), v3 ^= v0;                                       \
+		v2 += v1, v1 = rotate(v1, 17), v1 ^= v2, v2 = rotate(v2, 32);                  \
+	} while (0)
+
+// make_cookie is Key.Make of internal/syncookie.
+static noinline __u32 make_cookie(const struct cookies *c, const union syn *syn, __u32 mss)
+{
+	// SipHash-2-4 of the SYN, and four bytes more.
+	__u64 v0 = c->key[0] ^ 0x736f6d6570736575ULL, v1 = c->key[1] ^ 0x646f72616e646f6dULL;
+	__u64 v2 = c->key[0] ^ 0x6c7967656e657261ULL, v3 = c->key[1] ^ 0x7465646279746573ULL;
+#pragma unroll
+	for (int i = 0; i < 6; i++) {
+		__u64 word = i < 5 ? le64(syn->word[i]) : (__u64)(sizeof(*syn) + 4) << 56 | (__u32)(c->minute << 3 | mss);
+		v3 ^= word;
+		sip_round();
+		sip_round();
+		v0 ^= word;
+	}
+	v2 ^= 0xff;
+	sip_round();
+	sip_round();
+	sip_round();
+	sip_round();
+	return ((__u32)(v0 ^ v1 ^ v2 ^ v3) & ~31u) | (c->minute & 3) << 3 | mss;
+}
+
+// peer_mss returns the MSS option among the first options of a SYN, or the value
+// that holds without one.
+static noinline __u32 peer_mss(const __u8 *options, __u32 len, void *end)
+{
+	__u32 at = 0;
+#pragma unroll
+	for (int i = 0; i < 6; i++) {
+		const __u8 *o = options + (at & 63);
+		if (at + 4 > len || (void *)(o + 4) > end || o[0] == 0)
+			break;
+		if (o[0] == 1) {
+			at++;
+			continue;
+		}
+		if (o[0] == 2 && o[1] == 4)
+			return o[2] << 8 | o[3];
+		if (o[1] < 2)
+			break;
+		at += o[1];
+	}
+	return 536;
+}
+
+// at_least returns 1 if x is at least y, else 0, without a branch: those multiply
+// what the verifier walks through.
+static inline __u32 at_least(__u64 x, __u64 y)
+{
+	x -= y;
+	asm volatile("" : "+r"(x));
+	return ~x >> 63;
+}
+
+// fold returns a sum of 32-bit words as one of 16 bits.
+static inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static inline __u64 add_words(__u64 sum, const __u32 *words, const int n)
+{
+#pragma unroll
+	for (int i = 0; i < n; i++)
+		sum += words[i];
+	return sum;
+}
+
+// What check returns: the place of the peer's MSS in sizes of internal/syncookie,
+// and these.
+enum { MSS = 7, SOUND = 8, OPEN = 16, TOLD = 32 };
+
+// check returns 0 for a SYN that is not sound. OPEN: its checksum was left open,
+// TOLD: it has options. A SYN with data is not sound here: its sender tries
+// without (RFC 7413 section 3).
+static noinline __u32 check(void *data, void *end)
+{
+	struct eth_header *eth = data;
+	struct tcp_header *tcp;
+	__u64 pseudo; // the header that TCP's checksum covers, but for the length
+	__u32 len;    // of the TCP segment
+	if ((void *)(eth + 1) > end)
+		return 0;
+	if (eth->type == be16(0x0800)) {
+		struct ipv4_header *ip = (void *)(eth + 1);
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end || fold(add_words(0, (__u32 *)ip, 5)) != 0xffff)
+			return 0;
+		len = be16(ip->len) - sizeof(*ip);
+		pseudo = add_words(be16(6), &ip->src, 2);
+	} else {
+		struct ipv6_header *ip = (void *)(eth + 1);
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		len = be16(ip->len);
+		pseudo = add_words(be16(6), ip->src, 8);
+	}
+	__u32 offset = be16(tcp->flags) >> 12;
+	if (offset < 5 || len != offset * 4)
+		return 0;
+
+	__u32 *option = (void *)(tcp + 1);
+	__u32 left = offset - 5;
+	__u32 peer = peer_mss((void *)option, left * 4, end);
+	__u32 mss = at_least(peer, 536) + at_least(peer, 768) + at_least(peer, 996) + at_least(peer, 1220) +
+		    at_least(peer, 1360) + at_least(peer, 1440) + at_least(peer, 1460);
+
+	pseudo += be16(len);
+	__u64 sum = add_words(pseudo, (__u32 *)tcp, 5);
+#pragma unroll
+	for (int i = 0; i < 10; i++) {
+		if ((void *)(option + i + 1) > end)
+			break;
+		sum += option[i] & -(__u64)at_least(left, i + 1);
+	}
+	if ((void *)tcp + len > end)
+		return 0;
+	// The field of a checksum left open holds the sum of the pseudo-header.
+	__u32 open = tcp->checksum == fold(pseudo);
+	if (!open && fold(sum) != 0xffff)
+		return 0;
+	return SOUND | open * OPEN | at_least(left, 1) * TOLD | mss;
+}
+
+// answer makes a SYN that check found sound its own answer, and returns how long
+// that is: never longer than the SYN. 0 is failure.
+static noinline __u32 answer(void *data, void *end, const union syn *syn, __u32 sound)
+{
+	__u32 zero = 0;
+	struct cookies *c = bpf_map_lookup_elem(&cookies, &zero);
+	struct eth_header *eth = data;
+	if (!c || (void *)(eth + 1) > end)
+		return 0;
+	struct tcp_header *tcp;
+	// Without options in the SYN there is no room for one in the answer.
+	__u32 len = sound & TOLD ? sizeof(*tcp) + 4 : sizeof(*tcp), size, mss;
+	__u64 pseudo;
+	if (eth->type == be16(0x0800)) {
+		struct ipv4_header *ip = (void *)(eth + 1);
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		ip->tos = 0;
+		ip->len = be16(sizeof(*ip) + len);
+		ip->id = 0;
+		ip->fragment = be16(0x4000); // don't
+		ip->ttl = 64;
+		ip->checksum = 0;
+		ip->src = syn->flow.local.word[3];
+		ip->dst = syn->flow.remote.word[3];
+		ip->checksum = ~fold(add_words(0, (__u32 *)ip, 5));
+		pseudo = add_words(be16(6), &ip->src, 2);
+		size = sizeof(*eth) + sizeof(*ip) + len;
+		mss = c->mss4;
+	} else {
+		struct ipv6_header *ip = (void *)(eth + 1);
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		ip->version_class_flow = be32(0x60000000);
+		ip->len = be16(len);
+		ip->hop_limit = 64;
+		__builtin_memcpy(ip->src, &syn->flow.local, sizeof(ip->src));
+		__builtin_memcpy(ip->dst, &syn->flow.remote, sizeof(ip->dst));
+		pseudo = add_words(be16(6), ip->src, 8);
+		size = sizeof(*eth) + sizeof(*ip) + len;
+		mss = c->mss6;
+	}
+	tcp->src = syn->flow.local_port;
+	tcp->dst = syn->flow.remote_port;
+	tcp->ack = be32(be32(syn->seq) + 1);
+	tcp->seq = be32(make_cookie(c, syn, sound & MSS));
+	tcp->flags = be16(len / 4 << 12 | SYN | ACK);
+	tcp->window = 0xffff;
+	tcp->checksum = 0;
+	tcp->urgent = 0;
+	pseudo += be16(len);
+	__u64 sum = add_words(pseudo, (__u32 *)tcp, 5);
+	if (sound & TOLD) {
+		__u32 *option = (void *)(tcp + 1);
+		if ((void *)(option + 1) > end)
+			return 0;
+		*option = be32(2 << 24 | 4 << 16 | mss);
+		sum += *option;
+	}
+	tcp->checksum = sound & OPEN && c->partial ? fold(pseudo) : ~fold(sum);
+
+	__u8 station[6];
+	__builtin_memcpy(station, eth->dst, 6);
+	__builtin_memcpy(eth->dst, eth->src, 6);
+	__builtin_memcpy(eth->src, station, 6);
+	return size;
+}
+
+// answered_behind tells whether tpa_answer answers.
+static inline int answered_behind(void)
+{
+	__u32 zero = 0;
+	struct cookies *c = bpf_map_lookup_elem(&cookies, &zero);
+	return c && c->behind;
+}
+
 
 SEC("xdp")
 int tpa_filter(struct xdp_md *ctx)
 {
-	enum verdict verdict = classify((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	union syn syn = {};
+	enum verdict verdict = classify(data, end, &syn);
+	if (verdict == ANSWERED) {
+		if (answered_behind())
+			return XDP_PASS;
+		__u32 sound = check(data, end);
+		if (sound) {
+			// Read anew: the verifier forgets what it knew of them, and so comes to an end.
+			data = (void *)(long)ctx->data, end = (void *)(long)ctx->data_end;
+			int size = end - data, len = answer(data, end, &syn, sound);
+			if (len && bpf_xdp_adjust_tail(ctx, len - size) == 0) {
+				count(ANSWERED);
+				return XDP_TX;
+			}
+		}
+		verdict = DROPPED;
+	}
 	if (verdict != REDIRECTED) {
 		count(verdict);
-		return XDP_PASS;
+		return verdict == DROPPED ? XDP_DROP : XDP_PASS;
 	}
 	// XDP_PASS where the queue has no socket.
 	int action = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
@@ -283,7 +583,7 @@ static inline long load_headers(struct __sk_buff *skb, struct head *head, const 
 	return bpf_skb_load_bytes(skb, sizeof(head->eth), head->rest, ip);
 }
 
-static inline enum verdict classify_packet(struct __sk_buff *skb)
+static inline enum verdict classify_packet(struct __sk_buff *skb, union syn *syn)
 {
 	struct head head = {};
 	if (skb->vlan_present) // the tag is not in the data any more
@@ -298,19 +598,48 @@ static inline enum verdict classify_packet(struct __sk_buff *skb)
 		if (load_headers(skb, &head, sizeof(struct ipv6_header)) < 0)
 			return MALFORMED;
 	}
-	return classify(&head.eth, &head + 1);
+	return classify(&head.eth, &head + 1, syn);
 }
 
 SEC("socket")
 int tpa_tap(struct __sk_buff *skb)
 {
-	return classify_packet(skb) == REDIRECTED ? skb->len : 0;
+	union syn syn = {};
+	return classify_packet(skb, &syn) == REDIRECTED ? skb->len : 0;
+}
+
+// answer_packet answers a SYN, or drops it.
+static inline int answer_packet(struct __sk_buff *skb, const union syn *syn)
+{
+	__u32 sound;
+	if (bpf_skb_pull_data(skb, skb->len) == 0 &&
+	    (sound = check((void *)(long)skb->data, (void *)(long)skb->data_end))) {
+		__u32 len = answer((void *)(long)skb->data, (void *)(long)skb->data_end, syn, sound);
+		if (len && bpf_skb_change_tail(skb, len, 0) == 0) {
+			count(ANSWERED);
+			return bpf_redirect(skb->ifindex, 0);
+		}
+	}
+	count(DROPPED);
+	return TCX_DROP;
+}
+
+SEC("tc")
+int tpa_answer(struct __sk_buff *skb)
+{
+	union syn syn = {};
+	if (!answered_behind())
+		return TCX_NEXT;
+	return classify_packet(skb, &syn) == ANSWERED ? answer_packet(skb, &syn) : TCX_NEXT;
 }
 
 SEC("tc")
 int tpa_ingress(struct __sk_buff *skb)
 {
-	enum verdict verdict = classify_packet(skb);
+	union syn syn = {};
+	enum verdict verdict = classify_packet(skb, &syn);
+	if (verdict == ANSWERED)
+		return answer_packet(skb, &syn);
 	count(verdict);
-	return verdict == REDIRECTED ? TCX_DROP : TCX_NEXT;
+	return verdict == REDIRECTED || verdict == DROPPED ? TCX_DROP : TCX_NEXT;
 }

@@ -24,6 +24,9 @@ const (
 	// port goes.
 	MaxExceptions = 65536
 
+	// MaxSYNPorts is the greatest number of ports whose SYNs the filter answers.
+	MaxSYNPorts = 4096
+
 	words = 65536 / 64
 )
 
@@ -35,6 +38,10 @@ type Filter struct {
 	attach  Attach
 	index   int            // of the interface
 	program ebpf.ProgramID // attached
+	// answerer is tpa_answer, nil where XDP answers SYNs by itself; noAnswers is why
+	// neither does.
+	answerer  ebpflink.Link
+	noAnswers error
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -42,7 +49,8 @@ type Filter struct {
 	tap      *ebpf.Program // with AttachIngress, else nil
 	attached ebpflink.Link
 	rows     map[netip.Addr]*row
-	used     [MaxAddrs]bool // row indexes in use
+	used     [MaxAddrs]bool   // row indexes in use
+	cookies  *link.SYNCookies // what Answer was called with last
 	final    Verdicts
 	closed   bool
 }
@@ -63,8 +71,8 @@ const (
 	ours
 )
 
-// Verdicts count frames by what the filter made of them. All but the first went
-// on to the kernel.
+// Verdicts count frames by what the filter made of them. All but Redirected and
+// the last two went on to the kernel.
 type Verdicts struct {
 	// Redirected went to a socket of this process.
 	Redirected uint64
@@ -84,28 +92,46 @@ type Verdicts struct {
 	OtherAddress uint64
 	// OtherPort were TCP to a port that is not claimed.
 	OtherPort uint64
+	// Answered were SYNs that the filter answered with a cookie, Dropped those that
+	// it was told to drop, or that no cookie answers: see Answer.
+	Answered, Dropped uint64
 }
 
 // fields are the counters in the order of enum verdict in filter.c.
 func (v *Verdicts) fields() []*uint64 {
 	return []*uint64{
 		&v.Redirected, &v.NoSocket, &v.NotIP, &v.NotTCP, &v.Fragment, &v.IPOptions,
-		&v.Malformed, &v.OtherAddress, &v.OtherPort,
+		&v.Malformed, &v.OtherAddress, &v.OtherPort, &v.Answered, &v.Dropped,
 	}
 }
 
 // openFilter loads the filter and attaches it. notNative is why it is attached in
 // generic mode although native mode was tried first.
-func openFilter(index int, mode Attach) (_ *Filter, notNative, err error) {
+func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err error) {
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
+		Answer  *ebpf.Program `ebpf:"tpa_answer"`
 	}
 	if err := load(&objects); err != nil {
 		return nil, nil, err
 	}
 	defer objects.Program.Close() // the link holds it
 	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: number(objects.Program)}
+	defer objects.Answer.Close()
+	defer func() {
+		if err != nil {
+			f.maps.Close()
+			return
+		}
+		// A veth sends what XDP sends only to a peer that has NAPI (GRO, or XDP of its
+		// own), and else loses it.
+		if veth && f.attach == AttachNative {
+			f.answerer, f.noAnswers = ebpflink.AttachTCX(ebpflink.TCXOptions{
+				Interface: index, Program: objects.Answer, Attach: ebpf.AttachTCXIngress,
+			})
+		}
+	}()
 	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
 	if mode != AttachGeneric {
 		options.Flags = ebpflink.XDPDriverMode
@@ -114,14 +140,12 @@ func openFilter(index int, mode Attach) (_ *Filter, notNative, err error) {
 			return f, nil, nil
 		}
 		if mode == AttachNative || occupied(notNative) {
-			f.maps.Close()
 			return nil, nil, notNative
 		}
 	}
 	options.Flags = ebpflink.XDPGenericMode
 	f.attach = AttachGeneric
 	if f.attached, err = ebpflink.AttachXDP(options); err != nil {
-		f.maps.Close()
 		return nil, nil, err
 	}
 	return f, notNative, nil
@@ -339,6 +363,9 @@ func (f *Filter) Close() error {
 	f.final = f.verdicts()
 	f.closed = true
 	err := errors.Join(f.attached.Close(), f.maps.Close())
+	if f.answerer != nil {
+		err = errors.Join(err, f.answerer.Close())
+	}
 	if f.tap != nil {
 		err = errors.Join(err, f.tap.Close())
 	}

@@ -18,6 +18,17 @@ type filterAddr struct {
 	Word [4]uint32
 }
 
+type filterCookies struct {
+	_       structs.HostLayout
+	Key     [2]uint64
+	Minute  uint32
+	Mss4    uint16
+	Mss6    uint16
+	Partial uint16
+	Behind  uint16
+	_       [4]byte
+}
+
 type filterFlow struct {
 	_          structs.HostLayout
 	Local      filterAddr
@@ -37,10 +48,13 @@ type filterPortWord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	filterMapAddrs       = "addrs"
+	filterMapCookies     = "cookies"
 	filterMapFlows       = "flows"
 	filterMapPorts       = "ports"
 	filterMapSockets     = "sockets"
+	filterMapSynPorts    = "syn_ports"
 	filterMapVerdicts    = "verdicts"
+	filterProgTpaAnswer  = "tpa_answer"
 	filterProgTpaFilter  = "tpa_filter"
 	filterProgTpaIngress = "tpa_ingress"
 	filterProgTpaTap     = "tpa_tap"
@@ -88,6 +102,7 @@ type filterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterProgramSpecs struct {
+	TpaAnswer  *ebpf.ProgramSpec `ebpf:"tpa_answer"`
 	TpaFilter  *ebpf.ProgramSpec `ebpf:"tpa_filter"`
 	TpaIngress *ebpf.ProgramSpec `ebpf:"tpa_ingress"`
 	TpaTap     *ebpf.ProgramSpec `ebpf:"tpa_tap"`
@@ -98,9 +113,11 @@ type filterProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterMapSpecs struct {
 	Addrs    *ebpf.MapSpec `ebpf:"addrs"`
+	Cookies  *ebpf.MapSpec `ebpf:"cookies"`
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Sockets  *ebpf.MapSpec `ebpf:"sockets"`
+	SynPorts *ebpf.MapSpec `ebpf:"syn_ports"`
 	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
@@ -131,18 +148,22 @@ func (o *filterObjects) Close() error {
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterMaps struct {
 	Addrs    *ebpf.Map `ebpf:"addrs"`
+	Cookies  *ebpf.Map `ebpf:"cookies"`
 	Flows    *ebpf.Map `ebpf:"flows"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Sockets  *ebpf.Map `ebpf:"sockets"`
+	SynPorts *ebpf.Map `ebpf:"syn_ports"`
 	Verdicts *ebpf.Map `ebpf:"verdicts"`
 }
 
 func (m *filterMaps) Close() error {
 	return _FilterClose(
 		m.Addrs,
+		m.Cookies,
 		m.Flows,
 		m.Ports,
 		m.Sockets,
+		m.SynPorts,
 		m.Verdicts,
 	)
 }
@@ -157,6 +178,7 @@ type filterVariables struct {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterPrograms struct {
+	TpaAnswer  *ebpf.Program `ebpf:"tpa_answer"`
 	TpaFilter  *ebpf.Program `ebpf:"tpa_filter"`
 	TpaIngress *ebpf.Program `ebpf:"tpa_ingress"`
 	TpaTap     *ebpf.Program `ebpf:"tpa_tap"`
@@ -164,6 +186,7 @@ type filterPrograms struct {
 
 func (p *filterPrograms) Close() error {
 	return _FilterClose(
+		p.TpaAnswer,
 		p.TpaFilter,
 		p.TpaIngress,
 		p.TpaTap,

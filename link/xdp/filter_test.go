@@ -121,6 +121,8 @@ func minus(now, before xdp.Verdicts) xdp.Verdicts {
 		Malformed:    now.Malformed - before.Malformed,
 		OtherAddress: now.OtherAddress - before.OtherAddress,
 		OtherPort:    now.OtherPort - before.OtherPort,
+		Answered:     now.Answered - before.Answered,
+		Dropped:      now.Dropped - before.Dropped,
 	}
 }
 

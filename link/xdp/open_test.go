@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	ebpflink "github.com/cilium/ebpf/link"
+
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
@@ -56,15 +59,22 @@ func firstLine(t *testing.T, cmd *exec.Cmd) string {
 	return strings.TrimSpace(line)
 }
 
-// programs returns whether an XDP program is attached.
+// attached returns whether a program is attached, as XDP or behind it.
 func attached(t *testing.T, i *testnet.Interface) bool {
 	t.Helper()
 	l, err := i.Host.Netlink.LinkByName(i.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var behind *ebpflink.QueryResult
+	i.Host.Do(func() {
+		behind, err = ebpflink.QueryPrograms(ebpflink.QueryOptions{Target: i.Index, Attach: ebpf.AttachTCXIngress})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	x := l.Attrs().Xdp
-	return x != nil && x.Attached
+	return x != nil && x.Attached || len(behind.Programs) > 0
 }
 
 func wire(t *testing.T, w testnet.Wire) (far, near *testnet.Interface) {

@@ -1,0 +1,259 @@
+package xdp_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/xdp"
+)
+
+// linuxOptions are those of a SYN from Linux, with an MSS of 1460.
+var linuxOptions = []byte{2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7}
+
+const synISN = 0xfffffffe
+
+var cookieKey = syncookie.Key{0x0123456789abcdef, 0xfedcba9876543210}
+
+// cookies answer SYNs to the port that the bench claimed.
+func (b *bench) cookies(answer bool) *link.SYNCookies {
+	return &link.SYNCookies{Key: cookieKey, Minute: 7, MSS4: 1460, MSS6: 1440, Ports: map[uint16]bool{b.claimed: answer}}
+}
+
+// syn returns a SYN from far, with the right checksums. open leaves TCP's to a
+// device.
+func (b *bench) syn(local netip.Addr, options []byte, open bool, data ...byte) []byte {
+	f := b.segment(local, b.claimed, 0, 0)
+	tcp := header.TCP(append(append(f[len(f)-header.TCPMinimumSize:], options...), data...))
+	ip := f[14 : len(f)-header.TCPMinimumSize]
+	tcp.SetSequenceNumber(synISN)
+	tcp.SetFlags(uint8(header.TCPFlagSyn))
+	tcp.SetDataOffset(uint8(header.TCPMinimumSize + len(options)))
+	var src, dst tcpip.Address
+	if local.Is4() {
+		h := header.IPv4(ip)
+		h.SetTotalLength(uint16(len(ip) + len(tcp)))
+		h.SetChecksum(0)
+		h.SetChecksum(^h.CalculateChecksum())
+		src, dst = h.SourceAddress(), h.DestinationAddress()
+	} else {
+		h := header.IPv6(ip)
+		h.SetPayloadLength(uint16(len(tcp)))
+		src, dst = h.SourceAddress(), h.DestinationAddress()
+	}
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp)))
+	tcp.SetChecksum(0)
+	if open {
+		tcp.SetChecksum(sum)
+	} else {
+		tcp.SetChecksum(^checksum.Checksum(tcp, sum))
+	}
+	return append(f[:len(f)-header.TCPMinimumSize], tcp...)
+}
+
+// checkAnswer checks an answer to a SYN of b.syn. peer is the MSS that its cookie
+// has to tell, told whether it has to have an option for ours; open whether its
+// checksum has to be left open.
+func (b *bench) checkAnswer(frame []byte, local netip.Addr, peer uint16, told, open bool) {
+	b.Helper()
+	remote, mss, at := b.far.IPv4.Addr(), uint16(1460), 14+header.IPv4MinimumSize
+	if local.Is6() {
+		remote, mss, at = b.far.IPv6.Addr(), 1440, 14+header.IPv6MinimumSize
+	}
+	if want := append(bytes.Clone(b.far.MAC), b.near.MAC...); !bytes.HasPrefix(frame, want) {
+		b.Errorf("the frame goes to and comes from %x, want %x", frame[:12], want)
+	}
+	var src, dst tcpip.Address
+	var size int
+	if local.Is4() {
+		h := header.IPv4(frame[14:])
+		src, dst, size = h.SourceAddress(), h.DestinationAddress(), int(h.TotalLength())-header.IPv4MinimumSize
+		if !h.IsChecksumValid() || h.TTL() != 64 || h.Flags() != header.IPv4FlagDontFragment {
+			b.Errorf("IPv4 header %x: want a right checksum, a TTL of 64, and that it is not fragmented", []byte(h[:20]))
+		}
+	} else {
+		h := header.IPv6(frame[14:])
+		src, dst, size = h.SourceAddress(), h.DestinationAddress(), int(h.PayloadLength())
+		if h.HopLimit() != 64 {
+			b.Errorf("the hop limit is %d, want 64", h.HopLimit())
+		}
+	}
+	if src != tcpip.AddrFromSlice(local.AsSlice()) || dst != tcpip.AddrFromSlice(remote.AsSlice()) || at+size != len(frame) {
+		b.Errorf("from %v to %v, %d bytes of %d; want %v to %v and all", src, dst, size, len(frame)-at, local, remote)
+		return
+	}
+	tcp := header.TCP(frame[at:])
+	if tcp.SourcePort() != b.claimed || tcp.DestinationPort() != 40000 || tcp.AckNumber() != 0xffffffff || tcp.WindowSize() != 0xffff ||
+		tcp.Flags() != header.TCPFlagSyn|header.TCPFlagAck || int(tcp.DataOffset()) != len(tcp) {
+		b.Errorf("TCP header %x: want a SYN and ACK of %d", []byte(tcp), uint32(0xffffffff))
+	}
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp)))
+	if open && tcp.Checksum() != sum || !open && checksum.Checksum(tcp, sum) != 0xffff {
+		b.Errorf("the checksum is %#x, left open: %v", tcp.Checksum(), open)
+	}
+	var options []byte
+	if told {
+		options = binary.BigEndian.AppendUint16([]byte{2, 4}, mss)
+	}
+	if !bytes.Equal(tcp.Options(), options) {
+		b.Errorf("options %x, want %x", tcp.Options(), options)
+	}
+	got, ok := cookieKey.Check(netip.AddrPortFrom(local, b.claimed), netip.AddrPortFrom(remote, 40000), synISN, 7, tcp.SequenceNumber())
+	if !ok || got != peer {
+		b.Errorf("a cookie for an MSS of %d, %v; want %d", got, ok, peer)
+	}
+}
+
+// TestCookies runs the filter on SYNs: the cookies are those of internal/syncookie,
+// and what is not sound is dropped.
+func TestCookies(t *testing.T) {
+	const drop, send = 1, 3
+	b := newBench(t, xdp.Config{Attach: xdp.AttachGeneric}, testnet.Wire{})
+	f := b.dev.Filter()
+	if err := f.Answer(b.cookies(true)); err != nil {
+		t.Fatal(err)
+	}
+	mss := func(n uint16) []byte { return binary.BigEndian.AppendUint16([]byte{2, 4}, n) }
+	for _, local := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
+		for _, tt := range []struct {
+			name    string
+			options []byte
+			peer    uint16
+			open    bool
+		}{
+			{name: "Linux", options: linuxOptions, peer: 1460},
+			{name: "Linux, checksum open", options: linuxOptions, peer: 1460, open: true},
+			{name: "no options", peer: 536},
+			{name: "MSS 0", options: mss(0), peer: 216},
+			{name: "MSS 535", options: mss(535), peer: 216},
+			{name: "MSS 536", options: mss(536), peer: 536},
+			{name: "MSS 767", options: mss(767), peer: 536},
+			{name: "MSS 768", options: mss(768), peer: 768},
+			{name: "MSS 1000", options: mss(1000), peer: 996},
+			{name: "MSS 1220", options: mss(1220), peer: 1220},
+			{name: "MSS 1400", options: mss(1400), peer: 1360},
+			{name: "MSS 1440", options: mss(1440), peer: 1440},
+			{name: "MSS 8960", options: mss(8960), peer: 1460},
+			{name: "MSS after others", options: append([]byte{1, 4, 2, 1}, mss(1000)...), peer: 996},
+			{name: "MSS last of 40 bytes", options: append(append([]byte{30, 34}, make([]byte, 32)...), 1, 1, 2, 4, 0x03, 0xe8), peer: 996},
+			{name: "MSS after the end", options: append([]byte{0, 0, 0, 0}, mss(1000)...), peer: 536},
+			{name: "an option of length 0", options: append([]byte{9, 0, 1, 1}, mss(1000)...), peer: 536},
+			{name: "an option that is too long", options: []byte{9, 200, 0, 0, 2, 4, 3, 0xe8}, peer: 536},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				b := *b
+				b.T = t
+				for _, padding := range []int{0, 30} {
+					action, out, err := f.Run(append(b.syn(local, tt.options, tt.open), make([]byte, padding)...))
+					if err != nil || action != send {
+						t.Fatalf("action %d, %v; want %d", action, err, send)
+					}
+					b.checkAnswer(out, local, tt.peer, len(tt.options) > 0, tt.open)
+				}
+			})
+		}
+		good, at := b.syn(local, linuxOptions, false), 34
+		if local.Is6() {
+			at = 54
+		}
+		for name, frame := range map[string][]byte{
+			"with data":            b.syn(local, linuxOptions, false, 'x'),
+			"wrong checksum":       edit(good, at+16, good[at+16]+1),
+			"changed option":       edit(good, at+24, 5),
+			"header too short":     edit(good, at+12, 4<<4),
+			"header beyond packet": edit(good, at+12, 15<<4),
+			"cut off":              good[:len(good)-1],
+		} {
+			if action, _, err := f.Run(frame); err != nil || action != drop {
+				t.Errorf("%v, %s: action %d, %v; want %d", local, name, action, err, drop)
+			}
+		}
+		if local.Is4() {
+			if action, _, err := f.Run(edit(good, 24, good[24]+1)); err != nil || action != drop {
+				t.Errorf("wrong checksum of the IP header: action %d, %v; want %d", action, err, drop)
+			}
+		}
+	}
+	if err := f.CompleteAnswers(); err != nil {
+		t.Fatal(err)
+	}
+	for _, local := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
+		if action, out, err := f.Run(b.syn(local, linuxOptions, true)); err != nil || action != send {
+			t.Errorf("checksum open: action %d, %v; want %d", action, err, send)
+		} else {
+			b.checkAnswer(out, local, 1460, true, false)
+		}
+	}
+}
+
+// TestAnswer sees the answers come out of the interface, and nothing else change.
+func TestAnswer(t *testing.T) {
+	for _, m := range modes[:2] {
+		t.Run(m.name, func(t *testing.T) {
+			b := newBench(t, m.cfg, testnet.Wire{})
+			f, q := b.dev.Filter(), b.dev.Queue(0)
+			locals := []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()}
+			answer := func(c *link.SYNCookies) {
+				t.Helper()
+				if err := f.Answer(c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// The kernel at far resets the connections that it is offered.
+			arrives := func(when string, frame []byte) {
+				t.Helper()
+				b.send(frame)
+				for !slices.ContainsFunc(b.receive(q, 1), func(f []byte) bool { return bytes.Equal(f, frame) }) {
+				}
+			}
+			for range 2 {
+				for _, local := range locals {
+					arrives("before", b.syn(local, linuxOptions, false))
+				}
+				before := f.Verdicts()
+				for _, local := range locals {
+					answer(b.cookies(true))
+					b.send(b.syn(local, linuxOptions, false))
+					b.checkAnswer(b.sniffTCP(local), local, 1460, true, false)
+					b.send(b.syn(local, linuxOptions, true))
+					b.checkAnswer(b.sniffTCP(local), local, 1460, true, true)
+					b.send(b.syn(local, linuxOptions, false, 'x')) // dropped
+					arrives("a segment meanwhile", b.segment(local, b.claimed, 100, 1))
+					answer(b.cookies(false))
+					b.send(b.syn(local, linuxOptions, false))
+				}
+				until(t, "all SYNs counted", func() bool {
+					v := minus(f.Verdicts(), before)
+					return v.Answered == 4 && v.Dropped == 4
+				})
+				answer(nil)
+				for _, local := range locals {
+					arrives("after", b.syn(local, linuxOptions, false))
+				}
+			}
+		})
+	}
+}
+
+// sniffTCP returns the next TCP segment from near that arrives at far.
+func (b *bench) sniffTCP(local netip.Addr) []byte {
+	b.Helper()
+	prefix, protocol := append(append(bytes.Clone(b.far.MAC), b.near.MAC...), 0x08, 0x00), 14+9
+	if local.Is6() {
+		prefix[12], prefix[13], protocol = 0x86, 0xdd, 14+6
+	}
+	for {
+		if f := b.sniff(prefix); f[protocol] == byte(header.TCPProtocolNumber) {
+			return f
+		}
+	}
+}
