@@ -161,6 +161,11 @@ func (rt *Runtime) start() (err error) {
 		rt.shards = append(rt.shards, s)
 		rt.stacks = append(rt.stacks, s)
 	}
+	if rt.sharing != nil {
+		if f, ok := rt.sharing.steering.Filter().(shard.Shield); ok {
+			rt.budget.SetShield(f)
+		}
+	}
 	if err := shard.Join(rt.shards); err != nil {
 		return err
 	}

@@ -53,7 +53,8 @@ type Budget struct {
 	// closed is set while memory is short: no connection comes in.
 	closed atomic.Bool
 	// urgent asks for a census as soon as may be.
-	urgent atomic.Bool
+	urgent    atomic.Bool
+	shielding shielding
 
 	// The following fields belong to Keep.
 	frames uint64 // received until the last census
@@ -74,6 +75,9 @@ func NewBudget(l Limits) *Budget {
 // add takes in a shard, one at a time.
 func (b *Budget) add(s *Shard) {
 	shards := append(slices.Clip(*b.shards.Load()), s)
+	if s.own != nil {
+		s.own.ShareCookies(shards[0].own.Cookies())
+	}
 	b.shards.Store(&shards)
 }
 
@@ -103,12 +107,14 @@ func (s *Shard) connections() int {
 func (b *Budget) Keep(stop <-chan struct{}) {
 	tick := time.NewTicker(censusEvery)
 	defer tick.Stop()
+	defer b.shielding.rest()
 	for {
 		select {
 		case <-stop:
 			return
 		case now := <-tick.C:
 			b.keep(now)
+			b.tend(now)
 		}
 	}
 }

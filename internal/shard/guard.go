@@ -116,6 +116,7 @@ type admission struct {
 }
 
 type acceptQueue struct {
+	port    uint16
 	backlog int
 	waiting func() int
 }
@@ -158,6 +159,7 @@ func (a *admission) admit(l endpoint, h header.TCP) bool {
 	a.tend()
 	if a.cookies.Load() {
 		a.cookieAt.Store(a.now())
+		a.budget.raise()
 	} else {
 		a.begun.Add(1)
 	}
@@ -212,7 +214,11 @@ func (a *admission) tend() {
 // last segment of a handshake in a cookie is dropped is lost if the server is to
 // speak first, because it has nothing to send again.
 func (s *Shard) Listening(ep tpanet.Endpoint, backlog int, waiting func() int) int {
-	s.admission.listeners.Store(ep, acceptQueue{backlog, waiting})
+	q := acceptQueue{backlog: backlog, waiting: waiting}
+	if at, err := ep.GetLocalAddress(); err == nil {
+		q.port = at.Port
+	}
+	s.admission.listeners.Store(ep, q)
 	return maxConnections
 }
 
