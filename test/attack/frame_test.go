@@ -27,14 +27,20 @@ const eth = header.EthernetMinimumSize
 // frame appends the segment as an Ethernet frame, with the right checksums.
 func (g *segment) frame(b []byte, dst, src []byte) []byte {
 	size := header.TCPMinimumSize + len(g.options)
-	total := header.IPv4MinimumSize + size + len(g.payload)
-	b = append(append(append(b, dst...), src...), 0x08, 0x00)
-	at := len(b)
-	b = append(b, make([]byte, total)...)
-	ip, tcp := header.IPv4(b[at:]), header.TCP(b[at+header.IPv4MinimumSize:])
-	from, to := tcpip.AddrFrom4(g.src.As4()), tcpip.AddrFrom4(g.dst.As4())
-	ip.Encode(&header.IPv4Fields{TotalLength: uint16(total), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: from, DstAddr: to})
-	ip.SetChecksum(^ip.CalculateChecksum())
+	length := size + len(g.payload)
+	from, to := tcpip.AddrFromSlice(g.src.AsSlice()), tcpip.AddrFromSlice(g.dst.AsSlice())
+	b = append(append(b, dst...), src...)
+	at := len(b) + 2
+	if g.dst.Is4() {
+		b = append(append(b, 0x08, 0x00), make([]byte, header.IPv4MinimumSize+length)...)
+		ip := header.IPv4(b[at:])
+		ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: from, DstAddr: to})
+		ip.SetChecksum(^ip.CalculateChecksum())
+	} else {
+		b = append(append(b, 0x86, 0xdd), make([]byte, header.IPv6MinimumSize+length)...)
+		header.IPv6(b[at:]).Encode(&header.IPv6Fields{PayloadLength: uint16(length), TransportProtocol: header.TCPProtocolNumber, HopLimit: 64, SrcAddr: from, DstAddr: to})
+	}
+	tcp := header.TCP(b[len(b)-length:])
 	tcp.Encode(&header.TCPFields{
 		SrcPort: g.srcPort, DstPort: g.dstPort, SeqNum: g.seq, AckNum: g.ack,
 		DataOffset: uint8(size), Flags: g.flags, WindowSize: g.window,
@@ -114,6 +120,11 @@ func (w *wire) answer(addr netip.Addr, port uint16, timeout time.Duration) (head
 func spoofed() netip.Addr {
 	n := rand.Uint32()
 	return netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// spoofed6 is an IPv6 address far away.
+func spoofed6() netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 12: byte(rand.Uint32()), 13: byte(rand.Uint32()), 14: byte(rand.Uint32()), 15: 1})
 }
 
 // A puppet is a connection whose end out here is made of frames.

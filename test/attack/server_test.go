@@ -39,7 +39,8 @@ type report struct {
 	Heap       int64 // bytes in use after a collection
 	Goroutines int
 	Resets     uint64 // sent
-	Cookies    uint64 // SYN cookies sent
+	Cookies    uint64 // SYN cookies sent by TCP
+	Answered   uint64 // SYNs answered by the filter
 	Conns      int
 	ReadBytes  uint64
 	RxFrames   uint64
@@ -90,7 +91,7 @@ func runServer(config string) error {
 			}
 		},
 	} {
-		ln, err := lc.Listen(context.Background(), "tcp4", port)
+		ln, err := lc.Listen(context.Background(), "tcp", port)
 		if err != nil {
 			return err
 		}
@@ -104,7 +105,7 @@ func runServer(config string) error {
 			}
 		}()
 	}
-	ln, err := lc.Listen(context.Background(), "tcp4", ":80")
+	ln, err := lc.Listen(context.Background(), "tcp", ":80")
 	if err != nil {
 		return err
 	}
@@ -136,6 +137,11 @@ func state(rt *accel.Runtime) report {
 		r.RxFrames += s.Queue.RxFrames
 		r.Limits = append(r.Limits, s.Limits)
 	}
+	for _, v := range rt.Stats().Sharing.Steering.Verdicts {
+		if v.Name == "SYN answered" {
+			r.Answered = v.Frames
+		}
+	}
 	for _, d := range rt.Status().Drops {
 		r.Drops[d.Place+": "+d.Reason] += d.Packets
 	}
@@ -148,6 +154,8 @@ type site struct {
 	t        *testing.T
 	outside  *testnet.Host
 	from, to *testnet.Interface
+	ipv6     bool          // the clients use IPv6
+	slowest  time.Duration // client of the last attack
 	stdin    io.Writer
 	reports  *json.Decoder
 }
@@ -162,6 +170,7 @@ func newSite(t *testing.T, limits accel.Limits) *site {
 	// Spoofed sources have a way back, so that each costs the server an answer. The
 	// kernel outside drops those answers.
 	gateway(t, server, from)
+	queue(t, outside, from)
 	config, err := json.Marshal(limits)
 	if err != nil {
 		t.Fatal(err)
