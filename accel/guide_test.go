@@ -26,10 +26,7 @@ func TestGuide(t *testing.T) {
 	for _, m := range regexp.MustCompile(`env\("(TPA_\w+)"`).FindAllSubmatch(source, -1) {
 		read = append(read, string(m[1]))
 	}
-	var told []string
-	for _, v := range regexp.MustCompile(`TPA_[A-Z_]*[A-Z]`).FindAllString(string(guide), -1) {
-		told = append(told, v)
-	}
+	told := regexp.MustCompile(`TPA_[A-Z_]*[A-Z]`).FindAllString(string(guide), -1)
 	for _, v := range read {
 		if !slices.Contains(told, v) {
 			t.Errorf("the guide does not name %s", v)

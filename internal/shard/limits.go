@@ -84,7 +84,7 @@ func (l Limits) Check() error {
 		{"Resets", int64(l.Resets), 1, 1e6, ""},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.most) {
-			errs = append(errs, fmt.Errorf("Limits.%s is %d: want %d to %d%s", f.name, f.value, f.least, f.most, f.unit))
+			errs = append(errs, fmt.Errorf("%s is %d: want %d to %d%s", "Limits."+f.name, f.value, f.least, f.most, f.unit))
 		}
 	}
 	return errors.Join(errs...)

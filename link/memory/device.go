@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/bell"
 )
 
 // Options describe a pair of devices. The zero value works.
@@ -148,11 +149,10 @@ type queue struct {
 	// consumed is the number of rx slots handed out by the last Receive. Owned by
 	// the receiver.
 	consumed uint64
-	timer    *time.Timer
 
 	closed atomic.Bool
 	asleep atomic.Bool
-	bell   chan struct{}
+	bell   *bell.Bell
 
 	rxFrames, rxBytes, txFrames, txBytes, txDropped, txFull atomic.Uint64
 }
@@ -163,7 +163,7 @@ var (
 )
 
 func newQueue(tx, rx *ring, maxFrame int) *queue {
-	return &queue{tx: tx, rx: rx, maxFrame: maxFrame, bell: make(chan struct{}, 1)}
+	return &queue{tx: tx, rx: rx, maxFrame: maxFrame, bell: bell.New()}
 }
 
 func (q *queue) Receive(frames []link.Frame) (int, error) {
@@ -253,29 +253,11 @@ func (q *queue) Wait(timeout time.Duration) {
 	if q.closed.Load() || q.rx.tail.Load() != q.rx.head.Load()+q.consumed {
 		return
 	}
-	if timeout < 0 {
-		<-q.bell
-		return
-	}
-	if q.timer == nil {
-		q.timer = time.NewTimer(timeout)
-	} else {
-		q.timer.Reset(timeout)
-	}
-	select {
-	case <-q.bell:
-		q.timer.Stop()
-	case <-q.timer.C:
-	}
+	q.bell.Wait(timeout)
 }
 
 // Wake implements link.Waiter.
-func (q *queue) Wake() {
-	select {
-	case q.bell <- struct{}{}:
-	default:
-	}
-}
+func (q *queue) Wake() { q.bell.Ring() }
 
 func (q *queue) Close() error {
 	if !q.closed.Swap(true) {

@@ -505,10 +505,7 @@ func TestWait(t *testing.T) {
 					}
 					n.StallReceive(0, false)
 					receive(t, n, 0)
-					select { // the stall's end may have left a token
-					case <-n.queues[0].wake:
-					default:
-					}
+					n.queues[0].bell.Wait(0) // the stall's end may have rung it
 				}
 			})
 		})

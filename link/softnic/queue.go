@@ -8,6 +8,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/bell"
 )
 
 // A queue is one receive and one transmit ring. Buffers are made when a slot is
@@ -26,12 +27,11 @@ type queue struct {
 	read      uint64 // next slot to hand out; owned by the reader
 	rxStalled atomic.Bool
 
-	// sleeping tells senders that a token in wake is wanted. The reader sets it
+	// sleeping tells senders that the bell is wanted. The reader sets it
 	// before it looks at tail for the last time, senders look at it after they
 	// stored tail: one of the two sees the other.
 	sleeping atomic.Bool
-	wake     chan struct{}
-	timer    *time.Timer // owned by the reader
+	bell     *bell.Bell
 
 	// The transmit ring, owned by the sender.
 	tx        []staged
@@ -59,7 +59,7 @@ func newQueue(n *NIC, ring int) *queue {
 		nic:  n,
 		rx:   make([]received, ring),
 		tx:   make([]staged, ring),
-		wake: make(chan struct{}, 1),
+		bell: bell.New(),
 	}
 }
 
@@ -118,35 +118,11 @@ func (q *queue) Wait(timeout time.Duration) {
 	if q.closed.Load() || q.tail.Load() != q.read && !q.rxStalled.Load() {
 		return
 	}
-	if timeout < 0 {
-		<-q.wake
-		return
-	}
-	if q.timer == nil {
-		q.timer = time.NewTimer(timeout)
-	} else {
-		q.timer.Reset(timeout)
-	}
-	select {
-	case <-q.wake:
-		q.timer.Stop()
-	case <-q.timer.C:
-		// Both at once must not leave more behind than one of them: simulations
-		// replay what happens.
-		select {
-		case <-q.wake:
-		default:
-		}
-	}
+	q.bell.Wait(timeout)
 }
 
 // Wake implements link.Waiter.
-func (q *queue) Wake() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
+func (q *queue) Wake() { q.bell.Ring() }
 
 // Reserve implements link.Queue.
 func (q *queue) Reserve(n int) []byte {
