@@ -18,9 +18,10 @@ const (
 	Timer                      // the retransmission timer ran out
 	Loss                       // a recovery from loss began
 	Recovered                  // it ended
+	TailProbe                  // the end of a flight was asked for (RFC 8985)
 )
 
-var kindNames = [...]string{"", "in", "out", "held", "again", "read", "write", "probe", "state", "timeout", "loss", "recovered"}
+var kindNames = [...]string{"", "in", "out", "held", "again", "read", "write", "probe", "state", "timeout", "loss", "recovered", "tail probe"}
 
 // String returns the kind's name.
 func (k Kind) String() string {

@@ -116,6 +116,9 @@ func (t *Trace) rareLocked(r record) {
 // at each change has states recorded at once.
 func (t *Trace) NoticeState() { t.noticeState(t.clock.Nanos()) }
 
+// TailProbe records that a tail loss probe is about to leave.
+func (t *Trace) TailProbe() { t.rare(record{time: t.clock.Nanos(), rest: pack(TailProbe, 0, 0, 0)}) }
+
 // noticeState records the state of TCP where it has changed, at some time, and
 // returns it: 0 when it is not known.
 func (t *Trace) noticeState(at int64) tcp.EndpointState {

@@ -26,9 +26,9 @@ func (e *Endpoint) growWindow(bytes int, now int64) {
 	}
 }
 
-// reduce lowers the slow start threshold after loss.
-func (e *Endpoint) reduce() {
-	flight := min(int(e.sendMax-e.unacknowledged), max(e.window, e.mss))
+// reduce lowers the slow start threshold after loss from a flight of some bytes.
+func (e *Endpoint) reduce(flight int) {
+	flight = min(flight, max(e.window, e.mss))
 	e.threshold = max(flight/2, 2*e.mss)
 	if e.congestion == "cubic" {
 		e.threshold = max(e.cubic.lose(e.window, e.mss), 2*e.mss)

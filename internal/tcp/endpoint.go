@@ -541,6 +541,7 @@ func (e *Endpoint) finish(s gtcp.EndpointState, err tcpip.Error) {
 		e.route = nil
 	}
 	e.out.drop()
+	e.flights = flights{}
 	e.dropOutOfOrder()
 	if e.closed {
 		e.in.drop()

@@ -478,17 +478,8 @@ func (e *Endpoint) invariant() error {
 	if int(flight) > e.out.len() {
 		return fmt.Errorf("%d bytes are in flight, the buffer has %d", flight, e.out.len())
 	}
-	if len(e.sacked) > maxSacked {
-		return fmt.Errorf("the scoreboard has %d spans", len(e.sacked))
-	}
-	last := una
-	for i, x := range e.sacked {
-		// The first may begin at SND.UNA, when the peer took back what it had
-		// reported.
-		if before(x.first, last) || i > 0 && x.first == last || !before(x.first, x.end) || after(x.end, greatest) {
-			return fmt.Errorf("the scoreboard is %v between %d and %d", e.sacked, una, greatest)
-		}
-		last = x.end
+	if err := e.flights.invariant(una, next, e.sackOK); err != nil {
+		return err
 	}
 	if before(e.receiveEdge, e.receiveNext) {
 		return fmt.Errorf("the window's edge %d lies before RCV.NXT %d", e.receiveEdge, e.receiveNext)
@@ -512,6 +503,9 @@ func (e *Endpoint) invariant() error {
 	if limit := 2 * int(e.ops.GetReceiveBufferSize()); e.in.len()+e.earlyBytes > limit {
 		return fmt.Errorf("%d bytes received in order and %d early exceed %d", e.in.len(), e.earlyBytes, limit)
 	}
+	if len(e.early) > maxPieces {
+		return fmt.Errorf("%d early pieces", len(e.early))
+	}
 	if len(e.blocks) > maxBlocks {
 		return fmt.Errorf("%d SACK blocks", len(e.blocks))
 	}
@@ -522,6 +516,31 @@ func (e *Endpoint) invariant() error {
 	}
 	if e.window < e.mss {
 		return fmt.Errorf("the congestion window %d is less than a segment", e.window)
+	}
+	return nil
+}
+
+// invariant tells what is wrong with the scoreboard of what lies between SND.UNA
+// and SND.NXT.
+func (f *flights) invariant(una, next uint32, sack bool) error {
+	list := f.list[f.head:]
+	if !sack {
+		next = una
+	}
+	var has flights
+	last := una
+	for _, x := range list {
+		if !before(last, x.end) || x.state&sacked != 0 && x.state != sacked {
+			return fmt.Errorf("the scoreboard from %d on is %v", una, list)
+		}
+		has.count(x.state, x.end-last)
+		last = x.end
+	}
+	if last != next || has.sacked != f.sacked || has.lost != f.lost {
+		return fmt.Errorf("the scoreboard from %d to %d says %d SACKed and %d lost, and is %v", una, next, f.sacked, f.lost, list)
+	}
+	if len(list) > 2*maxFlights {
+		return fmt.Errorf("the scoreboard has %d flights", len(list))
 	}
 	return nil
 }

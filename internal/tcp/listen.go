@@ -127,7 +127,7 @@ func (e *Endpoint) knocked(s *segment, a *arrival) {
 // invite answers a SYN.
 func (e *Endpoint) invite(s *segment, a *arrival) {
 	stats := e.p.stack.Stats().TCP
-	o := header.ParseSynOptions(s.options, false)
+	o := synOptions(s, a.pkt.NetworkProtocolNumber)
 	e.mu.Lock()
 	l := e.listen
 	if e.current() != gtcp.StateListen {

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"slices"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -30,8 +31,10 @@ type receiver struct {
 	earlyBytes int
 	lateFin    bool
 	finAt      uint32
-	// blocks are what SACK reports, the latest first (RFC 2018 section 4).
+	// blocks are what SACK reports, the latest first (RFC 2018 section 4); again,
+	// if not empty, is what arrived twice and goes before them (RFC 2883).
 	blocks []span
+	again  span
 
 	// tsRecent is RFC 7323's TS.Recent, taken at tsAge; lastAck its Last.ACK.sent.
 	tsRecent uint32
@@ -59,10 +62,16 @@ type piece struct {
 	b   []byte
 }
 
+func (p *piece) end() uint32 { return p.seq + uint32(len(p.b)) }
+
 const (
 	// pieceOverhead is what an early segment costs besides its bytes: tiny ones
 	// must not cost more memory than the window allows.
 	pieceOverhead = 256
+	// maxPieces bounds the pieces, each with a gap before it: who sends every other
+	// byte must not make us move many. A longestPiece is what joins one at most.
+	maxPieces    = 1024
+	longestPiece = 64 << 10
 	// challengeEvery is the least time between two acknowledgements of segments
 	// that are not acceptable (RFC 5961 section 7), as Linux has it.
 	challengeEvery = int64(500 * time.Millisecond)
@@ -140,7 +149,7 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	if s.flags&syn == 0 {
 		return
 	}
-	o := header.ParseSynOptions(s.options, s.flags&ack != 0)
+	o := synOptions(s, e.protocols[0])
 	e.negotiate(s, &o)
 	if s.flags&ack == 0 {
 		// Both ends open at once.
@@ -290,7 +299,15 @@ func (e *Endpoint) challenge(s *segment, now int64) {
 		return
 	}
 	e.challenged = now
+	e.repeats(s.seq, len(s.payload))
 	e.sendAck()
+}
+
+// repeats notes what of n bytes from seq on has arrived in order before.
+func (e *Endpoint) repeats(seq uint32, n int) {
+	if skip := int32(e.receiveNext - seq); e.sackOK && skip > 0 && n > 0 {
+		e.again = span{seq, seq + uint32(min(n, int(skip)))}
+	}
 }
 
 func (e *Endpoint) resetReceived() {
@@ -342,6 +359,7 @@ func (e *Endpoint) text(s *segment) {
 	seq, b := s.seq, s.payload
 	last := s.flags&fin != 0
 	if skip := e.receiveNext - seq; int32(skip) > 0 {
+		e.repeats(seq, len(b))
 		if int(skip) > len(b) {
 			// All of it is old, but perhaps for the FIN, which is old too.
 			e.sendAck()
@@ -384,7 +402,8 @@ func (e *Endpoint) text(s *segment) {
 	}
 }
 
-// keep stores what came out of order, as far as there is room for it.
+// keep stores what came out of order, as far as there is room for it. What is there
+// already stays.
 func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
 	end := seq + uint32(len(b))
 	if last {
@@ -393,49 +412,57 @@ func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
 	if len(b) == 0 {
 		return
 	}
-	limit := int(e.ops.GetReceiveBufferSize())
-	if e.earlyBytes+len(b)+pieceOverhead > limit {
+	whole := span{seq, end}
+	// The first piece that begins behind seq; the one before may reach beyond.
+	i, _ := slices.BinarySearchFunc(e.early, seq, func(p piece, seq uint32) int {
+		if after(p.seq, seq) {
+			return 1
+		}
+		return -1
+	})
+	if i > 0 {
+		p := &e.early[i-1]
+		if over := int32(p.end() - seq); over > 0 {
+			if e.sackOK {
+				e.again = span{seq, seq + uint32(min(int(over), len(b)))}
+			}
+			if int(over) >= len(b) {
+				e.report(whole)
+				return
+			}
+			b, seq = b[over:], seq+uint32(over)
+		}
+	}
+	if e.earlyBytes+len(b)+pieceOverhead > int(e.ops.GetReceiveBufferSize()) {
 		e.stats.ReceiveErrors.SegmentQueueDropped.Increment()
 		return
 	}
-	i := len(e.early)
-	for i > 0 && after(e.early[i-1].seq, seq) {
-		i--
-	}
-	// What is there already stays.
-	if i > 0 {
-		p := e.early[i-1]
-		if over := p.seq + uint32(len(p.b)) - seq; int32(over) > 0 {
-			if int(over) >= len(b) {
-				e.report(span{seq, end})
-				return
-			}
-			b, seq = b[over:], seq+over
-		}
-	}
 	j := i
-	for j < len(e.early) && !after(e.early[j].seq+uint32(len(e.early[j].b)), end) {
+	for j < len(e.early) && !after(e.early[j].end(), end) {
 		e.earlyBytes -= len(e.early[j].b) + pieceOverhead
 		j++
 	}
 	if j < len(e.early) {
-		if over := end - e.early[j].seq; int32(over) > 0 {
+		if over := int32(end - e.early[j].seq); over > 0 {
 			b = b[:len(b)-int(over)]
 		}
 	}
-	if len(b) > 0 {
-		p := piece{seq, append([]byte(nil), b...)}
+	switch {
+	case len(b) == 0:
+		e.early = slices.Delete(e.early, i, j)
+	case i > 0 && e.early[i-1].end() == seq && len(e.early[i-1].b)+len(b) <= longestPiece:
+		// What follows a gap comes in order, mostly.
+		e.early[i-1].b = append(e.early[i-1].b, b...)
+		e.earlyBytes += len(b)
+		e.early = slices.Delete(e.early, i, j)
+	case i == j && len(e.early) >= maxPieces:
+		e.stats.ReceiveErrors.SegmentQueueDropped.Increment()
+		return
+	default:
+		e.early = slices.Replace(e.early, i, j, piece{seq, slices.Clone(b)})
 		e.earlyBytes += len(b) + pieceOverhead
-		if j > i {
-			e.early[i] = p
-			e.early = append(e.early[:i+1], e.early[j:]...)
-		} else {
-			e.early = append(e.early, piece{})
-			copy(e.early[i+1:], e.early[i:])
-			e.early[i] = p
-		}
 	}
-	e.report(span{seq, end})
+	e.report(whole)
 }
 
 // report notes what SACK has to tell first: the block that holds x.
@@ -501,7 +528,9 @@ func (e *Endpoint) join() (last bool) {
 	return e.lateFin && e.finAt == e.receiveNext
 }
 
-func (e *Endpoint) dropOutOfOrder() { e.early, e.earlyBytes, e.blocks, e.lateFin = nil, 0, nil, false }
+func (e *Endpoint) dropOutOfOrder() {
+	e.early, e.earlyBytes, e.blocks, e.again, e.lateFin = nil, 0, nil, span{}, false
+}
 
 // finArrived handles the peer's FIN, when all before it has arrived.
 func (e *Endpoint) finArrived() {

@@ -4,7 +4,6 @@ import (
 	"math"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -17,15 +16,18 @@ type recovery struct {
 	congestion                 string
 	cubic                      cubic
 
-	// duplicates counts duplicate acknowledgements in a row. inRecovery: loss was
-	// found and what was sent before recoverSeq is being repaired.
-	duplicates int
-	inRecovery bool
-	recoverSeq uint32
-	// sacked is what the peer has beyond unacknowledged. repaired is up to where
-	// holes were sent again.
-	sacked   []span
-	repaired uint32
+	// duplicates counts duplicate acknowledgements in a row, without SACK.
+	// inRecovery: loss was found and what was sent before recoverSeq is being
+	// repaired; slowly: after a time-out, the window grows meanwhile.
+	duplicates         int
+	inRecovery, slowly bool
+	recoverSeq         uint32
+	undo               undo
+
+	// With SACK.
+	flights flights
+	rack    rack
+	tail    tail
 
 	// One segment at a time is timed (RFC 6298 section 3, Karn's algorithm): it
 	// began at timedSeq and left at timedAt.
@@ -44,17 +46,16 @@ type recovery struct {
 
 const duplicatesForLoss = 3
 
-// startCongestion sets the initial window (RFC 6928) when a connection is
-// established.
 // initialWindow is RFC 6928's.
 func (e *Endpoint) initialWindow() int { return min(10*e.mss, max(2*e.mss, 14600)) }
 
+// startCongestion sets what a connection starts with when it is established.
 func (e *Endpoint) startCongestion() {
 	e.window = e.initialWindow()
 	e.threshold = math.MaxInt32
 	e.recoverSeq = e.unacknowledged - 1
-	e.repaired = e.unacknowledged
 	e.cubic = cubic{}
+	e.rack.furthest, e.rack.patience = e.unacknowledged, 1
 }
 
 // sampleHandshake takes the time of the handshake, if its SYN went once.
@@ -78,13 +79,16 @@ func (e *Endpoint) sampleRTT(rtt time.Duration) {
 	// The shortest RTO is granted beyond the round trip, as Linux does: with steady
 	// ones the variance comes near to nothing.
 	e.rto = min(e.srtt+max(4*e.rttvar, e.minRTO), e.maxRTO)
+	e.rack.sample(int64(rtt), e.p.now())
+	e.flights.grain = int64(e.srtt) / 64
 }
 
-// extra is how much more than the congestion window may be in flight: one segment
-// for each of the first two duplicate acknowledgements (RFC 3042).
+// extra is how much more than the congestion window may lie between SND.UNA and
+// SND.NXT: what the peer has of it by SACK, else one segment for each of the first
+// two duplicate acknowledgements (RFC 3042).
 func (e *Endpoint) extra() int {
 	if e.inRecovery || e.duplicates == 0 {
-		return 0
+		return int(e.flights.sacked)
 	}
 	return min(e.duplicates, duplicatesForLoss-1) * e.mss
 }
@@ -103,29 +107,33 @@ func (e *Endpoint) acknowledged(s *segment, now int64) {
 			e.persistAt, e.backoff = 0, 0
 		}
 	}
-	news := false
-	if e.sackOK && len(s.sack) > 0 {
-		news = e.noteSACK(s.sack)
-	}
 	if e.persistAt != 0 && !e.closed {
 		e.attempts = 0 // the peer lives: probing may go on while the program cares
 	}
-	if n := s.ack - e.unacknowledged; int32(n) > 0 {
-		e.advance(n, now)
+	n := int32(s.ack - e.unacknowledged)
+	if n > 0 {
+		e.advance(uint32(n), s, now)
 		if e.tsOK && !e.timing && s.tsEcr != 0 {
 			// RFC 7323 section 4: with timestamps, what was sent again measures too.
 			if rtt := time.Duration(int32(e.timestamp()-s.tsEcr)) * time.Millisecond; rtt >= 0 && rtt < time.Minute && e.rtoGrown {
 				e.sampleRTT(rtt)
 			}
 		}
-	} else if n == 0 && before(e.unacknowledged, e.sendNext) && len(s.payload) == 0 && s.flags&(fin|syn) == 0 &&
-		(news || !e.sackOK && window == oldWindow) {
+	}
+	bare := n == 0 && before(e.unacknowledged, e.sendNext) && len(s.payload) == 0 && s.flags&(fin|syn) == 0
+	switch {
+	case !e.sackOK && bare && window == oldWindow:
 		e.duplicate()
+	case e.sackOK && (len(s.sack) > 0 || e.flights.sacked > 0 || e.inRecovery || e.tail.open):
+		e.reported(s, now, bare)
 	}
 }
 
 // advance handles the acknowledgement of n more.
-func (e *Endpoint) advance(n uint32, now int64) {
+func (e *Endpoint) advance(n uint32, s *segment, now int64) {
+	if e.sackOK {
+		e.cumulated(s, now)
+	}
 	e.unacknowledged += n
 	una := e.unacknowledged
 	bytes := min(int(n), e.out.len())
@@ -144,28 +152,28 @@ func (e *Endpoint) advance(n uint32, now int64) {
 		e.sampleRTT(time.Duration(now - e.timedAt))
 	}
 	if una == e.sendMax {
-		e.rtoAt = 0
+		e.rtoAt, e.lossAt = 0, 0
 	} else {
 		e.rtoAt = now + int64(e.rto)
-	}
-	if len(e.sacked) > 0 {
-		e.sacked = trimSpans(e.sacked, una)
 	}
 	switch {
 	case e.inRecovery && !before(una, e.recoverSeq):
 		e.inRecovery, e.duplicates = false, 0
-		e.window = max(min(e.threshold, int(e.sendMax-una)+e.mss), 2*e.mss)
+		if !e.slowly {
+			e.window = max(e.threshold, 2*e.mss) // RFC 6582 section 3.2, step 3
+		}
+		e.rack.recovered()
 	case e.inRecovery && !e.sackOK:
 		// RFC 6582 section 3.2: a partial acknowledgement shows the next hole.
 		e.window = max(e.window-bytes, 0) + e.mss
-		e.resend(una)
-	case e.inRecovery:
-		if before(e.repaired, una) {
-			e.repaired = una
-		}
+		e.resend(una, e.sendMax)
+	case e.inRecovery && !e.slowly:
 	default:
 		e.duplicates = 0
 		e.growWindow(bytes, now)
+	}
+	if una != e.sendMax {
+		e.awaitTail(now)
 	}
 	if e.blocked && 3*(int(e.ops.GetSendBufferSize())-e.out.len()) >= int(e.ops.GetSendBufferSize()) {
 		e.blocked = false
@@ -190,155 +198,85 @@ func (e *Endpoint) finAcknowledged() {
 	}
 }
 
-// duplicate handles an acknowledgement that says that something is missing.
+// duplicate handles an acknowledgement without SACK that says that something is
+// missing.
 func (e *Endpoint) duplicate() {
 	e.duplicates++
 	switch {
-	case e.inRecovery && !e.sackOK:
-		e.window += e.mss
 	case e.inRecovery:
-	case e.beyondRecovery() && (e.duplicates >= duplicatesForLoss || e.sackOK && before(e.unacknowledged, e.lossEdge())):
+		e.window += e.mss
+	case e.duplicates >= duplicatesForLoss && after(e.unacknowledged, e.recoverSeq):
+		// Before recoverSeq it may still be due to what was sent again (RFC 6582
+		// section 3.2, step 2).
 		e.recover()
 	}
 }
 
-// beyondRecovery tells whether what is missing may be a new loss. Without SACK a
-// duplicate acknowledgement of all that was repaired may still be due to what was
-// sent again (RFC 6582 section 3.2, step 2).
-func (e *Endpoint) beyondRecovery() bool {
-	return after(e.unacknowledged, e.recoverSeq) || e.sackOK && e.unacknowledged == e.recoverSeq
-}
-
 // recover begins fast recovery (RFC 5681 section 3.2, RFC 6675 section 5).
 func (e *Endpoint) recover() {
-	e.reduce()
-	e.inRecovery = true
+	e.remember()
+	e.reduce(int(e.sendMax - e.unacknowledged))
+	e.inRecovery, e.slowly = true, false
 	e.recoverSeq = e.sendMax
 	e.window = e.threshold
-	e.repaired = e.unacknowledged
 	e.stats.SendErrors.FastRetransmit.Increment()
 	stats := e.p.stack.Stats().TCP
 	stats.FastRetransmit.Increment()
 	if e.sackOK {
 		stats.SACKRecovery.Increment()
+		if _, x, ok := e.flights.nextLost(e.flights.head, e.unacknowledged); ok {
+			e.resend(x.first, x.end)
+		}
 	} else {
 		stats.FastRecovery.Increment()
 		e.window += duplicatesForLoss * e.mss
+		e.resend(e.unacknowledged, e.sendMax)
 	}
-	e.repaired = e.resend(e.unacknowledged)
 	e.rtoAt = e.p.now() + int64(e.rto)
 }
 
-// resend sends one segment from seq on again, and returns where it ends.
-func (e *Endpoint) resend(seq uint32) uint32 {
+// resend sends one segment from seq on again, of what lies before limit, and
+// returns where it ends.
+func (e *Endpoint) resend(seq, limit uint32) uint32 {
 	at := int(seq - e.unacknowledged)
-	n := min(e.out.len()-at, e.mss)
-	for _, x := range e.sacked {
-		if after(x.first, seq) {
-			n = min(n, int(x.first-seq))
-			break
-		}
-	}
-	end := seq + uint32(max(n, 0))
-	last := e.finSent && end == e.finSeq
-	if n <= 0 && !last {
+	n := max(min(e.out.len()-at, e.mss, int(limit-seq)), 0)
+	end := seq + uint32(n)
+	last := e.finSent && end == e.finSeq && after(limit, e.finSeq)
+	if n == 0 && !last {
 		return seq
 	}
 	e.timing = false
-	sent, finished := e.sendData(seq, max(n, 0), last)
+	sent, finished := e.sendData(seq, n, last)
 	if sent == 0 && !finished {
 		return seq
 	}
-	e.countRetransmit()
+	e.countRetransmit(sent)
 	if end = seq + uint32(sent); finished {
 		end++
+	}
+	if e.sackOK {
+		e.flights.set(e.unacknowledged, span{seq, end}, resent, e.p.now())
 	}
 	return end
 }
 
-// noteSACK takes over what the peer reports, and tells whether any of it is new.
-func (e *Endpoint) noteSACK(blocks []header.SACKBlock) (news bool) {
-	for _, b := range blocks {
-		x := span{uint32(b.Start), uint32(b.End)}
-		if !before(x.first, x.end) || !after(x.first, e.unacknowledged) || after(x.end, e.sendMax) {
-			continue // a duplicate's (RFC 2883), or nonsense
-		}
-		known := false
-		for _, y := range e.sacked {
-			known = known || !before(x.first, y.first) && !after(x.end, y.end)
-		}
-		if known {
-			continue
-		}
-		news = true
-		if len(e.sacked) < maxSacked {
-			e.sacked, _ = insertSpan(e.sacked, x)
-		}
-	}
-	return news
-}
-
-// maxSacked bounds the scoreboard against peers that report every other byte.
-const maxSacked = 256
-
-// lossEdge is the sequence number below which all that is not SACKed is lost:
-// more than two segments beyond it have arrived (RFC 6675 section 4, IsLost).
-func (e *Endpoint) lossEdge() uint32 {
-	need, pieces := (duplicatesForLoss-1)*e.mss, 0
-	for i := len(e.sacked) - 1; i >= 0; i-- {
-		x := e.sacked[i]
-		pieces++
-		if need -= int(x.end - x.first); need < 0 || pieces >= duplicatesForLoss {
-			return x.first
-		}
-	}
-	return e.unacknowledged
-}
-
-// pipe is how much is in the network (RFC 6675 section 4).
+// pipe is how much is in the network (RFC 6675 section 4), with SACK.
 func (e *Endpoint) pipe() int {
-	edge, n, at := e.lossEdge(), 0, e.unacknowledged
-	count := func(first, end uint32) {
-		// Below edge only what was sent again is under way.
-		if before(first, edge) {
-			lost := edge
-			if before(end, lost) {
-				lost = end
-			}
-			if after(e.repaired, first) {
-				r := e.repaired
-				if after(r, lost) {
-					r = lost
-				}
-				n += int(r - first)
-			}
-			first = lost
-		}
-		if before(first, end) {
-			n += int(end - first)
-		}
-	}
-	for _, x := range e.sacked {
-		count(at, x.first)
-		at = x.end
-	}
-	if before(at, e.sendNext) {
-		count(at, e.sendNext)
-	}
-	return n
+	return int(e.sendNext - e.unacknowledged - e.flights.sacked - e.flights.lost)
 }
 
 // repair sends lost segments again, then new ones, as the window allows (RFC 6675
 // section 5, step C).
 func (e *Endpoint) repair() {
-	for pipe := e.pipe(); e.window-pipe >= e.mss; {
-		if seq, ok := e.hole(); ok {
-			end := e.resend(seq)
-			if end == seq {
+	i := e.flights.head
+	for e.window-e.pipe() >= e.mss {
+		var x span
+		var ok bool
+		if i, x, ok = e.flights.nextLost(i, e.unacknowledged); ok {
+			if e.resend(x.first, x.end) == x.first {
 				return
 			}
-			e.repaired = end
-			pipe += int(end - seq)
+			i = max(i-1, e.flights.head) // it may have become one with the one before
 			continue
 		}
 		flight := e.sendNext - e.unacknowledged
@@ -351,23 +289,7 @@ func (e *Endpoint) repair() {
 		if !e.transmit(n, last) {
 			return
 		}
-		pipe += max(n, 1)
 	}
-}
-
-// hole finds the next lost segment that was not sent again.
-func (e *Endpoint) hole() (seq uint32, ok bool) {
-	seq = e.unacknowledged
-	if after(e.repaired, seq) {
-		seq = e.repaired
-	}
-	edge := e.lossEdge()
-	for _, x := range e.sacked {
-		if !before(seq, x.first) && before(seq, x.end) {
-			seq = x.end
-		}
-	}
-	return seq, before(seq, edge)
 }
 
 // timedOut handles the end of the RTO (RFC 6298 section 5, RFC 5681 section 3.1):
@@ -376,23 +298,65 @@ func (e *Endpoint) timedOut() {
 	stats := e.p.stack.Stats().TCP
 	stats.Timeouts.Increment()
 	e.stats.SendErrors.Timeouts.Increment()
+	flight := e.sendMax - e.unacknowledged
 	if e.backoff == 0 {
-		e.reduce()
+		e.remember()
+		e.reduce(int(flight))
 	}
 	e.window = e.mss
 	e.counted = 0
 	e.inRecovery, e.duplicates = false, 0
 	e.recoverSeq = e.sendMax
-	// What the peer SACKed it may drop (RFC 2018 section 8): all is sent again.
-	e.sacked = e.sacked[:0]
-	e.repaired = e.unacknowledged
-	e.sendNext = e.unacknowledged
 	e.timing = false
-	e.rtoAt = 0
+	e.rtoAt, e.lossAt = 0, 0
+	e.tail.open = false
 	e.backoff++
+	if f := &e.flights; e.sackOK && e.sendNext == e.sendMax && flight <= e.sendWindow && f.head < len(f.list) {
+		// All that the peer did not report is lost. When it reported the very next
+		// segment it has dropped what it had (RFC 2018 section 8): all is.
+		e.inRecovery, e.slowly = true, true
+		f.lose(e.unacknowledged, f.list[f.head].state&sacked != 0)
+	} else {
+		f.clear()
+		e.sendNext = e.unacknowledged
+	}
 	e.output()
 	if e.rtoAt == 0 && before(e.unacknowledged, e.sendMax) {
-		// The window has closed on what was in flight.
+		// What was sent again is not new, or the window has closed on it.
 		e.rtoAt = e.p.now() + e.timeout()
 	}
+}
+
+// undo is what a reduction of the window is taken back with, when the peer reports
+// all that was sent again as duplicates: nothing was lost (RFC 3708).
+type undo struct {
+	armed             bool
+	window, threshold int
+	cubic             cubic
+	// what was sent again is part of scope, and left bytes of it were not reported.
+	scope span
+	left  int
+}
+
+// remember keeps what a reduction of the window changes.
+func (e *Endpoint) remember() {
+	e.undo = undo{
+		armed: true, window: e.window, threshold: e.threshold, cubic: e.cubic,
+		scope: span{e.unacknowledged, e.sendMax},
+	}
+}
+
+// repeated handles the peer's report of a duplicate.
+func (e *Endpoint) repeated(x span) {
+	u := &e.undo
+	if !u.armed || before(x.first, u.scope.first) || after(x.end, u.scope.end) {
+		return
+	}
+	if u.left -= int(x.end - x.first); u.left > 0 {
+		return
+	}
+	u.armed = false
+	e.window, e.threshold, e.cubic = max(e.window, u.window), max(e.threshold, u.threshold), u.cubic
+	e.inRecovery = false
+	e.flights.found()
 }

@@ -3,6 +3,7 @@ package tcp
 import (
 	"encoding/binary"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -52,6 +53,33 @@ func (s *segment) parse(b header.TCP, payload []byte) {
 	}
 }
 
+// synOptions reads the options of a SYN. Without one for the MSS it is the least
+// that any host takes (RFC 9293 section 3.7.1).
+func synOptions(s *segment, proto tcpip.NetworkProtocolNumber) header.TCPSynOptions {
+	o := header.ParseSynOptions(s.options, s.flags&ack != 0)
+	if o.MSS == header.TCPDefaultMSS && proto == header.IPv6ProtocolNumber && !hasOption(s.options, header.TCPOptionMSS) {
+		o.MSS = minMTU6 - header.IPv6MinimumSize - header.TCPMinimumSize
+	}
+	return o
+}
+
+// hasOption tells whether an option of some kind is among well-formed ones.
+func hasOption(b []byte, kind byte) bool {
+	for len(b) > 0 && b[0] != header.TCPOptionEOL {
+		switch {
+		case b[0] == kind:
+			return true
+		case b[0] == header.TCPOptionNOP:
+			b = b[1:]
+		case len(b) < 2 || b[1] < 2 || int(b[1]) > len(b):
+			return false
+		default:
+			b = b[b[1]:]
+		}
+	}
+	return false
+}
+
 // length is what the segment takes of the sequence space.
 func (s *segment) length() uint32 {
 	n := uint32(len(s.payload))
@@ -66,44 +94,3 @@ func (s *segment) length() uint32 {
 
 // A span is the part of the sequence space from first up to, not including, end.
 type span struct{ first, end uint32 }
-
-// insertSpan adds a span to a sorted list of spans that neither touch nor
-// overlap, and keeps it such. It returns the list and the span that holds the new
-// one now.
-func insertSpan(list []span, x span) ([]span, span) {
-	i := 0
-	for i < len(list) && before(list[i].end, x.first) {
-		i++
-	}
-	j := i
-	for j < len(list) && !after(list[j].first, x.end) {
-		if before(list[j].first, x.first) {
-			x.first = list[j].first
-		}
-		if after(list[j].end, x.end) {
-			x.end = list[j].end
-		}
-		j++
-	}
-	if i == j {
-		list = append(list, span{})
-		copy(list[i+1:], list[i:])
-	} else {
-		list = append(list[:i+1], list[j:]...)
-	}
-	list[i] = x
-	return list, x
-}
-
-// trimSpans removes what lies before seq.
-func trimSpans(list []span, seq uint32) []span {
-	i := 0
-	for i < len(list) && !after(list[i].end, seq) {
-		i++
-	}
-	list = append(list[:0], list[i:]...)
-	if len(list) > 0 && before(list[0].first, seq) {
-		list[0].first = seq
-	}
-	return list
-}

@@ -1,65 +1,10 @@
 package tcp
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
-
-// TestSpans compares a list of spans with a bitmap, at places where sequence
-// numbers wrap around and change their sign.
-func TestSpans(t *testing.T) {
-	const size = 64
-	for seed := range uint64(400) {
-		r := rand.New(rand.NewPCG(seed, 2))
-		base := []uint32{0, 1000, 1<<31 - size/2, 1<<32 - size/2}[seed%4]
-		var list []span
-		var have [size]bool
-		for step := range 60 {
-			if r.IntN(8) == 0 {
-				cut := r.IntN(size / 4)
-				list = trimSpans(list, base+uint32(cut))
-				for i := range cut {
-					have[i] = false
-				}
-			} else {
-				a := r.IntN(size - 1)
-				b := min(a+1+r.IntN(12), size)
-				var in span
-				list, in = insertSpan(list, span{base + uint32(a), base + uint32(b)})
-				for i := a; i < b; i++ {
-					have[i] = true
-				}
-				first, end := a, b
-				for first > 0 && have[first-1] {
-					first--
-				}
-				for end < size && have[end] {
-					end++
-				}
-				if want := (span{base + uint32(first), base + uint32(end)}); in != want {
-					t.Fatalf("seed %d step %d: insertSpan returned %v, want %v", seed, step, in, want)
-				}
-			}
-			var want []span
-			for i := 0; i < size; i++ {
-				if !have[i] {
-					continue
-				}
-				first := i
-				for i < size && have[i] {
-					i++
-				}
-				want = append(want, span{base + uint32(first), base + uint32(i)})
-			}
-			if fmt.Sprint(list) != fmt.Sprint(want) {
-				t.Fatalf("seed %d step %d: the list is %v, want %v", seed, step, list, want)
-			}
-		}
-	}
-}
 
 func TestParseOptions(t *testing.T) {
 	fast := []byte{1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9}

@@ -201,7 +201,7 @@ func (e *Endpoint) tooBig(size int) {
 	if e.mss < old && before(e.unacknowledged, e.sendNext) && open(e.current()) {
 		// What is in flight was lost, not for congestion.
 		e.sendNext = e.unacknowledged
-		e.sacked = e.sacked[:0]
+		e.flights.clear()
 		e.inRecovery = false
 		e.timing = false
 		e.output()
@@ -252,8 +252,10 @@ func (e *Endpoint) sendSyn() {
 
 // timestamp is our clock in milliseconds, from a start of each connection's own
 // (RFC 7323 section 5.4).
-func (e *Endpoint) timestamp() uint32 {
-	return uint32(e.p.now()/int64(time.Millisecond)) + e.tsOffset
+func (e *Endpoint) timestamp() uint32 { return e.timestampAt(e.p.now()) }
+
+func (e *Endpoint) timestampAt(at int64) uint32 {
+	return uint32(at/int64(time.Millisecond)) + e.tsOffset
 }
 
 // header begins a header in the endpoint's own space.
@@ -274,7 +276,7 @@ func (e *Endpoint) header(seq uint32, flags header.TCPFlags, window uint16) []by
 	return b
 }
 
-// withOptions adds timestamps and SACK blocks to a header of a segment with n
+// withOptions adds timestamps and SACK blocks, of duplicates first, to a header of a segment with n
 // bytes of data. Blocks that would make a full segment too long are left out:
 // what came out of order was acknowledged by itself, with them.
 func (e *Endpoint) withOptions(b []byte, n int) []byte {
@@ -285,16 +287,24 @@ func (e *Endpoint) withOptions(b []byte, n int) []byte {
 		binary.BigEndian.PutUint32(b[n+4:], e.timestamp())
 		binary.BigEndian.PutUint32(b[n+8:], e.tsRecent)
 	}
-	if len(e.blocks) > 0 && n <= e.mss-(header.TCPHeaderMaximumSize-header.TCPMinimumSize) {
+	twice := e.again.first != e.again.end
+	if (len(e.blocks) > 0 || twice) && n <= e.mss-(header.TCPHeaderMaximumSize-header.TCPMinimumSize) {
 		room := (header.TCPHeaderMaximumSize - len(b) - 4) / 8
-		n := len(b)
-		k := min(room, len(e.blocks))
-		b = b[:n+4+8*k]
-		b[n], b[n+1], b[n+2], b[n+3] = header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionSACK, byte(2+8*k)
-		for i, x := range e.blocks[:k] {
-			binary.BigEndian.PutUint32(b[n+4+8*i:], x.first)
-			binary.BigEndian.PutUint32(b[n+8+8*i:], x.end)
+		at := len(b)
+		b = append(b, header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionSACK, 0)
+		add := func(x span) {
+			b = binary.BigEndian.AppendUint32(b, x.first)
+			b = binary.BigEndian.AppendUint32(b, x.end)
 		}
+		if twice {
+			add(e.again)
+			e.again = span{} // said once
+			room--
+		}
+		for _, x := range e.blocks[:min(room, len(e.blocks))] {
+			add(x)
+		}
+		b[at+3] = byte(len(b) - at - 2)
 	}
 	b[12] = byte(len(b) / 4 << 4)
 	return b
@@ -472,8 +482,10 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	if sent == 0 && !finished {
 		return false
 	}
+	var state flightState
 	if again := before(seq, e.sendMax); again {
-		e.countRetransmit()
+		state = resent
+		e.countRetransmit(sent)
 	} else if !e.timing {
 		e.timing, e.timedSeq, e.timedAt = true, seq, now
 	}
@@ -486,11 +498,17 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	if after(e.sendNext, e.sendMax) {
 		e.sendMax = e.sendNext
 	}
+	if e.sackOK {
+		e.flights.sent(e.sendNext, state, now)
+		e.awaitTail(now)
+	}
 	e.persistAt = 0
 	return sent == n && finished == last
 }
 
-func (e *Endpoint) countRetransmit() {
+// countRetransmit counts a segment of n bytes that left again.
+func (e *Endpoint) countRetransmit(n int) {
+	e.undo.left += n
 	e.p.stack.Stats().TCP.Retransmits.Increment()
 	e.stats.SendErrors.Retransmits.Increment()
 }

@@ -780,23 +780,25 @@ func (h *host) repair(round int, lost []int, sack bool) {
 	h.acked = base + flight*1460
 }
 
-// TestTimeoutForgetsSACK: SACKed data is sent again after a time-out, for the peer may have
-// dropped it.
-func TestTimeoutForgetsSACK(t *testing.T) {
+// TestReneging: a peer that reported the very next segment has dropped what it had
+// reported, when the timer runs out, and is sent all again.
+func TestReneging(t *testing.T) {
 	h := newHost(t, false)
 	h.accept(shape{sack: true})
 	una := h.acked
 	h.write(2 * 1460)
 	h.expect("two segments", "A1460", "A1460")
 	h.receive(out{ack: una, options: blocks(una+1460, una+2920)})
-	h.expect("one duplicate")
-	h.advance(250 * time.Millisecond)
-	if s := h.take(); len(s) != 1 || s[0].seq != una {
-		t.Fatalf("the time-out sent %d segments", len(s))
+	h.expect("perhaps the first one is late")
+	h.advance(20 * time.Millisecond)
+	if s := h.expect("it is lost", "A1460"); s[0].seq != una {
+		t.Fatalf("sent again was %d, want the first segment", s[0].seq-una)
 	}
 	h.receive(out{ack: una + 1460})
-	if s := h.take(); len(s) != 1 || s[0].seq != una+1460 {
-		t.Fatalf("%d segments follow, want the second one again", len(s))
+	h.expect("the peer has the second one, it said")
+	h.advance(300 * time.Millisecond)
+	if s := h.expect("it has not", "A1460"); s[0].seq != una+1460 {
+		t.Fatalf("sent again was %d, want the second segment", s[0].seq-una)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // when it fires.
 type timers struct {
 	rtoAt     int64 // retransmission
+	lossAt    int64 // tail loss probe, or the end of patience with what is late
 	persistAt int64 // zero-window probe
 	keepAt    int64 // keep-alive
 	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
@@ -50,7 +51,11 @@ func (t *timers) init(s *settings) {
 // schedule makes sure that the timer fires no later than the next moment. mu is
 // held.
 func (e *Endpoint) schedule() {
-	next := earliest(earliest(e.rtoAt, e.persistAt), earliest(e.keepAt, e.endAt))
+	next := e.rtoAt
+	if e.lossAt != 0 {
+		next = earliest(next, e.lossAt)
+	}
+	next = earliest(earliest(next, e.persistAt), earliest(e.keepAt, e.endAt))
 	if next == 0 || e.firesAt != 0 && e.firesAt <= next {
 		return
 	}
@@ -76,7 +81,7 @@ func earliest(a, b int64) int64 {
 
 // stopTimer ends all. mu is held.
 func (e *Endpoint) stopTimer() {
-	e.rtoAt, e.persistAt, e.keepAt, e.endAt = 0, 0, 0, 0
+	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt = 0, 0, 0, 0, 0
 	if e.timer != nil && e.firesAt != 0 && e.timer.Stop() {
 		e.firesAt = 0
 	}
@@ -92,6 +97,10 @@ func (e *Endpoint) fire() {
 	if due(e.endAt) {
 		e.finish(gtcp.StateClose, nil)
 		return
+	}
+	if due(e.lossAt) {
+		e.lossAt = 0
+		e.lossTimer(now) // a probe puts the RTO off
 	}
 	if due(e.rtoAt) {
 		e.rtoAt = 0
@@ -230,7 +239,7 @@ func (e *Endpoint) keepAlive(now int64) {
 // timeWait begins TIME-WAIT, or begins it anew. mu is held.
 func (e *Endpoint) timeWait() {
 	e.setState(gtcp.StateTimeWait)
-	e.rtoAt, e.persistAt, e.keepAt = 0, 0, 0
+	e.rtoAt, e.lossAt, e.persistAt, e.keepAt = 0, 0, 0, 0
 	e.events |= waiter.EventHUp | waiter.ReadableEvents | waiter.WritableEvents
 	wait := e.p.options().timeWait
 	e.endAt = e.p.now() + int64(wait)
