@@ -137,6 +137,21 @@ func (c *Conn) setKeepAliveCount(n int) error {
 	return sysError("setsockopt", c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, n))
 }
 
+// SetUserTimeout ends the connection, with ETIMEDOUT, when the peer acknowledges
+// nothing of what was sent for d, or keeps its window shut while there is something
+// to send; keep-alive goes by it, too. It is Linux's TCP_USER_TIMEOUT, in whole
+// milliseconds. 0, the default, leaves it to the number of retransmissions: about
+// 15 minutes.
+func (c *Conn) SetUserTimeout(d time.Duration) error {
+	return c.set(func() error {
+		if d < 0 {
+			return os.NewSyscallError("setsockopt", syscall.EINVAL)
+		}
+		opt := tcpip.TCPUserTimeoutOption(d.Truncate(time.Millisecond))
+		return sysError("setsockopt", c.ep.SetSockOpt(&opt))
+	})
+}
+
 // keepAliveDuration is d in whole seconds, as Linux counts and limits them. Less
 // than 0 means to leave the option.
 func keepAliveDuration(d, byDefault time.Duration) (time.Duration, error) {

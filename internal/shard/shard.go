@@ -206,16 +206,20 @@ func (s *Shard) configure() error {
 	congestion := tcpip.CongestionControlOption(s.tcp.Congestion)
 	receive, send := s.bufferRanges(false)
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
-	// Without RACK-TLP (RFC 8985): as gVisor has it, it takes segments for lost
-	// that are not, on a link that loses none (149 MB/s with it, 2,143 MB/s
-	// without, one connection over link/memory), and a flow that did lose the tail
-	// of a burst sends two segments per retransmission timeout from then on, for
-	// good. Tailscale has it off as well (tailscale/tailscale#9707). A loss at the
-	// end of a flight costs a retransmission timeout now.
-	// It also stops the retransmission timer on each write, sent or not: a program
-	// that keeps writing into a full window never gets its losses sent again.
-	recovery := tcpip.TCPRecovery(0)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait, &recovery} {
+	options := []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait}
+	if s.tcp.Engine == "gvisor" {
+		// Without RACK-TLP (RFC 8985): as gVisor has it, it takes segments for lost
+		// that are not, on a link that loses none (149 MB/s with it, 2,143 MB/s
+		// without, one connection over link/memory), and a flow that did lose the tail
+		// of a burst sends two segments per retransmission timeout from then on, for
+		// good. Tailscale has it off as well (tailscale/tailscale#9707). A loss at the
+		// end of a flight costs a retransmission timeout then.
+		// It also stops the retransmission timer on each write, sent or not: a program
+		// that keeps writing into a full window never gets its losses sent again.
+		recovery := tcpip.TCPRecovery(0)
+		options = append(options, &recovery)
+	}
+	for _, o := range options {
 		if err := set(o); err != nil {
 			return err
 		}

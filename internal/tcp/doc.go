@@ -33,7 +33,17 @@
 //
 // # Standards
 //
-// RFC 9293 with 5681, 6298, 6582, 6675 (SACK), 7323 (window scale, timestamps),
-// 5961 (blind attacks), 6528 (initial sequence numbers), 5927 (ICMP), 4987
-// (cookies), 6691 (MSS). Congestion control is NewReno's or CUBIC's (9438).
+// RFC 9293 with 5681, 6298, 6582, 6675 (SACK), 8985 (RACK-TLP), 2883 and 3708
+// (duplicates), 7323 (window scale, timestamps), 5961 (blind attacks), 6528 (initial
+// sequence numbers), 5927 (ICMP), 4987 (cookies), 6691 (MSS), 6191 (TIME-WAIT).
+// Congestion control is NewReno's or CUBIC's (9438).
+//
+// # Loss
+//
+// With SACK, a scoreboard (flights) has all that is in flight, cut where the time
+// of its sending or what became of it changes. RACK (rack) marks what is lost in
+// it, a tail loss probe (tail) makes the peer tell when nothing else would, and
+// repair sends again what is marked, as the window allows. A time-out marks all.
+// Without SACK, duplicate acknowledgements are counted, and a time-out sends from
+// SND.UNA on.
 package tcp

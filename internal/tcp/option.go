@@ -89,7 +89,8 @@ func (e *Endpoint) SetSockOpt(o tcpip.SettableSocketOption) tcpip.Error {
 		e.keepAliveInterval = time.Duration(*v)
 		e.restartKeepAlive()
 	case *tcpip.TCPUserTimeoutOption:
-		e.userTimeout = time.Duration(*v)
+		e.userTimeout = max(time.Duration(*v), 0)
+		e.schedule()
 	case *tcpip.TCPLingerTimeoutOption:
 		e.finWait2 = max(time.Duration(*v), 0)
 	case *tcpip.CongestionControlOption:

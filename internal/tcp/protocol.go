@@ -40,7 +40,6 @@ type settings struct {
 	synRetries           uint8
 	alwaysCookies, delay bool
 	timeWaitReuse        tcpip.TCPTimeWaitReuseOption
-	recovery             tcpip.TCPRecovery
 }
 
 // Protocol is the stack.TransportProtocol of one shard.
@@ -439,8 +438,6 @@ func (p *Protocol) SetOption(option tcpip.SettableTransportProtocolOption) tcpip
 		s.sack = bool(*v)
 	case *tcpip.TCPModerateReceiveBufferOption:
 		s.moderate = bool(*v)
-	case *tcpip.TCPRecovery:
-		s.recovery = *v
 	case *tcpip.TCPDelayEnabled:
 		s.delay = bool(*v)
 	case *tcpip.TCPSendBufferSizeRangeOption:
@@ -491,8 +488,6 @@ func (p *Protocol) Option(option tcpip.GettableTransportProtocolOption) tcpip.Er
 		*v = tcpip.TCPSACKEnabled(s.sack)
 	case *tcpip.TCPModerateReceiveBufferOption:
 		*v = tcpip.TCPModerateReceiveBufferOption(s.moderate)
-	case *tcpip.TCPRecovery:
-		*v = s.recovery
 	case *tcpip.TCPDelayEnabled:
 		*v = tcpip.TCPDelayEnabled(s.delay)
 	case *tcpip.TCPSendBufferSizeRangeOption:

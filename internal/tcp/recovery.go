@@ -154,7 +154,7 @@ func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 	if una == e.sendMax {
 		e.rtoAt, e.lossAt = 0, 0
 	} else {
-		e.rtoAt = now + int64(e.rto)
+		e.rtoAt, e.owedAt = now+int64(e.rto), now
 	}
 	switch {
 	case e.inRecovery && !before(una, e.recoverSeq):

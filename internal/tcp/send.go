@@ -107,6 +107,7 @@ func (e *Endpoint) open() {
 	}
 	e.tsOffset = uint32(e.p.hash('t', &e.ID, 0))
 	e.openedAt = e.p.now()
+	e.owedAt = e.openedAt
 	e.rto = time.Second
 	e.sendSyn()
 }
@@ -466,7 +467,11 @@ func (e *Endpoint) output() {
 		}
 	}
 	if e.sendNext == e.unacknowledged && e.out.len() > 0 && e.persistAt == 0 && !e.stalled {
-		e.persistAt = e.p.now() + e.timeout()
+		now := e.p.now()
+		e.persistAt = now + e.timeout()
+		if e.backoff == 0 {
+			e.owedAt = now
+		}
 	}
 	e.schedule()
 }
@@ -478,6 +483,9 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	sent, finished := e.sendData(seq, n, last)
 	if e.rtoAt == 0 {
 		e.rtoAt = now + e.timeout()
+		if e.attempts == 0 {
+			e.owedAt = now
+		}
 	}
 	if sent == 0 && !finished {
 		return false

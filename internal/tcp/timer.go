@@ -29,8 +29,10 @@ type timers struct {
 	attempts    uint32
 	retries     uint32
 	synRetries  uint32
+	// userTimeout, if any, is how long the peer may owe us an acknowledgement, or an
+	// open window; since owedAt it does, unless nothing is in flight nor waits.
 	userTimeout time.Duration
-	brokenAt    int64 // when the first of attempts was made
+	owedAt      int64
 
 	keepAliveIdle, keepAliveInterval time.Duration
 	keepAliveCount                   int
@@ -56,6 +58,9 @@ func (e *Endpoint) schedule() {
 		next = earliest(next, e.lossAt)
 	}
 	next = earliest(earliest(next, e.persistAt), earliest(e.keepAt, e.endAt))
+	if e.userTimeout > 0 {
+		next = earliest(next, e.patienceEnds())
+	}
 	if next == 0 || e.firesAt != 0 && e.firesAt <= next {
 		return
 	}
@@ -98,13 +103,17 @@ func (e *Endpoint) fire() {
 		e.finish(gtcp.StateClose, nil)
 		return
 	}
+	if due(e.patienceEnds()) {
+		e.giveUp()
+		return
+	}
 	if due(e.lossAt) {
 		e.lossAt = 0
 		e.lossTimer(now) // a probe puts the RTO off
 	}
 	if due(e.rtoAt) {
 		e.rtoAt = 0
-		if !e.tryAgain(now) {
+		if !e.tryAgain() {
 			return
 		}
 	}
@@ -123,38 +132,39 @@ func (e *Endpoint) fire() {
 // (RFC 6298 section 5.5).
 func (e *Endpoint) timeout() int64 { return int64(min(e.rto<<min(e.backoff, 10), e.maxRTO)) }
 
-// exhausted counts an attempt and tells whether it was one too many.
-func (e *Endpoint) exhausted(now int64, limit uint32) bool {
-	if e.attempts == 0 {
-		e.brokenAt = now
+// patienceEnds is when the user timeout ends, 0 for never (RFC 9293 section 3.10.8).
+func (e *Endpoint) patienceEnds() int64 {
+	if e.userTimeout == 0 || e.unacknowledged == e.sendMax && e.persistAt == 0 {
+		return 0
 	}
+	return e.owedAt + int64(e.userTimeout)
+}
+
+// exhausted counts an attempt and tells whether it was one too many. With a user
+// timeout their number does not count, as in Linux.
+func (e *Endpoint) exhausted(limit uint32) bool {
 	e.attempts++
-	return e.attempts > limit || e.userTimeout > 0 && time.Duration(now-e.brokenAt) >= e.userTimeout
+	return e.attempts > limit && (e.userTimeout == 0 || connecting(e.current()))
 }
 
 // tryAgain handles the end of the RTO. It reports false when the connection is
 // given up.
-func (e *Endpoint) tryAgain(now int64) bool {
+func (e *Endpoint) tryAgain() bool {
 	switch s := e.current(); {
 	case connecting(s):
 		limit := e.synRetries
 		if s == gtcp.StateSynRecv {
 			limit = min(limit, 5) // Linux's tcp_synack_retries
 		}
-		if e.exhausted(now, limit) {
-			err := e.soft
-			if err == nil {
-				err = &tcpip.ErrTimeout{}
-			}
-			e.fail(err)
+		if e.exhausted(limit) {
+			e.giveUp()
 			return false
 		}
 		e.rto = min(2*e.rto, e.maxRTO)
 		e.p.stack.Stats().TCP.Retransmits.Increment()
 		e.sendSyn()
 	case e.unacknowledged == e.sendMax && !e.stalled:
-	case e.exhausted(now, e.retries):
-		e.p.stack.Stats().TCP.EstablishedTimedout.Increment()
+	case e.exhausted(e.retries):
 		e.giveUp()
 		return false
 	default:
@@ -165,6 +175,9 @@ func (e *Endpoint) tryAgain(now int64) bool {
 
 // giveUp ends a connection whose peer does not answer.
 func (e *Endpoint) giveUp() {
+	if open(e.current()) {
+		e.p.stack.Stats().TCP.EstablishedTimedout.Increment()
+	}
 	err := e.soft
 	if err == nil {
 		err = &tcpip.ErrTimeout{}
@@ -186,7 +199,7 @@ func (e *Endpoint) probe(now int64) {
 		e.override = false
 		return
 	}
-	if e.exhausted(now, e.retries) {
+	if e.exhausted(e.retries) {
 		e.giveUp()
 		return
 	}
@@ -225,7 +238,7 @@ func (e *Endpoint) keepAlive(now int64) {
 		e.keepAt = now + int64(e.keepAliveInterval)
 		return
 	}
-	if e.probes >= e.keepAliveCount {
+	if e.userTimeout > 0 && e.probes > 0 && time.Duration(now-e.heard) >= e.userTimeout || e.userTimeout == 0 && e.probes >= e.keepAliveCount {
 		e.sendControl(e.bareSeq(), rst|ack)
 		e.giveUp()
 		return

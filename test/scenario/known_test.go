@@ -3,13 +3,6 @@ package scenario
 // known are the scenarios that one of our TCPs fails and Linux passes, and why, by
 // engine and title. docs/testing.md has the list.
 var known = map[string]map[string]string{
-	"tpa": {
-		"RFC 9293 section 3.7.1: without an MSS it is 1220 over IPv6":                  noMSS,
-		"RFC 2018 section 4: data again is reported as duplicate (RFC 2883 section 4)": noDSACK,
-		"RFC 8985 section 7: the tail of a flight is probed before the timer runs out": noRACK,
-		"RFC 8985 section 6: a segment is lost when one sent much later has arrived":   noRACK,
-		"RFC 9438 section 4.6: CUBIC: a loss leaves seven tenths of the window":        "after a recovery the window starts at two segments (RFC 6582 section 3.2, step 3, first choice) and grows to seven tenths",
-	},
 	"gvisor": {
 		"RFC 9293 section 3.10.7.4: SYN-RECEIVED: the SYN again is answered again":                   "answers with an acknowledgement that has no SYN",
 		"RFC 9293 section 3.7.1: without an MSS it is 1220 over IPv6":                                noMSS,
