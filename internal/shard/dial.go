@@ -96,7 +96,9 @@ func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote tcpip.Ful
 	found := s.stack.FindTransportEndpoint(proto, tcp.ProtocolNumber, stack.TransportEndpointID{
 		LocalAddress: local.Addr, LocalPort: local.Port, RemoteAddress: remote.Addr, RemotePort: remote.Port,
 	}, nicID)
-	if e, ok := found.(interface{ Info() tcpip.EndpointInfo }); ok {
+	if e, ok := found.(interface{ Reusable() bool }); ok && e.Reusable() {
+		// In TIME-WAIT for long enough: Connect takes its place.
+	} else if e, ok := found.(interface{ Info() tcpip.EndpointInfo }); ok {
 		// A listener is found, too.
 		if info, ok := e.Info().(*stack.TransportEndpointInfo); ok && info.ID.RemotePort != 0 {
 			return true

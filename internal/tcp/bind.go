@@ -1,9 +1,12 @@
 package tcp
 
 import (
+	"time"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/ports"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -117,7 +120,12 @@ func (e *Endpoint) Connect(addr tcpip.FullAddress) tcpip.Error {
 	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = route.LocalAddress(), route.RemoteAddress(), addr.Port
 	if e.reserved {
 		// The reservation stays as it was made, for both IP versions if so.
-		err = s.RegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		register := func() tcpip.Error {
+			return s.RegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		}
+		if err = register(); err != nil && e.succeed(proto, e.ID) {
+			err = register()
+		}
 		if err == nil && (bound != e.ID.LocalAddress || len(old) > 1) {
 			err = e.narrow(bound, old, proto)
 		}
@@ -168,10 +176,15 @@ func (e *Endpoint) pickPort() tcpip.Error {
 		if self && port == e.ID.RemotePort {
 			return false, nil
 		}
-		if _, err := s.ReservePort(s.SecureRNG(), e.reservation(port), nil); err != nil {
+		e.ID.LocalPort = port
+		reserve := func() bool {
+			_, err := s.ReservePort(s.SecureRNG(), e.reservation(port), nil)
+			return err == nil
+		}
+		if !reserve() && !(e.succeed(e.protocols[0], e.ID) && reserve()) {
+			e.ID.LocalPort = 0
 			return false, nil
 		}
-		e.ID.LocalPort = port
 		if err := s.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
 			s.ReleasePort(e.reservation(port))
 			e.ID.LocalPort = 0
@@ -187,4 +200,46 @@ func (e *Endpoint) pickPort() tcpip.Error {
 		s.Stats().TCP.FailedPortReservations.Increment()
 	}
 	return err
+}
+
+// reuseAfter is how old TIME-WAIT must be before a new connection from here may
+// take its place: the clock of the peer's timestamps ticks once a second at least
+// (RFC 6191 section 2, RFC 7323 section 5.4).
+const reuseAfter = int64(time.Second)
+
+// Reusable tells whether a new connection from here to the same peer may take the
+// place of this one: it is in TIME-WAIT, the program is done with it, and its
+// timestamps tell old segments from new ones.
+func (e *Endpoint) Reusable() bool {
+	if e.current() != gtcp.StateTimeWait {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reusable()
+}
+
+func (e *Endpoint) reusable() bool {
+	return e.current() == gtcp.StateTimeWait && e.closed && e.tsOK && e.p.now()-e.heard > reuseAfter
+}
+
+// succeed ends an old connection with id in TIME-WAIT, if there is one that may be
+// reused, so that e takes its place. Its sequence numbers begin beyond the old
+// ones. e's mu is held; the old connection never waits for another one's.
+func (e *Endpoint) succeed(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
+	old, ok := e.p.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, 0).(*Endpoint)
+	if !ok || old == e || old.current() != gtcp.StateTimeWait || !old.mu.TryLock() {
+		return false
+	}
+	ok = old.ID == id && old.reusable()
+	if ok {
+		next := e.p.initialSequence(&id)
+		if last := old.sendMax + old.maxWindow; !after(next, last) {
+			next = last + 1
+		}
+		e.iss = next
+		old.finish(gtcp.StateClose, nil)
+	}
+	old.unlock()
+	return ok
 }

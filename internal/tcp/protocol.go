@@ -39,7 +39,6 @@ type settings struct {
 	retries              uint32
 	synRetries           uint8
 	alwaysCookies, delay bool
-	timeWaitReuse        tcpip.TCPTimeWaitReuseOption
 }
 
 // Protocol is the stack.TransportProtocol of one shard.
@@ -459,8 +458,6 @@ func (p *Protocol) SetOption(option tcpip.SettableTransportProtocolOption) tcpip
 		s.linger = max(time.Duration(*v), 0)
 	case *tcpip.TCPTimeWaitTimeoutOption:
 		s.timeWait = max(time.Duration(*v), 0)
-	case *tcpip.TCPTimeWaitReuseOption:
-		s.timeWaitReuse = *v
 	case *tcpip.TCPMinRTOOption:
 		s.minRTO = max(time.Duration(*v), time.Millisecond)
 	case *tcpip.TCPMaxRTOOption:
@@ -502,8 +499,6 @@ func (p *Protocol) Option(option tcpip.GettableTransportProtocolOption) tcpip.Er
 		*v = tcpip.TCPLingerTimeoutOption(s.linger)
 	case *tcpip.TCPTimeWaitTimeoutOption:
 		*v = tcpip.TCPTimeWaitTimeoutOption(s.timeWait)
-	case *tcpip.TCPTimeWaitReuseOption:
-		*v = s.timeWaitReuse
 	case *tcpip.TCPMinRTOOption:
 		*v = tcpip.TCPMinRTOOption(s.minRTO)
 	case *tcpip.TCPMaxRTOOption:

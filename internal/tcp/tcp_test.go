@@ -314,6 +314,80 @@ func TestTimeWait(t *testing.T) {
 	})
 }
 
+// TestTimeWaitReuse: a connection in TIME-WAIT gives its port to a new one, when a
+// second has passed and timestamps keep the two apart, with numbers beyond its own.
+func TestTimeWaitReuse(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		stamp       bool
+		bound, done bool
+		wait        time.Duration
+		want        bool
+	}{
+		{"with timestamps", true, false, true, 1500 * time.Millisecond, true},
+		{"to a port of its own", true, true, true, 1500 * time.Millisecond, true},
+		{"too soon", true, false, true, 500 * time.Millisecond, false},
+		{"without timestamps", false, false, true, 30 * time.Second, false},
+		{"not closed by the program", true, false, false, 30 * time.Second, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			if err := h.stack.SetPortRange(localPort, localPort); err != nil {
+				t.Fatal(err)
+			}
+			dial := func() tcpip.Error {
+				h.ep = h.newEndpoint()
+				if test.bound {
+					h.ep.SocketOptions().SetReuseAddress(true)
+					if err := h.ep.Bind(tcpip.FullAddress{Addr: localAddr, Port: localPort}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return h.ep.Connect(tcpip.FullAddress{Addr: peerAddr, Port: peerPort})
+			}
+			dial()
+			h.take()
+			s := shape{stamp: test.stamp, shift: 7}
+			h.receive(out{flags: syn | ack, options: s.options(h)})
+			h.stamp = test.stamp
+			h.write(1 << 20) // far more than the clock of initial numbers counts
+			for len(h.take()) > 0 {
+				h.receive(out{})
+			}
+			if test.done {
+				h.end()
+			} else {
+				_ = h.ep.Shutdown(tcpip.ShutdownWrite)
+				h.receive(out{})
+				h.receive(out{flags: fin | ack})
+				h.state(gtcp.StateTimeWait)
+			}
+			old := h.ep
+			h.advance(test.wait)
+			h.take()
+			err := dial()
+			if _, started := err.(*tcpip.ErrConnectStarted); started != test.want {
+				t.Fatalf("Connect: %v, want a start: %v", err, test.want)
+			}
+			if !test.want {
+				if s := old.current(); s != gtcp.StateTimeWait {
+					t.Errorf("the old connection is in %v", s)
+				}
+				h.ep = nil
+				return
+			}
+			syn := h.expect("Connect", "S")[0]
+			if !after(syn.seq, old.sendMax) {
+				t.Errorf("the new connection begins at %d, the old one ended at %d", syn.seq, old.sendMax)
+			}
+			h.stamp, h.next = false, h.next+1000
+			h.acked = syn.seq + 1
+			h.receive(out{flags: header.TCPFlagSyn | ack, options: s.options(h)})
+			h.state(gtcp.StateEstablished)
+		})
+	}
+}
+
 func TestFinWait2(t *testing.T) {
 	linger := tcpip.TCPLingerTimeoutOption(5 * time.Second)
 	h := newHost(t, false, &linger)
@@ -439,18 +513,53 @@ func TestRetransmission(t *testing.T) {
 	})
 }
 
+// TestUserTimeout: it ends a connection to the moment, whatever the timers of
+// retransmission and probes are about.
 func TestUserTimeout(t *testing.T) {
-	h := newHost(t, false)
-	h.accept(shape{})
-	limit := tcpip.TCPUserTimeoutOption(10 * time.Second)
-	if err := h.ep.SetSockOpt(&limit); err != nil {
-		t.Fatal(err)
+	for _, test := range []struct {
+		name   string
+		window int
+		do     func(h *host)
+		// alive is how long the connection lives, counted from when it owes something.
+		alive time.Duration
+	}{
+		{"data", 0, func(h *host) { h.write(100) }, 10 * time.Second},
+		{"data behind data", 0, func(h *host) {
+			h.write(100)
+			h.advance(5 * time.Second)
+			h.receive(out{ack: h.acked - 50}) // progress
+		}, 10 * time.Second},
+		{"a shut window", -1, func(h *host) { h.write(100) }, 10 * time.Second},
+		{"a shut window, the peer answers", -1, func(h *host) {
+			h.write(100)
+			for range 5 {
+				h.advance(time.Second)
+				h.receive(out{window: -1})
+			}
+		}, 5 * time.Second},
+		{"a FIN", 0, func(h *host) { _ = h.ep.Shutdown(tcpip.ShutdownWrite) }, 10 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{window: test.window})
+			limit := tcpip.TCPUserTimeoutOption(10 * time.Second)
+			if err := h.ep.SetSockOpt(&limit); err != nil {
+				t.Fatal(err)
+			}
+			h.advance(time.Minute) // nothing is owed
+			h.state(gtcp.StateEstablished)
+			test.do(h)
+			h.advance(test.alive - 20*time.Millisecond)
+			if h.ep.current() == gtcp.StateError {
+				t.Fatal("it ended too soon")
+			}
+			h.advance(40 * time.Millisecond)
+			h.state(gtcp.StateError)
+			if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrTimeout" {
+				t.Errorf("the connection failed with %v, want a time-out", err)
+			}
+		})
 	}
-	h.write(100)
-	h.advance(9 * time.Second)
-	h.state(gtcp.StateEstablished)
-	h.advance(6 * time.Second)
-	h.state(gtcp.StateError)
 }
 
 func TestKeepAlive(t *testing.T) {

@@ -26,9 +26,9 @@ type timers struct {
 	firesAt int64 // when the timer fires, 0 while it is not set
 
 	// attempts counts what was sent in vain since the peer was last heard.
-	attempts    uint32
-	retries     uint32
-	synRetries  uint32
+	attempts   uint32
+	retries    uint32
+	synRetries uint32
 	// userTimeout, if any, is how long the peer may owe us an acknowledgement, or an
 	// open window; since owedAt it does, unless nothing is in flight nor waits.
 	userTimeout time.Duration

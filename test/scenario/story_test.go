@@ -10,7 +10,10 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A scenario is a story and the clause that it checks.
@@ -655,6 +658,22 @@ func noDelay(on bool) step {
 func keepAlive(idle, interval time.Duration, count int) step {
 	return call(fmt.Sprintf("keep-alive after %v, every %v, %d times", idle, interval, count), func(s *story) error {
 		return s.sock.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: count})
+	})
+}
+
+func userTimeout(d time.Duration) step {
+	return call(fmt.Sprintf("user timeout %v", d), func(s *story) error {
+		if c, ok := s.sock.(interface{ SetUserTimeout(time.Duration) error }); ok {
+			return c.SetUserTimeout(d)
+		}
+		raw, err := s.sock.(syscall.Conn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		outer := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		})
+		return errors.Join(outer, err)
 	})
 }
 
