@@ -233,11 +233,7 @@ func (e *Endpoint) succeed(proto tcpip.NetworkProtocolNumber, id stack.Transport
 	}
 	ok = old.ID == id && old.reusable()
 	if ok {
-		next := e.p.initialSequence(&id)
-		if last := old.sendMax + old.maxWindow; !after(next, last) {
-			next = last + 1
-		}
-		e.iss = next
+		e.iss = e.p.sequenceBeyond(&id, old.sendMax+old.maxWindow)
 		old.finish(gtcp.StateClose, nil)
 	}
 	old.unlock()

@@ -93,6 +93,9 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 		e.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), len(s.payload))
 	}
 	again := e.receive(s)
+	if again {
+		a.beyond = e.sendMax + e.maxWindow
+	}
 	if e.ackOwed {
 		e.sendAck()
 	}
@@ -164,6 +167,9 @@ func (e *Endpoint) invite(s *segment, a *arrival) {
 	}
 	e.mu.Unlock()
 	if listening {
+		if a.beyond != 0 {
+			child.iss = e.p.sequenceBeyond(&a.id, a.beyond)
+		}
 		child.open()
 	} else {
 		child.finish(gtcp.StateClose, nil)

@@ -84,6 +84,9 @@ type arrival struct {
 	ep  *Endpoint
 	id  stack.TransportEndpointID
 	pkt *stack.PacketBuffer
+	// beyond is where the numbers of a connection in TIME-WAIT end, of whose
+	// addresses this is a new SYN. 0: there is none.
+	beyond uint32
 }
 
 var _ stack.TransportProtocol = (*Protocol)(nil)
@@ -165,6 +168,16 @@ func (p *Protocol) initialSequence(id *stack.TransportEndpointID) uint32 {
 	return uint32(p.hash('i', id, 0)) + uint32(p.now()/4000)
 }
 
+// sequenceBeyond is an initial sequence number beyond those of a connection before
+// with the same addresses, which end at last (RFC 9293 section 3.6.1): it may have
+// used them up faster than the clock ticks.
+func (p *Protocol) sequenceBeyond(id *stack.TransportEndpointID, last uint32) uint32 {
+	if iss := p.initialSequence(id); after(iss, last) {
+		return iss
+	}
+	return last + 1
+}
+
 // QueuePacket is how gVisor's demultiplexer hands over a segment. It holds locks
 // meanwhile that what the segment causes may need: Drain does the work.
 func (p *Protocol) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
@@ -178,7 +191,7 @@ func (p *Protocol) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEnd
 		return
 	}
 	pkt.IncRef()
-	p.queued = append(p.queued, arrival{e, id, pkt})
+	p.queued = append(p.queued, arrival{ep: e, id: id, pkt: pkt})
 	p.pending.Store(int32(len(p.queued)))
 	p.queueMu.Unlock()
 	if !p.polled.Load() {

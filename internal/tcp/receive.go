@@ -556,14 +556,16 @@ func (e *Endpoint) finArrived() {
 
 // receiveTimeWait handles a segment to a connection that has ended. It reports
 // true when a new connection may take its place: its SYN must lie beyond what the
-// old one had, by sequence number or timestamp (RFC 6191).
+// old one had, by its timestamp or, unless that is an old one, its sequence number
+// (RFC 6191).
 func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 	switch {
 	case s.flags&rst != 0:
 		// RFC 1337: it must not cut the wait short.
 	case s.flags&syn != 0 && s.flags&ack == 0:
 		o := header.ParseSynOptions(s.options, false)
-		if after(s.seq, e.receiveNext) || e.tsOK && o.TS && after(o.TSVal, e.tsRecent) {
+		stamped := e.tsOK && o.TS
+		if stamped && after(o.TSVal, e.tsRecent) || after(s.seq, e.receiveNext) && !(stamped && before(o.TSVal, e.tsRecent)) {
 			e.finish(gtcp.StateClose, nil)
 			return true
 		}

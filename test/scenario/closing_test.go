@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -90,6 +91,15 @@ var closing = []scenario{
 	{clause: "RFC 6191 section 2", name: "in TIME-WAIT a SYN with a newer timestamp opens a connection again", steps: steps{
 		established("mss 1000", "ts 100 0"), closeAll(), out("FA 1 ack 1"), in("FA 1 ack 2 <ts 200 last>"), out("A 2 ack 2"), wait(1100 * ms),
 		again(1, -5000), in("S 0 <mss 1000,ts 300 0>"), out("SA 0 ack 1"), in("A 1 ack 1 <ts 301 last>"), accept(),
+	}},
+	{clause: "RFC 6191 section 2", name: "in TIME-WAIT a SYN with an older timestamp does not, whatever its number", steps: steps{
+		established("mss 1000", "ts 100 0"), closeAll(), out("FA 1 ack 1"), in("FA 1 ack 2 <ts 200 last>"), out("A 2 ack 2"), wait(1100 * ms),
+		in("S 100000 <mss 1000,ts 150 0>"), out("A 2 ack 2"), nobody(),
+	}},
+	{clause: "RFC 9293 section 3.6.1", name: "numbers of the new connection lie beyond those of the one in TIME-WAIT", steps: steps{
+		established(), write(20000), takeSegments(10), ackEach(1, 10), takeSegments(10), in("A 1 ack 20001"),
+		closeAll(), out("FA 20001 ack 1"), in("FA 1 ack 20002"), out("A 20002 ack 2"), wait(2 * ms),
+		again(1, 100000), in("S 0 <mss 1000>"), out("SA 0 ack 1"), beyondOld(), in("A 1 ack 1"), accept(),
 	}},
 	{clause: "RFC 9293 section 3.10.7.4", name: "TIME-WAIT: the peer's FIN again is acknowledged again", steps: steps{
 		timeWait(), settled(), in("FA 1 ack 2"), out("A 2 ack 2"),
@@ -246,4 +256,15 @@ func readEnds(wants ...error) step {
 			return errors.New("it does not")
 		}
 	})
+}
+
+// beyondOld expects that the numbers of a connection that took another one's place
+// begin behind those of that one.
+func beyondOld() step {
+	return step{"our initial number lies beyond the old ones", func(s *story) error {
+		if now := s.conn(0).isns.ours; int32(now-s.oldEnd) <= 0 {
+			return fmt.Errorf("it is %d, the old connection ended at %d", now, s.oldEnd)
+		}
+		return nil
+	}}
 }

@@ -95,6 +95,7 @@ type story struct {
 	window      int64      // what the peer offers by default, as in the header
 	reading     chan error // the end of readLater
 	oldTS       uint32     // for timestampsRose
+	oldEnd      uint32     // where our numbers of the connection before ended, for beyondOld
 	// mark is when the last thing happened: a segment went out, one came in, or
 	// the program did something.
 	mark    time.Time
@@ -687,6 +688,7 @@ func peerWindow(n int64) step {
 func again(conn int, delta int64) step {
 	return step{fmt.Sprintf("connection %d anew, %+d", conn, delta), func(s *story) error {
 		c := s.conn(conn - 1)
+		s.oldEnd = c.isns.ours + uint32(c.starts[len(c.starts)-1])
 		c.isns, c.starts = isns{peer: c.isns.peer + uint32(delta)}, []int64{1}
 		return nil
 	}}
