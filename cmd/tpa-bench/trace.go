@@ -156,6 +156,8 @@ func printTrace(out io.Writer, c *recorder.Conn) error {
 			line(w, at, since, e.Kind, e.State, "", "", "", "")
 		case recorder.Timer:
 			line(w, at, since, e.Kind, fmt.Sprintf("number %d", e.Size), "", "", "", "")
+		case recorder.TailProbe:
+			line(w, at, since, e.Kind, "", "", "", "", "")
 		case recorder.Loss, recorder.Recovered:
 			line(w, at, since, e.Kind, fmt.Sprintf("until %d", e.Ack-ours), "", "", "", "")
 		case recorder.In:
