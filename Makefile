@@ -15,8 +15,11 @@ HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
 
-# DPDK and the clients that the tests run against our servers.
-PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap
+# DPDK, the clients that the tests run against our servers, and a database.
+PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql
+# Tells Debian's PostgreSQL not to make a database, and so not to start: the tests
+# have servers of their own. Another opinion of this machine's stays.
+CLUSTER := /etc/postgresql-common/createcluster.conf
 
 # These are looked up when a recipe runs, after `deps`.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -45,8 +48,12 @@ deps: ## install the Debian packages that are missing
 	fi; \
 	echo "Installing $${missing[*]}"; \
 	export DEBIAN_FRONTEND=noninteractive; \
+	if [[ " $${missing[*]} " == *" postgresql "* && ! -e $(CLUSTER) ]]; then \
+	  $(SUDO) mkdir -p $(dir $(CLUSTER)); \
+	  echo "create_main_cluster = false" | $(SUDO) tee $(CLUSTER) >/dev/null; \
+	fi; \
 	$(SUDO) apt-get update -qq; \
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
 
 .PHONY: build
 build: ## build bin/tpa-bench, with DPDK if libdpdk is there
