@@ -51,10 +51,10 @@ type Transport struct {
 	// the transport has none.
 	ServerLocal, ClientLocal, ServerZone, ClientZone string
 	// Blackhole is an address that swallows what is sent to it, Unrouted one to
-	// which the client host has no route, Silent one on the client's own network
-	// that belongs to nobody. "" where the transport has none; the probes that
-	// need it are then skipped.
-	Blackhole, Unrouted, Silent string
+	// which the client host has no route, Silent and Silent6 are ones on the client's
+	// own network that belong to nobody. "" where the transport has none; the probes
+	// that need it are then skipped.
+	Blackhole, Unrouted, Silent, Silent6 string
 }
 
 // A Probe is one row of the table.

@@ -65,14 +65,22 @@ var dialProbes = []Probe{
 		_, err := e.Dial("tcp", net.JoinHostPort(e.T.Unrouted, "80"))
 		e.Note("dial", err)
 	}},
-	{Name: "dial/host that does not answer ARP", Lacks: func(t Transport) string {
+	{Name: "dial/host that does not answer ARP or ND", Lacks: func(t Transport) string {
 		if t.Silent == "" {
 			return "a network of its own"
 		}
 		return ""
 	}, Run: func(e *Env) {
-		_, err := e.Dial("tcp", net.JoinHostPort(e.T.Silent, "80"))
-		e.Note("dial", err)
+		var dials []*Call
+		for _, addr := range []string{net.JoinHostPort(e.T.Silent, "80"), net.JoinHostPort(e.T.Silent6, "80")} {
+			dials = append(dials, e.Go("dial", func() []any {
+				_, err := e.Dial("tcp", addr)
+				return []any{err}
+			}))
+		}
+		for _, d := range dials {
+			d.Done()
+		}
 	}},
 	{Name: "dial/context cancelled before", Run: func(e *Env) {
 		ln := e.Listener()

@@ -146,7 +146,7 @@ func (e *Env) neutral(s string) string {
 	for _, r := range []struct{ ip, name string }{
 		{e.T.Server4, "IPv4"}, {e.T.Client4, "IPv4"}, {e.T.Server6, "IPv6"}, {e.T.Client6, "IPv6"},
 		{e.mortal, "IPv4"}, {e.T.ServerLocal, "LOCAL"}, {e.T.ClientLocal, "LOCAL"},
-		{e.T.Blackhole, "BLACKHOLE"}, {e.T.Unrouted, "UNROUTED"}, {e.T.Silent, "SILENT"},
+		{e.T.Blackhole, "BLACKHOLE"}, {e.T.Unrouted, "UNROUTED"}, {e.T.Silent, "SILENT"}, {e.T.Silent6, "SILENT"},
 	} {
 		if r.ip != "" {
 			s = regexp.MustCompile(`(^|[^\da-f.:])`+regexp.QuoteMeta(r.ip)+`($|[^\da-f.])`).ReplaceAllString(s, "${1}"+r.name+"${2}")

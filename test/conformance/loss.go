@@ -32,14 +32,19 @@ func listenBacklog(e *Env, n int) net.Listener {
 }
 
 // mortalPair connects to an address that vanish makes vanish.
-func mortalPair(e *Env) (server, client net.Conn, vanish func()) {
+func mortalPair(e *Env, d net.Dialer) (server, client net.Conn, vanish func()) {
 	ip, vanish, reborn := e.T.Mortal()
 	e.Cleanup(reborn)
 	e.mortal = ip
 	ln, err := e.Listen("tcp", net.JoinHostPort(ip, "0"))
 	e.Must(err)
 	e.NamePort(ln.Addr(), "L")
-	server, client = e.PairTo(ln, "tcp", ln.Addr().String())
+	client, err = e.DialWith(context.Background(), d, "tcp", ln.Addr().String())
+	e.Must(err)
+	e.NamePort(client.LocalAddr(), "C")
+	server, err = ln.Accept()
+	e.Must(err)
+	e.Cleanup(func() { abort(server) })
 	return server, client, vanish
 }
 
@@ -117,7 +122,7 @@ var lossProbes = []Probe{
 		}
 	}},
 	{Name: "loss/peer vanishes, read", Lacks: lacksMortal, Run: func(e *Env) {
-		_, client, vanish := mortalPair(e)
+		_, client, vanish := mortalPair(e, net.Dialer{})
 		e.Must(tcp(client).SetKeepAliveConfig(impatient))
 		read := e.Read("read", client, 10)
 		vanish()
@@ -131,8 +136,7 @@ var lossProbes = []Probe{
 		e.Read("read after close", client, 10).Done()
 	}},
 	{Name: "loss/peer vanishes, copy", Lacks: lacksMortal, Run: func(e *Env) {
-		_, client, vanish := mortalPair(e)
-		e.Must(tcp(client).SetKeepAliveConfig(impatient))
+		_, client, vanish := mortalPair(e, net.Dialer{KeepAliveConfig: impatient})
 		vanish()
 		_, err := io.Copy(io.Discard, client)
 		e.Note("copy", err)
@@ -140,7 +144,7 @@ var lossProbes = []Probe{
 		e.Note("copy again", err)
 	}},
 	{Name: "loss/peer vanishes, dial", Lacks: lacksMortal, Run: func(e *Env) {
-		_, client, vanish := mortalPair(e)
+		_, client, vanish := mortalPair(e, net.Dialer{})
 		vanish()
 		_, err := e.DialWith(context.Background(), net.Dialer{Timeout: 100 * time.Millisecond}, "tcp", client.RemoteAddr().String())
 		e.Note("dial", text(err))

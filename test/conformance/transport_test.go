@@ -96,7 +96,7 @@ func (w *wire) transport(tr Transport) Transport {
 	tr.Server4, tr.Client4 = w.si.IPv4.Addr().String(), w.ci.IPv4.Addr().String()
 	tr.Server6, tr.Client6 = w.si.IPv6.Addr().String(), w.ci.IPv6.Addr().String()
 	tr.ServerLocal, tr.ClientLocal = w.si.LinkLocal().String(), w.ci.LinkLocal().String()
-	tr.Blackhole, tr.Unrouted, tr.Silent = w.hole, unrouted, "10.99.1.99"
+	tr.Blackhole, tr.Unrouted, tr.Silent, tr.Silent6 = w.hole, unrouted, "10.99.1.99", "fd99:1::99"
 	return tr
 }
 
@@ -243,7 +243,7 @@ func ofOurOwn(t *testing.T, name string, server, client accel.Config) Transport 
 	tr.Client4, tr.Client6 = "10.0.0.2", "fd00::2"
 	tr.ServerLocal, tr.ServerZone = "fe80::1", "server"
 	tr.ClientLocal, tr.ClientZone = "fe80::2", "client"
-	tr.Blackhole, tr.Unrouted, tr.Silent = "198.51.100.2", unrouted, "10.0.0.99"
+	tr.Blackhole, tr.Unrouted, tr.Silent, tr.Silent6 = "198.51.100.2", unrouted, "10.0.0.99", "fd00::99"
 	return tr
 }
 
