@@ -277,3 +277,21 @@ func TestConntrackAllocations(t *testing.T) {
 		t.Errorf("%v allocations per segment", got)
 	}
 }
+
+// BenchmarkConntrack is a segment each way.
+func BenchmarkConntrack(b *testing.B) {
+	now := func() int64 { return 1 }
+	c := &tracked{synShift: -1}
+	h := header.TCP(make([]byte, header.TCPMinimumSize+12))
+	h.Encode(&header.TCPFields{SeqNum: 1, AckNum: 1, DataOffset: uint8(len(h)), Flags: flagACK, WindowSize: 1000})
+	copy(h.Options(), ts(7))
+	b.ReportAllocs()
+	for b.Loop() {
+		c.mu.Lock()
+		c.send(h, 100)
+		c.mu.Unlock()
+		c.mu.Lock()
+		c.judge(h, 100, now)
+		c.mu.Unlock()
+	}
+}
