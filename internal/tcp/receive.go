@@ -378,8 +378,13 @@ func (e *Endpoint) text(s *segment) {
 		return
 	}
 	if seq != e.receiveNext {
+		first := len(e.early) == 0
 		e.keep(seq, b, last)
-		e.sendAck() // RFC 5681 section 4.2: at once
+		if e.ackOwed = true; first || !e.sackOK {
+			e.sendAck() // RFC 5681 section 4.2: at once
+		}
+		// With SACK, one acknowledgement at the end of the poll tells of all that came
+		// in it, as Linux's does of all that GRO joined.
 		return
 	}
 	if len(b) > 0 {
@@ -392,7 +397,9 @@ func (e *Endpoint) text(s *segment) {
 	e.ackOwed = true
 	if len(e.early) > 0 || e.lateFin {
 		last = e.join() || last
-		e.sendAck() // a gap was filled
+		if len(e.early) == 0 || !e.sackOK {
+			e.sendAck() // a gap was filled
+		}
 		if !open(e.current()) {
 			return
 		}

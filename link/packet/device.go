@@ -9,6 +9,7 @@ import (
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
+	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/xdp"
 )
 
@@ -35,8 +36,7 @@ var _ link.Device = (*Device)(nil)
 
 const (
 	headerLen = 14 // of Ethernet, without a VLAN tag
-	// maxFrame is the greatest frame that the kernel joins or cuts.
-	maxFrame = headerLen + 65535
+	maxFrame  = packetsocket.MaxFrame
 )
 
 // Open opens an interface: it attaches a filter that passes everything, and opens
@@ -69,7 +69,8 @@ func Open(cfg Config) (*Device, error) {
 	d.info.MaxFrame = maxFrame
 	d.info.Queues = 1
 	d.info.Mode = "packet socket"
-	d.info.Capabilities = link.Capabilities{RxChecksum: true, TxTCPChecksum: true, TSO: maxFrame}
+	d.info.Capabilities = packetsocket.Capabilities
+	d.info.Capabilities.RxChecksum = true
 	return d, nil
 }
 

@@ -17,8 +17,7 @@
 // with the queue; those that it has joined to larger ones (GRO) do not fit there
 // and are read by a system call each. Sent frames are copied once, a burst with
 // one system call, and take the kernel's usual way out: its queueing discipline,
-// its checksum and segmentation offload. So large segments leave whole, which
-// AF_XDP cannot do.
+// its checksum and segmentation offload. So large segments leave whole.
 //
 // # Threads
 //

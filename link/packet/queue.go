@@ -8,10 +8,10 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
 	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
@@ -26,7 +26,7 @@ const livenessPolls = 4096
 // A Queue is a packet socket that receives and one that sends.
 type Queue struct {
 	name    string // of the interface
-	rx, tx  int
+	rx      int
 	ring    *ring
 	sleeper *sleeper.Sleeper
 	closed  atomic.Bool
@@ -46,14 +46,7 @@ type Queue struct {
 
 	_ [64]byte
 
-	// Owned by the sending goroutine: messages from first up to last are staged.
-	messages    *messages
-	first, last int
-	lost        error // why nothing can be sent any more
-	txFrames    atomic.Uint64
-	txBytes     atomic.Uint64
-	txDropped   atomic.Uint64
-	txFull      atomic.Uint64
+	out *packetsocket.Sender // the sending goroutine's
 
 	_ [64]byte
 
@@ -79,7 +72,7 @@ func slotSize(mtu int) int {
 }
 
 func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error) {
-	q := &Queue{name: attrs.Name, rx: -1, tx: -1}
+	q := &Queue{name: attrs.Name, rx: -1}
 	defer func() {
 		if err != nil {
 			q.abandon()
@@ -118,20 +111,7 @@ func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error
 		return nil, err
 	}
 
-	if q.tx, err = socket(); err != nil {
-		return nil, err
-	}
-	if err := unix.SetsockoptInt(q.tx, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
-		return nil, fmt.Errorf("set PACKET_VNET_HDR: %w", err)
-	}
-	if unix.SetsockoptInt(q.tx, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20) != nil {
-		_ = unix.SetsockoptInt(q.tx, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<20)
-	}
-	// Protocol 0: it receives nothing.
-	if err := unix.Bind(q.tx, &unix.SockaddrLinklayer{Ifindex: attrs.Index}); err != nil {
-		return nil, os.NewSyscallError("bind", err)
-	}
-	if q.messages, err = newMessages(link.MaxBurst); err != nil {
+	if q.out, err = packetsocket.Open(attrs.Index, errGone(attrs.Name)); err != nil {
 		return nil, err
 	}
 	return q, nil
@@ -232,33 +212,10 @@ func (q *Queue) idle() error {
 }
 
 // Reserve implements link.Queue.
-func (q *Queue) Reserve(n int) []byte {
-	if q.last == len(q.messages.headers) || n > maxFrame || q.lost != nil {
-		return nil
-	}
-	return q.messages.frame(q.last)
-}
+func (q *Queue) Reserve(n int) []byte { return q.out.Reserve(n) }
 
 // Commit implements link.Queue.
-func (q *Queue) Commit(n int, tx link.TxOffload) {
-	var h vnetHeader
-	if tx.Flags&link.TxTCPChecksum != 0 {
-		tcp := int(tx.L2Len) + int(tx.L3Len)
-		h.flags, h.csumStart, h.csumOffset = vnetNeedsChecksum, uint16(tcp), 16
-		if tx.MSS != 0 {
-			h.gsoType = vnetTCPv4
-			if tx.Flags&link.TxIPv6 != 0 {
-				h.gsoType = vnetTCPv6
-			}
-			h.gsoSize, h.headerLen = tx.MSS, uint16(tcp)+uint16(tx.L4Len)
-			// The kernel wants the length in the sum of the pseudo-header.
-			sum := q.messages.frame(q.last)[tcp+16:]
-			binary.BigEndian.PutUint16(sum, checksum.Combine(binary.BigEndian.Uint16(sum), uint16(n-tcp)))
-		}
-	}
-	q.messages.set(q.last, n, h)
-	q.last++
-}
+func (q *Queue) Commit(n int, tx link.TxOffload) { q.out.Commit(n, tx) }
 
 // Flush implements link.Queue. What the interface does not take is lost and
 // counted, as frames of the kernel's are: when it is down, or its queueing
@@ -267,28 +224,7 @@ func (q *Queue) Flush() (pending int, err error) {
 	if q.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	for q.first < q.last && q.lost == nil {
-		n, errno := q.messages.send(q.tx, q.first, q.last)
-		for ; n > 0; n-- {
-			q.txFrames.Add(1)
-			q.txBytes.Add(uint64(q.messages.size(q.first)))
-			q.first++
-		}
-		switch errno {
-		case 0, syscall.EINTR:
-		case syscall.EAGAIN:
-			q.txFull.Add(1)
-			return q.last - q.first, nil
-		case syscall.ENXIO, syscall.ENODEV:
-			q.txDropped.Add(uint64(q.last - q.first))
-			q.lost = errGone(q.name)
-		default:
-			q.txDropped.Add(1)
-			q.first++
-		}
-	}
-	q.first, q.last = 0, 0
-	return 0, q.lost
+	return q.out.Flush()
 }
 
 // Wait implements link.Waiter.
@@ -314,16 +250,14 @@ func (q *Queue) stats() link.QueueStats {
 	if s, err := statistics(q.rx); err == nil {
 		q.drops += uint64(s.Drops)
 	}
-	return link.QueueStats{
+	st := link.QueueStats{
 		RxFrames:    q.rxFrames.Load(),
 		RxBytes:     q.rxBytes.Load(),
 		RxMalformed: q.rxShape.Load(),
 		RxNoBuffer:  q.drops,
-		TxFrames:    q.txFrames.Load(),
-		TxBytes:     q.txBytes.Load(),
-		TxDropped:   q.txDropped.Load(),
-		TxFull:      q.txFull.Load(),
 	}
+	q.out.Stats(&st)
+	return st
 }
 
 // buffers returns how many frames the receive ring holds at most, and how many of
@@ -339,13 +273,11 @@ func (q *Queue) Close() error {
 	if q.closed.Load() {
 		return nil
 	}
-	if q.lost == nil {
-		q.txDropped.Add(uint64(q.last - q.first))
-	}
+	err := q.out.Close()
 	q.final = q.stats()
 	q.closed.Store(true)
 	q.Wake()
-	return q.abandon()
+	return errors.Join(err, q.abandon())
 }
 
 // abandon frees what there is of a queue.
@@ -353,12 +285,12 @@ func (q *Queue) abandon() (err error) {
 	if q.sleeper != nil {
 		q.sleeper.Close()
 	}
-	for _, fd := range []int{q.rx, q.tx} {
-		if fd >= 0 {
-			err = errors.Join(err, unix.Close(fd))
-		}
+	if q.out != nil {
+		err = q.out.Close()
+	}
+	if q.rx >= 0 {
+		err = errors.Join(err, unix.Close(q.rx))
 	}
 	q.ring.unmap()
-	q.messages.free()
 	return err
 }

@@ -34,6 +34,8 @@ type Config struct {
 	// to that long, in place of interrupts (SO_BUSY_POLL). It pays when a core
 	// does nothing but poll. 1 µs to 1 s. Default: off.
 	BusyPoll time.Duration
+
+	sendByRing bool // in copy mode, too: for tests
 }
 
 // Attach is how the filter is attached to an interface.

@@ -3,10 +3,12 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
+	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -83,6 +85,9 @@ func Open(cfg Config) (_ *Device, err error) {
 	if dev.zeroCopy {
 		copying = "zero-copy"
 	}
+	if !slices.ContainsFunc(dev.queues, func(q *Queue) bool { return q.out == nil }) {
+		dev.info.Capabilities = packetsocket.Capabilities
+	}
 	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Attach(), copying)
 	return dev, nil
 }
@@ -137,7 +142,11 @@ func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_
 			return nil, errSocket(attrs.Name, queue, err)
 		}
 	}
-	q.zeroCopy = first.zeroCopy()
+	if q.zeroCopy = first.zeroCopy(); !q.zeroCopy && !cfg.sendByRing {
+		if q.out, err = packetsocket.Open(attrs.Index, errGone(attrs.Name)); err != nil {
+			return nil, errSocket(attrs.Name, i, err)
+		}
+	}
 	if q.sleeper, err = newSleeper(q.sockets); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
 	}

@@ -14,8 +14,9 @@
 // kernel. Four rings per socket carry the addresses of chunks: fill (free chunks,
 // to the kernel), receive (frames, from it), transmit (frames, to it) and
 // completion (sent chunks, from it). In zero-copy mode the device reads and
-// writes the chunks itself; in copy mode, which every driver has, the kernel
-// copies each frame once.
+// writes the chunks itself. In copy mode, which every driver has, the kernel copies
+// each frame once, and frames leave through a packet socket: that costs no more,
+// and the kernel or the device then fills in checksums and cuts large segments.
 //
 // # Threads
 //

@@ -32,3 +32,10 @@ func (f *Filter) CompleteAnswers() error {
 	c.Partial = 0
 	return f.maps.Cookies.Put(uint32(0), c)
 }
+
+// SendByRing has a device send as in zero-copy mode, which no device of the tests
+// has: through the transmit ring.
+func (c Config) SendByRing() Config {
+	c.sendByRing = true
+	return c
+}

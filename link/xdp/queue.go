@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,8 @@ import (
 const livenessPolls = 4096
 
 // A Queue is the sockets of one or more receive queues around one memory region.
-// The first socket sends.
+// The first socket sends in zero-copy mode. In copy mode it could do nothing that a
+// packet socket cannot, which also has the kernel sum up and cut.
 type Queue struct {
 	name     string // of the interface
 	memory   *umem
@@ -40,9 +42,10 @@ type Queue struct {
 	_ [64]byte
 
 	// Owned by the sending goroutine.
-	free      []uint64 // chunks to send from; Reserve hands out the last one
-	counted   uint32   // position in the transmit ring up to which frames are counted
-	lost      error    // why nothing can be sent any more
+	out       *packetsocket.Sender // nil in zero-copy mode, in which the rest is used
+	free      []uint64             // chunks to send from; Reserve hands out the last one
+	counted   uint32               // position in the transmit ring up to which frames are counted
+	lost      error                // why nothing can be sent any more
 	txFrames  atomic.Uint64
 	txBytes   atomic.Uint64
 	txDropped atomic.Uint64
@@ -145,6 +148,9 @@ func (q *Queue) idle() error {
 
 // Reserve implements link.Queue.
 func (q *Queue) Reserve(n int) []byte {
+	if q.out != nil {
+		return q.out.Reserve(n)
+	}
 	if len(q.free) == 0 {
 		q.reclaim()
 	}
@@ -157,7 +163,11 @@ func (q *Queue) Reserve(n int) []byte {
 }
 
 // Commit implements link.Queue.
-func (q *Queue) Commit(n int, _ link.TxOffload) {
+func (q *Queue) Commit(n int, tx link.TxOffload) {
+	if q.out != nil {
+		q.out.Commit(n, tx)
+		return
+	}
 	last := len(q.free) - 1
 	// There is room: the ring has as many entries as there are chunks.
 	q.sockets[0].tx.put(unix.XDPDesc{Addr: q.free[last], Len: uint32(n)})
@@ -171,6 +181,9 @@ func (q *Queue) Commit(n int, _ link.TxOffload) {
 func (q *Queue) Flush() (pending int, err error) {
 	if q.closed.Load() {
 		return 0, net.ErrClosed
+	}
+	if q.out != nil {
+		return q.out.Flush()
 	}
 	if q.lost != nil {
 		return 0, q.lost
@@ -242,6 +255,9 @@ func (q *Queue) stats() link.QueueStats {
 		TxDropped:   q.txDropped.Load(),
 		TxFull:      q.txFull.Load(),
 	}
+	if q.out != nil {
+		q.out.Stats(&st)
+	}
 	for _, s := range q.sockets {
 		k, err := statistics(s.fd)
 		if err != nil {
@@ -280,8 +296,9 @@ func (q *Queue) Close() error {
 	if q.closed.Load() {
 		return nil
 	}
-	tx := q.sockets[0].tx
-	if q.lost == nil {
+	if q.out != nil {
+		q.out.Close()
+	} else if tx := q.sockets[0].tx; q.lost == nil {
 		q.txDropped.Add(uint64(tx.position - tx.taken()))
 	}
 	q.final = q.stats()
@@ -295,6 +312,9 @@ func (q *Queue) Close() error {
 func (q *Queue) abandon() {
 	if q.sleeper != nil {
 		q.sleeper.Close()
+	}
+	if q.out != nil {
+		q.out.Close()
 	}
 	for _, s := range q.sockets {
 		s.close()

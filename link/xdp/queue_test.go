@@ -113,24 +113,29 @@ func TestTransmitRingFull(t *testing.T) {
 	}
 }
 
-// Reserve without Commit hands out the same buffer again, and refuses what fits
-// no chunk.
+// Reserve without Commit hands out the same buffer again, and refuses what is too
+// large.
 func TestReserve(t *testing.T) {
-	b := newBench(t, xdp.Config{}, testnet.Wire{})
-	q, maxFrame := b.dev.Queue(0), b.dev.Info().MaxFrame
-	first := q.Reserve(60)
-	if second := q.Reserve(maxFrame); &first[0] != &second[0] {
-		t.Error("a buffer that was not committed was not handed out again")
-	}
-	if len(first) < maxFrame {
-		t.Errorf("Reserve(60) has %d bytes, want room for any frame (%d)", len(first), maxFrame)
-	}
-	if got := q.Reserve(maxFrame + 1); got != nil {
-		t.Errorf("Reserve(%d) gave %d bytes, want nil: MaxFrame is %d", maxFrame+1, len(got), maxFrame)
-	}
-	q.Commit(60, link.TxOffload{})
-	if third := q.Reserve(60); &first[0] == &third[0] {
-		t.Error("a committed buffer was handed out again before it left")
+	for _, m := range []mode{modes[0], ring} {
+		t.Run(m.name, func(t *testing.T) {
+			b := newBench(t, m.cfg, testnet.Wire{})
+			q, maxFrame := b.dev.Queue(0), b.dev.Info().MaxFrame
+			first := q.Reserve(60)
+			if second := q.Reserve(maxFrame); &first[0] != &second[0] {
+				t.Error("a buffer that was not committed was not handed out again")
+			}
+			if len(first) < maxFrame {
+				t.Errorf("Reserve(60) has %d bytes, want room for any frame (%d)", len(first), maxFrame)
+			}
+			limit := max(maxFrame, b.dev.Info().TSO)
+			if got := q.Reserve(limit + 1); got != nil {
+				t.Errorf("Reserve(%d) gave %d bytes, want nil", limit+1, len(got))
+			}
+			q.Commit(60, link.TxOffload{})
+			if third := q.Reserve(60); &first[0] == &third[0] {
+				t.Error("a committed buffer was handed out again before it left")
+			}
+		})
 	}
 }
 
@@ -356,48 +361,63 @@ func TestClose(t *testing.T) {
 	open(t, b.near, xdp.Config{Interface: b.near.Name}) // everything was given back
 }
 
-// A queue whose interface goes down sends nothing, and goes on when it is up.
+// A queue whose interface goes down counts what it cannot send, and goes on when
+// it is up.
 func TestInterfaceDownAndUp(t *testing.T) {
-	b := newBench(t, xdp.Config{}, testnet.Wire{})
-	q := b.dev.Queue(0)
-	nl := b.near.Host.Netlink
-	l, err := nl.LinkByName(b.near.Name)
-	if err != nil {
-		t.Fatal(err)
+	for _, m := range []mode{modes[0], ring} {
+		t.Run(m.name, func(t *testing.T) {
+			b := newBench(t, m.cfg, testnet.Wire{})
+			q := b.dev.Queue(0)
+			nl := b.near.Host.Netlink
+			l, err := nl.LinkByName(b.near.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := nl.LinkSetDown(l); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "LinkUp is false", func() bool { return !b.dev.LinkUp() })
+			header := append(append(bytes.Clone(b.far.MAC), b.near.MAC...), 0x88, 0xb5)
+			stage := func() {
+				buf := q.Reserve(60)
+				clear(buf)
+				copy(buf, header)
+				q.Commit(60, link.TxOffload{})
+			}
+			stage()
+			for range 3 {
+				if pending, err := q.Flush(); pending != 0 || err != nil {
+					t.Errorf("down: Flush() = %d, %v, want 0, nil", pending, err)
+				}
+				if n, err := q.Receive(b.frames); n != 0 || err != nil {
+					t.Errorf("down: Receive() = %d, %v, want 0, nil", n, err)
+				}
+			}
+			if err := nl.LinkSetUp(l); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "LinkUp is true", b.dev.LinkUp)
+			// The ring keeps the frame, a packet socket loses it.
+			if m.name != ring.name {
+				if st := q.Stats(); st.TxDropped != 1 || st.TxFrames != 0 {
+					t.Errorf("%+v, want one frame counted as dropped", st)
+				}
+				stage()
+			}
+			if _, err := q.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			b.sniff(header)
+			until(t, "a frame after up", func() bool {
+				b.send(b.segment(b.near.IPv4.Addr(), b.claimed, 100, 7)) // dropped until the kernel at far notices
+				n, err := q.Receive(b.frames)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n > 0
+			})
+		})
 	}
-	if err := nl.LinkSetDown(l); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "LinkUp is false", func() bool { return !b.dev.LinkUp() })
-	header := append(append(bytes.Clone(b.far.MAC), b.near.MAC...), 0x88, 0xb5)
-	buf := q.Reserve(60)
-	clear(buf)
-	copy(buf, header)
-	q.Commit(60, link.TxOffload{})
-	for range 3 {
-		if pending, err := q.Flush(); pending != 0 || err != nil {
-			t.Errorf("down: Flush() = %d, %v, want 0, nil", pending, err)
-		}
-		if n, err := q.Receive(b.frames); n != 0 || err != nil {
-			t.Errorf("down: Receive() = %d, %v, want 0, nil", n, err)
-		}
-	}
-	if err := nl.LinkSetUp(l); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "LinkUp is true", b.dev.LinkUp)
-	if _, err := q.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	b.sniff(header)
-	until(t, "a frame after up", func() bool {
-		b.send(b.segment(b.near.IPv4.Addr(), b.claimed, 100, 7)) // dropped until the kernel at far notices
-		n, err := q.Receive(b.frames)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n > 0
-	})
 }
 
 func TestInterfaceGone(t *testing.T) {

@@ -170,15 +170,21 @@ func until(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// modes are the ways to run a device that veth has.
-var modes = []struct {
+type mode struct {
 	name string
 	cfg  xdp.Config
-}{
+}
+
+// modes are the ways to run a device that veth has.
+var modes = []mode{
 	{"native", xdp.Config{Attach: xdp.AttachNative}},
 	{"generic", xdp.Config{Attach: xdp.AttachGeneric}},
 	{"busy polling", xdp.Config{BusyPoll: 20 * time.Microsecond}},
+	ring,
 }
+
+// ring is how a device with zero-copy mode sends.
+var ring = mode{"ring", xdp.Config{}.SendByRing()}
 
 func TestReceive(t *testing.T) {
 	for _, m := range modes {
