@@ -1002,6 +1002,9 @@ func TestRights(t *testing.T) {
 			if err := s.served(addr); err != nil {
 				t.Error(err)
 			}
+			if log := p.log.String(); strings.Contains(log, "WARN") {
+				t.Errorf("with %s the server warns: %s", rights, log)
+			}
 		})
 	}
 }
