@@ -32,10 +32,11 @@ func (f *Filter) Others(port uint16) ([]link.Flow, error) {
 			programs = append(programs, p.ID)
 		}
 	}
+	own := f.programs()
 	var flows []link.Flow
 	var errs []error
 	for _, id := range programs {
-		if id == f.program {
+		if slices.Contains(own, id) {
 			continue
 		}
 		more, err := kept(id, port)
@@ -46,6 +47,20 @@ func (f *Filter) Others(port uint16) ([]link.Flow, error) {
 		return flows, fmt.Errorf("xdp: look into other filters: %w", err)
 	}
 	return flows, nil
+}
+
+// programs returns the kernel's numbers of the programs that the filter has at the
+// interface.
+func (f *Filter) programs() []ebpf.ProgramID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	own := []ebpf.ProgramID{f.program}
+	if f.answerer != nil {
+		if info, err := f.answerer.Info(); err == nil {
+			own = append(own, info.Program)
+		}
+	}
+	return own
 }
 
 // kept reads the flows at a port that a program keeps for its process, if it is one
