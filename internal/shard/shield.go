@@ -43,18 +43,24 @@ func (b *Budget) SetShield(s Shield) {
 	}
 }
 
-// raise puts the shield up at once. A poller calls it, whose queue is about to
-// overflow.
+// raise puts the shield up, without waiting for it: a poller calls it, whose queue
+// is about to overflow.
 func (b *Budget) raise() {
 	s := &b.shielding
-	if s.shield == nil || s.up.Load() || s.failed.Load() {
+	if s.shield == nil || s.failed.Load() || s.up.Load() || s.up.Swap(true) {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	shards := *b.shards.Load()
-	s.look(time.Now(), shards)
-	b.answer(shards, true)
+	go func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.failed.Load() {
+			s.up.Store(false)
+			return
+		}
+		shards := *b.shards.Load()
+		s.look(time.Now(), shards)
+		b.answer(shards, true)
+	}()
 }
 
 // tend keeps the shield true to what is the case, and takes it down when the flood

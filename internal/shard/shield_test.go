@@ -14,17 +14,22 @@ import (
 	"github.com/gotpa/tpa/link/memory"
 )
 
-// fakeShield notes what it is told.
+// fakeShield notes what it is told. Budget calls it with a lock held.
 type fakeShield struct {
 	told     *link.SYNCookies
 	calls    int
 	answered uint64
 	err      error
+	called   chan struct{}
 }
 
 func (f *fakeShield) Answer(c *link.SYNCookies) error {
 	f.told = c
 	f.calls++
+	if f.called != nil {
+		close(f.called)
+		f.called = nil
+	}
 	return f.err
 }
 
@@ -91,11 +96,22 @@ func TestShield(t *testing.T) {
 	}
 	now := time.Now()
 	second := func() { now = now.Add(time.Second); b.tend(now) }
+	raise := func() {
+		called := make(chan struct{})
+		f.called = called
+		b.raise()
+		<-called
+		b.shielding.mu.Lock() // until it is done with the answer
+		defer b.shielding.mu.Unlock()
+		if up := b.shielding.up.Load(); up != (f.err == nil) {
+			t.Errorf("the shield is up: %v; its error is %v", up, f.err)
+		}
+	}
 
 	second()
 	check("in peace", nil)
 	halfOpen(80)
-	b.raise()
+	raise()
 	b.raise()
 	check("under attack", map[uint16]bool{7: true})
 	if f.calls != 1 {
@@ -134,7 +150,7 @@ func TestShield(t *testing.T) {
 
 	halfOpen(80)
 	f.err = errors.New("no")
-	b.raise()
+	raise()
 	check("when it fails", nil)
 	calls = f.calls
 	b.raise()

@@ -4,6 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
+
+	"github.com/cilium/ebpf"
+	ebpflink "github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netns"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -20,8 +25,8 @@ const (
 // the cookie again. SYNs that are not sound, and those with data, are dropped. At
 // most MaxSYNPorts ports can be named.
 //
-// The maps and programs go with the filter. It needs Linux 6.6 where the interface
-// is a veth in native mode.
+// The maps and programs go with the filter. Where the interface is a veth in native
+// mode, it needs Linux 6.6, and the first call waits for the kernel, some 10 ms.
 func (f *Filter) Answer(c *link.SYNCookies) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -34,8 +39,10 @@ func (f *Filter) Answer(c *link.SYNCookies) error {
 	if len(c.Ports) > MaxSYNPorts {
 		return fmt.Errorf("xdp: filter: %d ports with SYN cookies: want at most %d", len(c.Ports), MaxSYNPorts)
 	}
-	if f.noAnswers != nil {
-		return fmt.Errorf("xdp: filter: what answers SYNs is not attached: %w", f.noAnswers)
+	if f.behind != nil && f.answerer == nil {
+		if err := f.attachAnswerer(); err != nil {
+			return fmt.Errorf("xdp: filter: attach what answers SYNs: %w", err)
+		}
 	}
 	had := f.cookies
 	if had == nil {
@@ -84,7 +91,38 @@ func (f *Filter) answerNone() error {
 		err = errors.Join(err, ignoreMissing(f.maps.SynPorts.Delete(uint32(port))))
 	}
 	f.cookies = nil
-	return errors.Join(err, f.maps.Cookies.Put(uint32(0), filterCookies{}))
+	if f.answerer != nil {
+		err = errors.Join(err, f.answerer.Close())
+		f.answerer = nil
+	}
+	return err
+}
+
+// attachAnswerer attaches tpa_answer behind XDP. Not before there are cookies:
+// whatever is there costs each of the kernel's frames 0.1 µs.
+func (f *Filter) attachAnswerer() error {
+	// The interface's number is that of its namespace.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer here.Close()
+	if !here.Equal(f.namespace) {
+		if err := netns.Set(f.namespace); err != nil {
+			return err
+		}
+		defer func() {
+			if netns.Set(here) != nil {
+				runtime.LockOSThread() // the thread ends with its goroutine
+			}
+		}()
+	}
+	f.answerer, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
+		Interface: f.index, Program: f.behind, Attach: ebpf.AttachTCXIngress,
+	})
+	return err
 }
 
 // Answered counts the SYNs that the filter answered.

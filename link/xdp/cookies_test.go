@@ -3,9 +3,12 @@ package xdp_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -256,4 +259,63 @@ func (b *bench) sniffTCP(local netip.Addr) []byte {
 			return f
 		}
 	}
+}
+
+// TestAnswerToKernel lets a kernel connect to the filter, whose answer is all that
+// it needs for that; also with checksums that it leaves to its device.
+func TestAnswerToKernel(t *testing.T) {
+	native := func(name string) (*xdp.Filter, error) {
+		return device(t, xdp.Config{Interface: name, Attach: xdp.AttachNative})
+	}
+	generic := func(name string) (*xdp.Filter, error) {
+		return device(t, xdp.Config{Interface: name, Attach: xdp.AttachGeneric})
+	}
+	for _, m := range []struct {
+		name string
+		open func(string) (*xdp.Filter, error)
+	}{{"native", native}, {"generic", generic}, {"ingress", xdp.OpenIngress}} {
+		for _, offloads := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/offloads %v", m.name, offloads), func(t *testing.T) {
+				far, near := wire(t, testnet.Wire{Offloads: offloads})
+				var f *xdp.Filter
+				var err error
+				near.Host.Do(func() { f, err = m.open(near.Name) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				const port = 6379
+				for _, local := range []netip.Addr{near.IPv4.Addr(), near.IPv6.Addr()} {
+					if err := f.Claim(local, port, 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := f.Answer(&link.SYNCookies{Key: cookieKey, MSS4: 1460, MSS6: 1440, Ports: map[uint16]bool{port: true}}); err != nil {
+					t.Fatal(err)
+				}
+				for _, local := range []netip.Addr{near.IPv4.Addr(), near.IPv6.Addr()} {
+					var c net.Conn
+					far.Host.Do(func() { c, err = net.DialTimeout("tcp", netip.AddrPortFrom(local, port).String(), 10*time.Second) })
+					if err != nil {
+						t.Errorf("%v; the filter: %+v", err, f.Verdicts())
+						continue
+					}
+					c.Close()
+				}
+				if v := f.Verdicts(); v.Answered < 2 || v.Dropped > 0 {
+					t.Errorf("verdicts %+v, want 2 SYNs answered and none dropped", v)
+				}
+			})
+		}
+	}
+}
+
+// device opens a device for its filter.
+func device(t *testing.T, cfg xdp.Config) (*xdp.Filter, error) {
+	dev, err := xdp.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev.Filter(), nil
 }

@@ -12,6 +12,7 @@ import (
 	ebpflink "github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -38,10 +39,10 @@ type Filter struct {
 	attach  Attach
 	index   int            // of the interface
 	program ebpf.ProgramID // attached
-	// answerer is tpa_answer, nil where XDP answers SYNs by itself; noAnswers is why
-	// neither does.
-	answerer  ebpflink.Link
-	noAnswers error
+	// behind is tpa_answer, nil where XDP answers SYNs by itself, and namespace that
+	// of the interface then.
+	behind    *ebpf.Program
+	namespace netns.NsHandle
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -51,6 +52,7 @@ type Filter struct {
 	rows     map[netip.Addr]*row
 	used     [MaxAddrs]bool   // row indexes in use
 	cookies  *link.SYNCookies // what Answer was called with last
+	answerer ebpflink.Link    // behind, attached while there are cookies
 	final    Verdicts
 	closed   bool
 }
@@ -118,19 +120,18 @@ func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err er
 	}
 	defer objects.Program.Close() // the link holds it
 	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: number(objects.Program)}
-	defer objects.Answer.Close()
 	defer func() {
 		if err != nil {
 			f.maps.Close()
-			return
 		}
 		// A veth sends what XDP sends only to a peer that has NAPI (GRO, or XDP of its
 		// own), and else loses it.
-		if veth && f.attach == AttachNative {
-			f.answerer, f.noAnswers = ebpflink.AttachTCX(ebpflink.TCXOptions{
-				Interface: index, Program: objects.Answer, Attach: ebpf.AttachTCXIngress,
-			})
+		if err != nil || !veth || f.attach != AttachNative {
+			objects.Answer.Close()
+			return
 		}
+		f.behind = objects.Answer
+		f.namespace, err = netns.Get()
 	}()
 	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
 	if mode != AttachGeneric {
@@ -365,6 +366,9 @@ func (f *Filter) Close() error {
 	err := errors.Join(f.attached.Close(), f.maps.Close())
 	if f.answerer != nil {
 		err = errors.Join(err, f.answerer.Close())
+	}
+	if f.behind != nil {
+		err = errors.Join(err, f.behind.Close(), f.namespace.Close())
 	}
 	if f.tap != nil {
 		err = errors.Join(err, f.tap.Close())

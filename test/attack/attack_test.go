@@ -61,7 +61,7 @@ func TestSYNFlood(t *testing.T) {
 	for _, version := range []string{"IPv4", "IPv6"} {
 		t.Run(version, func(t *testing.T) {
 			s := newSite(t, accel.Limits{})
-			s.ipv6 = version == "IPv6"
+			s.ipv6, s.synFlood = version == "IPv6", true
 			w := s.open(false)
 			sent, start := uint64(0), time.Now()
 			before, after := s.under(func(stop <-chan struct{}) {
@@ -113,6 +113,7 @@ func TestFloods(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSite(t, accel.Limits{})
+			s.synFlood = tt.name == "SYN"
 			start := time.Now()
 			before, after := s.under(func(stop <-chan struct{}) {
 				pace := []string{"--flood"}

@@ -116,7 +116,7 @@ func (s *site) under(attack func(stop <-chan struct{})) (before, after report) {
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() { defer close(ended); attack(stop) }()
 	start := time.Now()
-	for time.Since(start) < time.Second && s.report().RxFrames < before.RxFrames+100 {
+	for r := before; time.Since(start) < time.Second && (r.RxFrames < before.RxFrames+100 || s.synFlood && r.Answered == 0); r = s.report() {
 		time.Sleep(10 * time.Millisecond) // until it has begun
 	}
 	s.slowest = s.visits()

@@ -155,6 +155,7 @@ type site struct {
 	outside  *testnet.Host
 	from, to *testnet.Interface
 	ipv6     bool          // the clients use IPv6
+	synFlood bool          // the clients come when the filter answers
 	slowest  time.Duration // client of the last attack
 	stdin    io.Writer
 	reports  *json.Decoder
