@@ -68,27 +68,30 @@ func TestZone(t *testing.T) {
 	}
 }
 
+// startWith starts a runtime with addresses.
+func startWith(t *testing.T, c accel.Config, addrs ...string) *accel.Runtime {
+	t.Helper()
+	for _, a := range addrs {
+		c.Addrs = append(c.Addrs, netip.MustParsePrefix(a))
+	}
+	c.Fallback, c.Logger = accel.Never, slog.New(slog.DiscardHandler)
+	rt, err := accel.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rt.Close() })
+	return rt
+}
+
 func zone(t *testing.T, engine string, queues int) {
 	da, db, err := memory.Pair(memory.Options{Queues: queues})
 	if err != nil {
 		t.Fatal(err)
 	}
 	leak.Check(t, da, db)
-	start := func(d *memory.Device, c accel.Config, addrs ...string) *accel.Runtime {
-		t.Helper()
-		for _, a := range addrs {
-			c.Addrs = append(c.Addrs, netip.MustParsePrefix(a))
-		}
-		c.Link, c.Fallback, c.Logger, c.TCP.Engine = d, accel.Never, slog.New(slog.DiscardHandler), engine
-		rt, err := accel.New(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { rt.Close() })
-		return rt
-	}
-	client := start(da, accel.Config{Zone: "tpa0"}, "fe80::/64", "fd00::1/64")
-	server := start(db, accel.Config{}, "fd00::2/64", "fe80::2/64")
+	tcp := accel.TCP{Engine: engine}
+	client := startWith(t, accel.Config{Link: da, TCP: tcp, Zone: "tpa0"}, "fe80::/64", "fd00::1/64")
+	server := startWith(t, accel.Config{Link: db, TCP: tcp}, "fd00::2/64", "fe80::2/64")
 	const clientLocal = "fe80::ff:fe00:1" // of 02:00:00:00:00:01
 	if addrs := client.Status().Addrs; !slices.Contains(addrs, netip.MustParsePrefix(clientLocal+"/64")) {
 		t.Errorf("the addresses are %v, want %s among them", addrs, clientLocal)
@@ -105,6 +108,40 @@ func zone(t *testing.T, engine string, queues int) {
 		}
 		ln.Close()
 	}
+	// A connection to itself does not leave the stack.
+	ln, err := (&accel.ListenConfig{Runtime: client}).Listen(t.Context(), "tcp", ":81")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	own := clientLocal + "%tpa0 " + clientLocal + "%tpa0"
+	talkLocal(t, ln, func() (net.Conn, error) {
+		return (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "["+clientLocal+"%tpa0]:81")
+	}, own, own)
+}
+
+// TestLinkLocalGateway goes by way of a gateway that is known by its link-local
+// address, as those of clouds are. The client needs none of its own.
+func TestLinkLocalGateway(t *testing.T) {
+	da, db, err := memory.Pair(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leak.Check(t, da, db)
+	gateways, err := accel.ParseGateways("fe80::1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := startWith(t, accel.Config{Link: da, Gateways: gateways}, "fd00::1/64")
+	server := startWith(t, accel.Config{Link: db}, "fe80::1/64", "fd00::2/64", "2001:db8::1/128")
+	ln, err := (&accel.ListenConfig{Runtime: server}).Listen(t.Context(), "tcp", "[2001:db8::1]:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	talkLocal(t, ln, func() (net.Conn, error) {
+		return (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", ln.Addr().String())
+	}, "2001:db8::1 fd00::1", "fd00::1 2001:db8::1")
 }
 
 func TestZoneConfig(t *testing.T) {
