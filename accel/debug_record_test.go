@@ -50,8 +50,8 @@ type doomedDevice struct {
 
 func (d *doomedDevice) Queue(i int) link.Queue { return doomed{d.Device.Queue(i), &d.die} }
 
-// TestCrashing is the program that dies. It answers two requests first: the first
-// may come before Accept, with which recording begins.
+// TestCrashing is the program that dies. It answers two requests first: with
+// gVisor's TCP the first may come before Accept, with which recording begins.
 func TestCrashing(t *testing.T) {
 	how, socket, ok := strings.Cut(os.Getenv(crashVariable), ":")
 	if !ok {

@@ -136,7 +136,7 @@ type ConnStatus struct {
 	// ReceiveQueue is how many bytes wait to be read.
 	ReceiveQueue int `json:"receive_queue"`
 	// SendQueue is how many bytes wait to be acknowledged, sent or not; -1 when
-	// that is not known, because the connection is not recorded.
+	// that is not known: of a connection of gVisor's TCP that is not recorded.
 	SendQueue int `json:"send_queue"`
 	// Trace is the connection's number with the flight recorder, 0 for none.
 	Trace   uint64 `json:"trace,omitempty"`
@@ -266,9 +266,9 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 	for _, s := range rt.shards {
 		for c := range s.Conns() {
 			i := c.Info()
-			trace, queue := uint64(0), -1
+			trace := uint64(0)
 			if t := c.Trace(); t != nil {
-				trace, queue = t.ID(), t.SendQueue(i.BytesWritten)
+				trace = t.ID()
 			}
 			conns = append(conns, ConnStatus{
 				Trace: trace,
@@ -277,7 +277,7 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 				RTT: i.RTT, RTTVar: i.RTTVar, RTO: i.RTO,
 				Cwnd: i.CongestionWindow, Ssthresh: i.SlowStartThreshold,
 				Retransmits: i.Retransmits, FastRetransmits: i.FastRetransmits, Timeouts: i.Timeouts,
-				ReceiveQueue: i.ReceiveQueue, SendQueue: queue, Read: i.BytesRead, Written: i.BytesWritten,
+				ReceiveQueue: i.ReceiveQueue, SendQueue: i.SendQueue, Read: i.BytesRead, Written: i.BytesWritten,
 			})
 		}
 	}

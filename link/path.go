@@ -5,16 +5,11 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-
-	"github.com/gotpa/tpa/internal/recorder"
 )
 
 // A TCPPath is where the segments of one connection go: their Ethernet and IP
 // headers, made once. It belongs to one connection, whose lock guards it.
 type TCPPath struct {
-	// Trace records what is sent, nil does not.
-	Trace *recorder.Trace
-
 	hop tcpip.Address
 	// generation is that of the neighbour table in which the next hop was found, 0
 	// for none.
@@ -96,9 +91,6 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 		if !e.sendSegmentLocked(p, tcp, payload, at, n, cut) {
 			return 0, Full
 		}
-		if p.Trace != nil {
-			p.Trace.Sent(header.TCP(tcp), n, false)
-		}
 		return n, Sent
 	}
 	seq, flags, sent := binary.BigEndian.Uint32(tcp[4:]), tcp[13], 0
@@ -117,9 +109,6 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 	}
 	tcp[13] = flags
 	binary.BigEndian.PutUint32(tcp[4:], seq)
-	if p.Trace != nil && sent > 0 {
-		p.Trace.Sent(header.TCP(tcp), sent, false)
-	}
 	if sent < n {
 		return sent, Full
 	}

@@ -336,7 +336,7 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	var err tcpip.Error
 	tcp := pkt.TransportHeader().Slice()
 	held := e.holdAckLocked(mac, ip[:ipLen], tcp, pkt.Hash, pkt.Size()-len(tcp))
-	if t, ok := pkt.Owner.(*recorder.Trace); ok {
+	if t, ok := pkt.Owner.(*recorder.Shared); ok {
 		t.Sent(tcp, pkt.Size()-len(tcp), held)
 	}
 	if held {

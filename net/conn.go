@@ -39,7 +39,8 @@ type Conn struct {
 
 	bytesRead, bytesWritten atomic.Uint64
 
-	trace *recorder.Trace // nil: not recorded
+	trace  *recorder.Trace  // nil: not recorded
+	shared *recorder.Shared // nil: not recorded here
 }
 
 var (

@@ -20,6 +20,9 @@ type Info struct {
 	Since time.Time
 	// ReceiveQueue is how many bytes wait to be read.
 	ReceiveQueue int
+	// SendQueue is how many bytes wait to be acknowledged, sent or not; -1 when it is
+	// not known, for a connection of gVisor's TCP that is not recorded.
+	SendQueue int
 	// BytesRead and BytesWritten are what the program read and wrote so far.
 	BytesRead, BytesWritten uint64
 	// RTT is the smoothed round-trip time, RTTVar its variation. Both are 0 until
@@ -35,9 +38,13 @@ type Info struct {
 	Retransmits, FastRetransmits, Timeouts uint64
 }
 
-// SetTrace records the connection from now on. It may be called by
-// Stack.Established only.
+// SetTrace says what records the connection. It may be called by Stack.Established
+// only, and so may RecordIn.
 func (c *Conn) SetTrace(t *recorder.Trace) { c.trace = t }
+
+// RecordIn makes the connection record what is read and written, for a TCP that
+// does not.
+func (c *Conn) RecordIn(t *recorder.Shared) { c.shared = t }
 
 // Trace returns what records the connection, nil for none.
 func (c *Conn) Trace() *recorder.Trace { return c.trace }
@@ -67,6 +74,11 @@ func (c *Conn) Info() Info {
 		SlowStartThreshold: tcpInfo.SndSsthresh,
 	}
 	info.ReceiveQueue, _ = c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption) // 0 after the end
+	if n, err := c.ep.GetSockOptInt(tcpip.SendQueueSizeOption); err == nil {
+		info.SendQueue = n
+	} else if info.SendQueue = -1; c.shared != nil {
+		info.SendQueue = c.shared.SendQueue(info.BytesWritten)
+	}
 	if ep, ok := c.ep.(interface{ Stats() tcpip.EndpointStats }); ok {
 		if stats, ok := ep.Stats().(*tcp.Stats); ok {
 			info.Retransmits = stats.SendErrors.Retransmits.Value()

@@ -87,8 +87,8 @@ func (c *Conn) readError(terr tcpip.Error) error {
 // received accounts for n bytes read. rd.mu is held.
 func (c *Conn) received(n int) {
 	c.bytesRead.Add(uint64(n))
-	if c.trace != nil {
-		c.trace.Read(n)
+	if c.shared != nil {
+		c.shared.Read(n)
 	}
 	if c.copied += n; c.copied >= moderateEvery {
 		c.ep.ModerateRecvBuf(c.copied)

@@ -99,7 +99,7 @@ func (c *Conn) CloseWrite() error {
 // wrote accounts for n bytes written. wr.mu is held.
 func (c *Conn) wrote(n int) {
 	c.bytesWritten.Add(uint64(n))
-	if c.trace != nil {
-		c.trace.Write(n)
+	if c.shared != nil {
+		c.shared.Write(n)
 	}
 }

@@ -139,7 +139,7 @@ func printTrace(out io.Writer, c *recorder.Conn) error {
 	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line(w, "Time", "Since", "What", "Flags", "Seq", "Ack", "Window", "Bytes")
+	line(w, "Time", "Since", "What", "Flags", "Seq", "Ack", "Window", "Bytes", "Options")
 	ours, theirs := bases(c.Events)
 	var last time.Time
 	for _, e := range c.Events {
@@ -161,9 +161,9 @@ func printTrace(out io.Writer, c *recorder.Conn) error {
 		case recorder.Loss, recorder.Recovered:
 			line(w, at, since, e.Kind, fmt.Sprintf("until %d", e.Ack-ours), "", "", "", "")
 		case recorder.In:
-			line(w, at, since, e.Kind, flags(e.Flags), e.Seq-theirs, acked(e, ours), e.Window, e.Size)
+			line(w, at, since, e.Kind, flags(e.Flags), e.Seq-theirs, acked(e, ours), e.Window, e.Size, options(e.Options))
 		default:
-			line(w, at, since, e.Kind, flags(e.Flags), e.Seq-ours, acked(e, theirs), e.Window, e.Size)
+			line(w, at, since, e.Kind, flags(e.Flags), e.Seq-ours, acked(e, theirs), e.Window, e.Size, options(e.Options))
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -171,6 +171,27 @@ func printTrace(out io.Writer, c *recorder.Conn) error {
 	}
 	_, err := fmt.Fprintln(out)
 	return err
+}
+
+// options writes those of a SYN as tcpdump does.
+func options(o recorder.SynOptions) string {
+	if o == (recorder.SynOptions{}) {
+		return ""
+	}
+	var all []string
+	if o.MSS != 0 {
+		all = append(all, fmt.Sprint("mss ", o.MSS))
+	}
+	if o.SACKPermitted {
+		all = append(all, "sackOK")
+	}
+	if o.Timestamps {
+		all = append(all, "TS")
+	}
+	if o.WindowScale >= 0 {
+		all = append(all, fmt.Sprint("wscale ", o.WindowScale))
+	}
+	return strings.Join(all, ",")
 }
 
 func acked(e recorder.Event, base uint32) any {
@@ -263,8 +284,8 @@ func writePcap(file string, conns []recorder.Conn) (err error) {
 	return w.Flush()
 }
 
-// headers makes the IP and TCP headers of a segment. Checksums are left out:
-// they were not recorded.
+// headers makes the IP and TCP headers of a segment. Checksums are left out, and
+// the options of segments without SYN, and timestamps: they were not recorded.
 func headers(c *recorder.Conn, e recorder.Event) ([]byte, error) {
 	from, to := c.Local, c.Remote
 	if e.Kind == recorder.In {
@@ -276,8 +297,28 @@ func headers(c *recorder.Conn, e recorder.Event) ([]byte, error) {
 		FIN: e.Flags&1 != 0, SYN: e.Flags&2 != 0, RST: e.Flags&4 != 0, PSH: e.Flags&8 != 0,
 		ACK: e.Flags&16 != 0, URG: e.Flags&32 != 0, ECE: e.Flags&64 != 0, CWR: e.Flags&128 != 0,
 	}
+	size := 20
+	option := func(kind layers.TCPOptionKind, data ...byte) {
+		tcp.Options = append(tcp.Options, layers.TCPOption{OptionType: kind, OptionLength: uint8(2 + len(data)), OptionData: data})
+		size += 2 + len(data)
+	}
+	if o := e.Options; tcp.SYN {
+		if o.MSS != 0 {
+			option(layers.TCPOptionKindMSS, byte(o.MSS>>8), byte(o.MSS))
+		}
+		if o.SACKPermitted {
+			option(layers.TCPOptionKindSACKPermitted)
+		}
+		if o.WindowScale >= 0 {
+			option(layers.TCPOptionKindWindowScale, byte(o.WindowScale))
+		}
+		for ; size%4 != 0; size++ {
+			tcp.Options = append(tcp.Options, layers.TCPOption{OptionType: layers.TCPOptionKindNop, OptionLength: 1})
+		}
+		tcp.DataOffset = uint8(size / 4)
+	}
 	b := gopacket.NewSerializeBuffer()
-	err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{}, ip(from.Addr(), to.Addr(), 20+e.Size), tcp)
+	err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{}, ip(from.Addr(), to.Addr(), size+e.Size), tcp)
 	return b.Bytes(), err
 }
 

@@ -75,8 +75,10 @@ func (r *Recorder) Panicked(shard int, value any) {
 	}
 	defer r.mu.Unlock()
 	latest := func(s *slot) int64 {
-		if n := s.pos[laneIn]; n > 0 && int(s.shard) == shard {
-			return s.records[(n-1)%laneRecords][laneIn].time
+		if int(s.shard) == shard {
+			if r := s.last((*row).received); r != nil {
+				return r.time
+			}
 		}
 		return 0
 	}
@@ -93,24 +95,39 @@ func (r *Recorder) Panicked(shard int, value any) {
 	}
 }
 
+// received and sent are the segments of a row.
+func (r *row) received() *segment { return &r.in }
+func (r *row) sent() *segment     { return &r.out }
+
+// last returns the latest row with such a segment, nil when there is none.
+func (s *slot) last(which func(*row) *segment) *row {
+	var last *row
+	for i := range s.rows {
+		r := &s.rows[i]
+		if r.number != 0 && which(r).kind != 0 && (last == nil || int32(r.number-last.number) > 0) {
+			last = r
+		}
+	}
+	return last
+}
+
 // findStalls captures connections of which one end keeps its window shut.
 func (r *Recorder) findStalls() {
 	now := r.clock.Nanos()
-	shut := func(s *slot, lane int) bool {
-		n := s.pos[lane]
-		if n == 0 {
+	shut := func(s *slot, which func(*row) *segment) bool {
+		r := s.last(which)
+		if r == nil {
 			return false
 		}
-		last := &s.records[(n-1)%laneRecords][lane]
-		return uint16(last.rest>>32) == 0 && uint8(last.rest>>48)&flagRST == 0 && now-last.time > int64(time.Second)
+		return which(r).window == 0 && which(r).flags&flagRST == 0 && now-r.time > int64(time.Second)
 	}
 	stalled := make(map[*Trace]Reason)
 	r.mu.Lock()
 	for t := range r.open {
 		switch s := t.slot.Load(); {
-		case shut(s, laneIn):
+		case shut(s, (*row).received):
 			stalled[t] = Stall
-		case shut(s, laneOut):
+		case shut(s, (*row).sent):
 			stalled[t] = Unread
 		}
 	}
@@ -124,10 +141,10 @@ func (r *Recorder) findStalls() {
 // go of those that have ended.
 func (r *Recorder) findStates() {
 	r.mu.Lock()
-	closed := slices.Clone(r.closed)
+	closed := slices.Concat(r.closed, r.failed)
 	r.mu.Unlock()
 	for _, t := range closed {
-		if state := t.noticeState(t.clock.Nanos()); state == tcp.StateClose || state == tcp.StateError {
+		if state := t.noticeState(t.now(), 0, 0); state == tcp.StateClose || state == tcp.StateError {
 			t.endpoint.Store(nil)
 		}
 	}

@@ -38,8 +38,8 @@ type Conn struct {
 	// Captured and Reason are those of a capture, zero otherwise.
 	Captured time.Time
 	Reason   Reason
-	// Events are in the order of time. Those that happened in one poll have the
-	// same time; they are in the order in, rare events, read, write, out.
+	// Events are in the order in which they happened. What happened in one poll has
+	// one time.
 	Events []Event
 }
 
@@ -57,6 +57,18 @@ type Event struct {
 	Seq, Ack uint32
 	Flags    uint8
 	Window   uint16
+	// Options are those of a SYN.
+	Options SynOptions
+}
+
+// SynOptions are a SYN's. Those of other segments are not recorded.
+type SynOptions struct {
+	// MSS is 0 where there is none, WindowScale -1.
+	MSS           uint16
+	WindowScale   int
+	SACKPermitted bool
+	// Timestamps says that the option is there; what it holds is not recorded.
+	Timestamps bool
 }
 
 // ErrFormat says that a file is no recording that this version reads.
@@ -117,30 +129,80 @@ func decodeSlot(s *slot, origin int64) Conn {
 	}
 	c := Conn{ID: s.id, Shard: int(s.shard), Opened: at(s.opened), Closed: at(s.closed), Captured: at(s.taken), Reason: s.reason}
 	c.Local, c.Remote = s.addrs()
-	add := func(end uint32, records int, get func(uint32) *record) {
-		start := uint32(0)
-		if end > uint32(records) {
-			start = end - uint32(records)
+	var places []place // of c.Events
+	for _, r := range s.inOrder() {
+		add := func(s step, e Event) {
+			t := r.time
+			if s > received {
+				t += int64(r.since[s-read]) << sinceUnit
+			}
+			e.Time = at(t)
+			c.Events, places = append(c.Events, e), append(places, place{r.number, s})
 		}
-		for i := start; i != end; i++ {
-			r := get(i % uint32(records))
-			e := Event{
-				Time: at(r.time), Kind: Kind(r.rest >> 56), Size: int(uint32(r.rest)),
-				Seq: uint32(r.seqAck >> 32), Ack: uint32(r.seqAck), Flags: uint8(r.rest >> 48), Window: uint16(r.rest >> 32),
-			}
-			if e.Kind == State {
-				e.State, e.Size = stateName(e.Size), 0
-			}
-			c.Events = append(c.Events, e)
+		if r.in.kind != 0 {
+			add(received, r.in.event(r.mss[0], r.shift[0]))
+		}
+		if r.read != 0 {
+			add(read, Event{Kind: Read, Size: int(r.read)})
+		}
+		if r.write != 0 {
+			add(wrote, Event{Kind: Write, Size: int(r.write)})
+		}
+		if r.out.kind != 0 {
+			add(sent, r.out.event(r.mss[1], r.shift[1]))
 		}
 	}
-	// Within one time, the order in which things cause each other.
-	lane := func(l int) { add(s.pos[l], laneRecords, func(i uint32) *record { return &s.records[i][l] }) }
-	lane(laneIn)
-	add(s.rare, rareRecords, func(i uint32) *record { return &s.rares[i] })
-	lane(laneRead)
-	lane(laneWrite)
-	lane(laneOut)
-	slices.SortStableFunc(c.Events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	for i := s.rare - min(s.rare, rareRecords); i != s.rare; i++ {
+		r := &s.rares[i%rareRecords]
+		e := Event{Time: at(r.time), Kind: r.kind, Size: int(r.n), Ack: r.until}
+		if e.Kind == State {
+			e.State, e.Size = stateName(e.Size), 0
+		}
+		p, n := place{r.number, r.step}, len(c.Events)
+		for n > 0 && (p.number != 0 && p.before(places[n-1]) || p.number == 0 && e.Time.Before(c.Events[n-1].Time)) {
+			n--
+		}
+		if p.number == 0 && n > 0 {
+			p = places[n-1]
+		}
+		c.Events, places = slices.Insert(c.Events, n, e), slices.Insert(places, n, p)
+	}
 	return c
+}
+
+// A place is one among the rows of a connection.
+type place struct {
+	number uint32
+	step   step
+}
+
+func (p place) before(o place) bool {
+	if p.number != o.number {
+		return int32(p.number-o.number) < 0
+	}
+	return p.step < o.step
+}
+
+// inOrder returns the rows in the order in which they were written.
+func (s *slot) inOrder() []*row {
+	all := make([]*row, 0, rows)
+	for i := range s.rows {
+		if s.rows[i].number != 0 {
+			all = append(all, &s.rows[i])
+		}
+	}
+	slices.SortFunc(all, func(a, b *row) int { return int(int32(a.number - b.number)) })
+	return all
+}
+
+func (g *segment) event(mss uint16, shift uint8) Event {
+	e := Event{Kind: g.kind, Size: int(g.size), Seq: g.seq, Ack: g.ack, Flags: g.flags, Window: g.window}
+	if g.flags&flagSYN == 0 {
+		return e
+	}
+	e.Options = SynOptions{MSS: mss, WindowScale: -1, SACKPermitted: shift&hasSACK != 0, Timestamps: shift&hasTimestamps != 0}
+	if shift&hasScale != 0 {
+		e.Options.WindowScale = int(shift & scaleShift)
+	}
+	return e
 }

@@ -6,15 +6,19 @@
 //
 // # Recording
 //
-// A connection's records are kept in four lanes: segments in, segments out,
-// reads, writes. Each lane has one writer at a time: the poller, the holder of
-// the transmit lock, the holder of the connection's read lock, of its write
-// lock. So a record is three plain stores and a position, without a locked
-// instruction, a system call or an allocation. A reader may meet a lane while
-// its newest record is being written, and then sees a part of that one record
-// wrong; it never disturbs the writer.
+// What happens to a connection is kept in rows: a segment in, what the program read
+// and wrote, a segment out. What is out of that order, or 4 ms later, begins another
+// row. A row is one line of the processor's cache, so that a request and its answer
+// touch one line besides the Trace itself. A record is some plain stores, without a
+// locked instruction, a system call or an allocation.
 //
-// What happens rarely has a fifth lane, with a lock: a change of TCP's state, a
+// A connection's rows have one writer at a time. Our own TCP records with the
+// endpoint's lock held. Of gVisor's TCP different parts of a shard see different
+// events, and a lock of the trace keeps them apart (Shared). A reader may meet
+// a row while it is being written, and then sees a part of that one row wrong; it
+// never disturbs the writer.
+//
+// What happens rarely has a ring of its own, with a lock: a change of TCP's state, a
 // retransmission timer that ran out, the start and the end of a recovery from
 // loss. They are noticed with the segments that they cause: a timeout and the
 // start of a recovery with the segment that is sent again, the end of a recovery
@@ -24,7 +28,9 @@
 //
 // There are slots for a fixed number of connections. A connection gets the slot
 // that was closed longest ago; if all are open it is not recorded, and that is
-// counted.
+// counted. Handshakes that peers begin have at most a quarter of the slots, and the
+// slot of one that failed is the first to be used again: strangers cannot drive
+// connections out.
 package recorder
 
 import (
@@ -43,20 +49,19 @@ import (
 )
 
 const (
-	// DefaultConns is how many connections are recorded at once: 2 MB.
+	// DefaultConns is how many connections are recorded at once: 1.7 MB.
 	DefaultConns = 1024
-	// MaxConns bounds the file to 135 MB.
+	// MaxConns bounds the file to 107 MB.
 	MaxConns = 65536
 
-	laneIn, laneOut, laneRead, laneWrite = 0, 1, 2, 3
-	lanes                                = 4
-	// laneRecords is how many records a lane keeps, a power of two. What recording
-	// costs is cache and TLB misses more than instructions: see test/overhead, where
-	// 64 cost more than twice as much.
-	laneRecords = 8
-	// rareRecords is how many records the lane of rare events keeps, a power of
-	// two.
+	// rows is how many rows a connection has, a power of two. What recording costs is
+	// cache and TLB misses more than instructions: see BenchmarkRequest and
+	// test/overhead.
+	rows = 16
+	// rareRecords is how many rare events are kept, a power of two.
 	rareRecords = 16
+	// halfOpenShare is the part of the slots that handshakes may have.
+	halfOpenShare = 4
 	// archived is how many captures are kept. The oldest makes room.
 	archived = 64
 	// captureDelay is how long after the trouble a capture is taken, so that it
@@ -97,11 +102,13 @@ type Recorder struct {
 	nextID uint64
 	unused int      // slots from here on were never used
 	closed []*Trace // in the order in which they were closed
+	failed []*Trace // handshakes that came to nothing
 	open   map[*Trace]struct{}
 	stored int
 	ended  bool
 
 	missed, taken atomic.Uint64
+	halfOpen      atomic.Int32 // handshakes with a slot
 }
 
 // New makes a recorder, and its file where it has one.
@@ -145,7 +152,7 @@ func (r *Recorder) Close() error {
 	for t := range r.open {
 		t.slot.Store(nil)
 	}
-	for _, t := range r.closed {
+	for _, t := range append(r.closed, r.failed...) {
 		t.slot.Store(nil)
 	}
 	// The range stays mapped, because a hook may have loaded its slot just before,
@@ -186,11 +193,18 @@ type Endpoint struct {
 	State func() uint32
 	// Timeouts counts retransmission timers that ran out.
 	Timeouts *tcpip.StatCounter
+	// HalfOpen: a peer began the handshake, and need not be real. The connection is
+	// one of many until its state is ESTABLISHED.
+	HalfOpen bool
 }
 
 // Open starts to record a connection and returns its trace, nil if there is no
 // slot. ep may be nil: then states and timeouts are not noticed.
 func (r *Recorder) Open(c *clock.Clock, shard int, local, remote netip.AddrPort, ep *Endpoint) *Trace {
+	halfOpen := ep != nil && ep.HalfOpen
+	if halfOpen && int(r.halfOpen.Load()) >= max(1, len(r.slots)/halfOpenShare) {
+		return nil // it has another chance when it is established
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var s *slot
@@ -198,13 +212,14 @@ func (r *Recorder) Open(c *clock.Clock, shard int, local, remote netip.AddrPort,
 	case r.unused < len(r.slots):
 		s = &r.slots[r.unused]
 		r.unused++
+	case len(r.failed) > 0:
+		s = reuse(&r.failed)
 	case len(r.closed) > 0:
-		old := r.closed[0]
-		r.closed = r.closed[1:]
-		old.endpoint.Store(nil)
-		s = old.slot.Swap(nil)
+		s = reuse(&r.closed)
 	default:
-		r.missed.Add(1)
+		if !halfOpen {
+			r.missed.Add(1)
+		}
 		return nil
 	}
 	r.nextID++
@@ -213,13 +228,26 @@ func (r *Recorder) Open(c *clock.Clock, shard int, local, remote netip.AddrPort,
 		id: r.nextID, opened: now, local: local.Addr().As16(), remote: remote.Addr().As16(),
 		localPort: local.Port(), remotePort: remote.Port(), shard: uint16(shard), v6: !remote.Addr().Unmap().Is4(),
 	}
-	t := &Trace{recorder: r, clock: c, id: r.nextID}
+	t := &Trace{recorder: r, clock: c, id: r.nextID, step: sent} // the first event begins a row
 	t.slot.Store(s)
 	r.open[t] = struct{}{}
 	if ep != nil {
 		t.endpoint.Store(ep)
 		t.expired = ep.Timeouts.Value()
-		t.noticeState(now)
+		if halfOpen {
+			t.halfOpen.Store(true)
+			r.halfOpen.Add(1)
+		}
+		t.noticeState(t.now(), 0, 0)
 	}
 	return t
+}
+
+// reuse takes the slot of the first of some traces.
+func reuse(traces *[]*Trace) *slot {
+	old := (*traces)[0]
+	(*traces)[0] = nil
+	*traces = (*traces)[1:]
+	old.endpoint.Store(nil)
+	return old.slot.Swap(nil)
 }

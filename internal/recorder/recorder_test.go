@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	transport "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -127,17 +129,133 @@ func TestRecording(t *testing.T) {
 	trace.Read(1) // does nothing
 }
 
-// TestRing checks that a lane keeps the latest.
+// TestRing checks that the latest are kept, and in which order what happens at one
+// time comes out.
 func TestRing(t *testing.T) {
 	r := newRecorder(t, 1, "")
-	trace := r.Open(clock.New(), 0, local, remote, nil)
-	for i := range 3*laneRecords + 5 {
-		trace.Read(i)
+	c := clock.New()
+	c.Refresh() // what follows is in one poll
+	trace := r.Open(c, 0, local, remote, nil)
+	in := func(n int) { trace.Received(head(1, 1, ack, 100), n) }
+	out := func(n int) { trace.Sent(head(uint32(n), 1, ack, 100), 1, false) }
+	for i := range 3*rows + 5 {
+		in(i)
 	}
 	events := decode(t, r.Snapshot()).Conns[0].Events
-	if len(events) != laneRecords || events[0].Size != 2*laneRecords+5 || events[laneRecords-1].Size != 3*laneRecords+4 {
+	if len(events) != rows || events[0].Size != 2*rows+5 || events[rows-1].Size != 3*rows+4 {
 		t.Errorf("got %d events from %d to %d", len(events), events[0].Size, events[len(events)-1].Size)
 	}
+	in(1) // 1st row
+	trace.Read(1)
+	trace.Read(2) // joined
+	trace.Write(4)
+	trace.Read(5) // 2nd
+	trace.Write(6)
+	out(7)
+	out(8)         // 3rd
+	trace.Write(9) // 4th
+	in(10)         // 5th
+	out(11)
+	trace.Write(12) // 6th
+	time.Sleep(5 * time.Millisecond)
+	c.Refresh()
+	out(13) // 7th, because it is late
+	out(14) // 8th
+	var got []string
+	for _, e := range decode(t, r.Snapshot()).Conns[0].Events {
+		got = append(got, fmt.Sprint(e.Kind, " ", max(uint32(e.Size), e.Seq)))
+	}
+	want := []string{
+		"in 1", "read 3", "write 4", "read 5", "write 6", "out 7", "out 8", "write 9", "in 10", "out 11", "write 12", "out 13", "out 14",
+	}
+	if got = got[len(got)-len(want):]; !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// TestTimes checks that what is in one row has its own times.
+func TestTimes(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	c := clock.New()
+	trace := r.Open(c, 0, local, remote, nil)
+	origin := r.header.origin
+	var want []int64
+	for i, event := range []func(){
+		func() { trace.Received(head(1, 1, ack, 100), 1) }, func() { trace.Read(1) }, func() { trace.Write(1) },
+		func() { trace.Sent(head(1, 1, ack, 100), 1, false) }, func() { trace.Write(2) },
+	} {
+		time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+		want = append(want, origin+c.Refresh())
+		event()
+	}
+	for i, e := range decode(t, r.Snapshot()).Conns[0].Events {
+		if d := want[i] - e.Time.UnixNano(); d < 0 || d >= 1<<sinceUnit {
+			t.Errorf("%v %d: its time is %d ns early, want 0 to 63", e.Kind, i, d)
+		}
+	}
+}
+
+// TestSYN checks what is kept of a handshake.
+func TestSYN(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	trace := r.Open(clock.New(), 0, local, remote, nil)
+	with := func(h []byte, options ...byte) []byte {
+		h = append(h, options...)
+		h[12] = byte(len(h)/4) << 4
+		return h
+	}
+	trace.Received(with(head(1000, 0, flagSYN, 65535), 2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7), 0)
+	trace.Sent(with(head(500, 1001, flagSYN|ack, 65535), 2, 4, 35, 0), 0, false)
+	trace.Received(with(head(1001, 501, ack, 512), 2, 4, 5, 180), 0)
+	var got []SynOptions
+	for _, e := range decode(t, r.Snapshot()).Conns[0].Events {
+		got = append(got, e.Options)
+	}
+	want := []SynOptions{{MSS: 1460, WindowScale: 7, SACKPermitted: true, Timestamps: true}, {MSS: 8960, WindowScale: -1}, {}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestHalfOpen checks that handshakes that never end leave most slots to
+// connections, and those of closed connections alone.
+func TestHalfOpen(t *testing.T) {
+	r := newRecorder(t, 8, "")
+	state := uint32(transport.StateSynRecv)
+	knock := func() *Trace {
+		ep := endpoint()
+		ep.State, ep.HalfOpen = func() uint32 { return state }, true
+		return r.Open(clock.New(), 0, local, remote, ep)
+	}
+	first := r.Open(clock.New(), 0, local, remote, nil)
+	first.Close()
+	for range 100 {
+		a, b, c := knock(), knock(), knock()
+		if a == nil || b == nil || c != nil {
+			t.Fatal("of 8 slots two are for handshakes, not fewer and not more")
+		}
+		a.Received(head(1, 1, flagRST, 0), 0) // no trouble of ours
+		a.Close()
+		b.Close()
+	}
+	if s := r.Stats(); s != (Stats{}) || len(r.captures) != 0 {
+		t.Errorf("got %+v and %d captures, want none", s, len(r.captures))
+	}
+	if first.slot.Load() == nil {
+		t.Error("handshakes took the slot of a connection")
+	}
+	// Those that succeed make room for others.
+	for range 3 {
+		state = uint32(transport.StateSynRecv)
+		trace := knock()
+		if trace == nil {
+			t.Fatal("a handshake is not recorded, though the others are through")
+		}
+		state = uint32(transport.StateEstablished)
+		trace.NoticeState()
+		trace.Received(head(1, 1, flagRST, 0), 0)
+	}
+	eventually(t, "captures of established connections", func() bool { return r.Stats().Captures == 3 })
 }
 
 // TestSlots checks that the slot of the connection closed first is used again,
@@ -232,9 +350,10 @@ func TestCaptures(t *testing.T) {
 // segments.
 func TestRare(t *testing.T) {
 	r := newRecorder(t, 1, "")
-	state := transport.StateEstablished
+	var state atomic.Uint32
+	state.Store(uint32(transport.StateEstablished))
 	ep := endpoint()
-	ep.State = func() uint32 { return uint32(state) }
+	ep.State = state.Load
 	trace := r.Open(clock.New(), 0, local, remote, ep)
 	pause := func() { time.Sleep(time.Microsecond) } // the clock of the test asks the system
 	data := func(seq uint32) { pause(); trace.Sent(head(seq, 1, ack, 100), 10, false) }
@@ -252,13 +371,13 @@ func TestRare(t *testing.T) {
 	pause()
 	trace.Sent(head(30, 1, ack, 100), 0, false)
 	pause()
-	state = transport.StateFinWait1
+	state.Store(uint32(transport.StateFinWait1))
 	trace.Sent(head(31, 1, ack|flagFIN, 100), 0, false)
 	pause()
 	trace.Close()
-	state = transport.StateTimeWait
+	state.Store(uint32(transport.StateTimeWait))
 	acked(32)
-	state = transport.StateClose
+	state.Store(uint32(transport.StateClose))
 	var got []string
 	eventually(t, "the last state is noticed", func() bool {
 		got = nil
@@ -288,7 +407,7 @@ func TestRare(t *testing.T) {
 // sequence numbers too.
 func TestSendQueue(t *testing.T) {
 	r := newRecorder(t, 1, "")
-	trace := r.Open(clock.New(), 0, local, remote, nil)
+	trace := (*Shared)(r.Open(clock.New(), 0, local, remote, nil))
 	queue := func(written uint64, want int) {
 		t.Helper()
 		if got := trace.SendQueue(written); got != want {
@@ -386,30 +505,73 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// BenchmarkRequest is what one request and its reply cost.
+// BenchmarkRequest is what one request and its reply cost, on so many connections
+// in turn, and how many cache lines of the file they touch.
 func BenchmarkRequest(b *testing.B) {
-	r, err := New(Options{Conns: 1024, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
+	for _, conns := range []int{1, 50, 1000, 10000} {
+		b.Run(fmt.Sprint("conns=", conns), func(b *testing.B) {
+			r, err := New(Options{Conns: conns, Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer r.Close()
+			c := clock.New()
+			traces := make([]*Trace, conns)
+			for i := range traces {
+				traces[i] = r.Open(c, 0, local, remote, nil)
+			}
+			h := head(1, 1, ack|psh, 512)
+			seq := uint32(0)
+			request := func(t *Trace) {
+				binary.BigEndian.PutUint32(h[4:], seq)
+				t.Received(h, 64)
+				t.Read(64)
+				t.Write(1)
+				t.Sent(h, 1, false)
+			}
+			round := func() {
+				seq++
+				c.Refresh() // once per burst, as the poller
+				for _, t := range traces {
+					request(t)
+				}
+			}
+			round()
+			before := r.Snapshot()
+			round()
+			lines := 0
+			for at, after := 0, r.Snapshot(); at < len(after); at += 64 {
+				if string(before[at:at+64]) != string(after[at:at+64]) {
+					lines++
+				}
+			}
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if i++; i == conns {
+					i = 0
+					seq++
+					c.Refresh()
+				}
+				request(traces[i])
+			}
+			b.ReportMetric(float64(lines)/float64(conns), "lines/op")
+		})
 	}
-	defer r.Close()
-	c := clock.New()
-	c.Refresh()
-	trace := r.Open(c, 0, local, remote, nil)
-	in := head(1, 1, ack|psh, 512)
-	out := make([][]byte, 1024)
-	for i := range out {
-		out[i] = head(uint32(1+i), 1, ack|psh, 512)
+}
+
+// TestSizes checks that rows begin with a line of the cache.
+func TestSizes(t *testing.T) {
+	if n := unsafe.Sizeof(row{}); n != 64 {
+		t.Errorf("a row has %d bytes, want 64", n)
 	}
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		trace.Received(in, 64)
-		trace.Read(64)
-		trace.Write(1)
-		h := out[i&1023]
-		binary.BigEndian.PutUint32(h[4:], uint32(i))
-		trace.Sent(h, 1, false)
-		i++
+	if n := unsafe.Offsetof(Trace{}.recovering) + 8; n > 64 {
+		t.Errorf("what every record needs of a trace ends at %d, want 64", n)
+	}
+	if n := unsafe.Sizeof(Trace{}); n != 192 { // memory of this size begins with a line
+		t.Errorf("a trace has %d bytes, want 192", n)
+	}
+	if headerSize%64 != 0 || slotSize%64 != 0 || unsafe.Offsetof(slot{}.rows)%64 != 0 {
+		t.Errorf("header %d, slot %d, rows at %d: want multiples of 64", headerSize, slotSize, unsafe.Offsetof(slot{}.rows))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
@@ -21,85 +22,124 @@ const (
 	flagACK = 16
 )
 
-// A Trace records one connection.
-//
-// It is the owner of the connection's packets (tcpip.PacketOwner), so that who
-// sends one finds it without a look-up.
+// A Trace records one connection. Received, Sent, Read and Write must not be called
+// by two at once: see Shared.
 type Trace struct {
-	// What every record looks at lies in the first cache line.
+	// What every record looks at lies in the first cache line: see TestSizes.
 
 	clock *clock.Clock
 	// slot is nil once another connection has it.
 	slot atomic.Pointer[slot]
-	// recovering is 0, or known and the sequence number whose acknowledgement ends
-	// the recovery from loss.
-	recovering atomic.Uint64
+	// row is the latest one, at and number are its time and number, step is what was
+	// recorded in it last.
+	row    *row
+	at     int64
+	number uint32
+	// end is the highest sequence number sent, if it is valid.
+	end uint32
 	// ending is set by the first FIN or reset: from there on the state changes.
 	ending atomic.Bool
-	// valid says that end is the highest sequence number sent. Both belong to the
-	// writer of the lane of segments out, like expired.
-	valid bool
-	end   uint32
+	step   step
+	valid  bool
+	// recovering is 0, or known and the sequence number whose acknowledgement ends
+	// the recovery from loss.
+	recovering uint64
+
 	// expired is what Timeouts was at the last retransmission.
 	expired uint64
+
+	// mu is that of Shared. It guards acked, too, which is what the peer acknowledged
+	// last, 0 for nothing yet.
+	mu    sync.Mutex
+	acked uint32
+	// first is 0, or known and the sequence number of the first byte that the
+	// program wrote.
+	first uint64
 
 	recorder *Recorder
 	id       uint64
 	// endpoint keeps the connection's endpoint alive: it is nil once that has
 	// ended.
 	endpoint atomic.Pointer[Endpoint]
-	// first is 0, or known and the sequence number of the first byte that the
-	// program wrote.
-	first atomic.Uint64
+	// halfOpen: the peer began the handshake and has not finished it.
+	halfOpen atomic.Bool
 	// lastTrouble is when it was last captured, in nanoseconds.
 	lastTrouble atomic.Int64
 
-	// mu guards state and the lane of rare events.
-	mu    sync.Mutex
-	state tcp.EndpointState
+	// rareMu guards state and the rare events. It is taken with mu held, not the other
+	// way around.
+	rareMu sync.Mutex
+	state  tcp.EndpointState
+
+	_ [48]byte // so that the memory of a trace begins with a cache line
 }
+
+// A step is an event's place in a row.
+type step uint8
+
+const (
+	received step = iota + 1
+	read
+	wrote
+	sent
+)
 
 // known marks a Trace.recovering or Trace.first that holds a sequence number.
 const known = 1 << 32
 
-var _ tcpip.PacketOwner = (*Trace)(nil)
-
-// KUID implements tcpip.PacketOwner. Nobody asks.
-func (t *Trace) KUID() uint32 { return 0 }
-
-// KGID implements tcpip.PacketOwner. Nobody asks.
-func (t *Trace) KGID() uint32 { return 0 }
-
 // ID is the connection's number, from 1.
 func (t *Trace) ID() uint64 { return t.id }
 
-func (s *slot) add(lane int, r record) {
-	n := s.pos[lane]
-	s.records[n%laneRecords][lane] = r
-	s.pos[lane] = n + 1
+// now is the time in the resolution of row.since, so that events compare.
+func (t *Trace) now() int64 { return t.clock.Nanos() &^ (1<<sinceUnit - 1) }
+
+// fits tells whether an event of which place is the place belongs to the latest row,
+// and how long after the row's time it is.
+func (t *Trace) fits(place step, now int64) (since uint16, ok bool) {
+	n := uint64(now-t.at) >> sinceUnit
+	return uint16(n), place > t.step && n <= math.MaxUint16
 }
 
-func pack(k Kind, flags uint8, window uint16, size int) uint64 {
-	return uint64(k)<<56 | uint64(flags)<<48 | uint64(window)<<32 | uint64(uint32(size))
+// begin begins a row.
+func (t *Trace) begin(s *slot, now int64) {
+	t.number++
+	r := &s.rows[t.number%rows]
+	*r = row{} // alone: a row made elsewhere and copied here stalls the processor
+	r.time, r.number = now, t.number
+	t.at, t.row = now, r
 }
 
-// kind changes the kind of a record.
-func (r *record) kind(k Kind) { r.rest = r.rest&^(0xff<<56) | uint64(k)<<56 }
-
-// segment makes a record of a TCP header with size bytes behind it.
-func (t *Trace) segment(k Kind, header []byte, size int) record {
+// set makes a record of a TCP header with size bytes behind it.
+func (g *segment) set(k Kind, header []byte, size int) {
 	_ = header[19]
-	return record{
-		time:   t.clock.Nanos(),
-		seqAck: binary.BigEndian.Uint64(header[4:]),
-		rest:   pack(k, header[13], binary.BigEndian.Uint16(header[14:]), size),
-	}
+	g.seq, g.ack = binary.BigEndian.Uint32(header[4:]), binary.BigEndian.Uint32(header[8:])
+	g.window, g.size = binary.BigEndian.Uint16(header[14:]), uint16(min(size, math.MaxUint16))
+	g.flags, g.kind = header[13], k
 }
 
-// rare adds a record to the lane of rare events.
+// optionsOf finds what is recorded of a SYN's options.
+func optionsOf(h []byte) (mss uint16, shift uint8) {
+	end := min(int(h[12]>>4)*4, len(h))
+	if end < header.TCPMinimumSize {
+		return 0, 0
+	}
+	o := header.ParseSynOptions(h[header.TCPMinimumSize:end], h[13]&flagACK != 0)
+	if o.WS >= 0 {
+		shift = hasScale | uint8(o.WS)&scaleShift
+	}
+	if o.SACKPermitted {
+		shift |= hasSACK
+	}
+	if o.TS {
+		shift |= hasTimestamps
+	}
+	return o.MSS, shift
+}
+
+// rare adds a rare event.
 func (t *Trace) rare(r record) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
 	t.rareLocked(r)
 }
 
@@ -114,87 +154,130 @@ func (t *Trace) rareLocked(r record) {
 
 // NoticeState records the state of TCP where it has changed. A TCP that calls it
 // at each change has states recorded at once.
-func (t *Trace) NoticeState() { t.noticeState(t.clock.Nanos()) }
+func (t *Trace) NoticeState() { t.noticeState(t.now(), t.number, t.step) }
 
 // TailProbe records that a tail loss probe is about to leave.
-func (t *Trace) TailProbe() { t.rare(record{time: t.clock.Nanos(), rest: pack(TailProbe, 0, 0, 0)}) }
+func (t *Trace) TailProbe() {
+	t.rare(record{time: t.now(), kind: TailProbe, number: t.number, step: t.step})
+}
 
-// noticeState records the state of TCP where it has changed, at some time, and
-// returns it: 0 when it is not known.
-func (t *Trace) noticeState(at int64) tcp.EndpointState {
+// noticeState records the state of TCP where it has changed, at some time and place,
+// and returns it: 0 when it is not known.
+func (t *Trace) noticeState(at int64, number uint32, after step) tcp.EndpointState {
 	ep := t.endpoint.Load()
 	if ep == nil {
 		return 0
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
 	if now := tcp.EndpointState(ep.State()); now != t.state {
 		t.state = now
-		t.rareLocked(record{time: at, rest: pack(State, 0, 0, int(now))})
+		switch now {
+		case tcp.StateInitial, tcp.StateBound, tcp.StateConnecting:
+			return now // not yet a connection
+		case tcp.StateEstablished:
+			t.through()
+		}
+		t.rareLocked(record{time: at, kind: State, n: uint32(now), number: number, step: after})
 	}
 	return t.state
 }
 
+// through says that the handshake is: the connection is no longer one of many.
+func (t *Trace) through() {
+	if t.halfOpen.CompareAndSwap(true, false) {
+		t.recorder.halfOpen.Add(-1)
+	}
+}
+
 // Received records a segment: its TCP header, at least 20 bytes, and the number
-// of bytes behind it. The poller calls it.
+// of bytes behind it.
 func (t *Trace) Received(header []byte, size int) {
 	s := t.slot.Load()
 	if s == nil {
 		return
 	}
-	r := t.segment(In, header, size)
-	s.add(laneIn, r)
+	t.begin(s, t.now())
+	t.step = received
+	r := t.row
+	r.in.set(In, header, size)
 	flags := header[13]
-	if point := t.recovering.Load(); point != 0 && flags&flagACK != 0 && int32(uint32(r.seqAck)-uint32(point)) >= 0 {
-		t.recovering.Store(0)
-		t.rare(record{time: r.time, seqAck: uint64(uint32(point)), rest: pack(Recovered, 0, 0, 0)})
+	if point := t.recovering; point != 0 && flags&flagACK != 0 && int32(r.in.ack-uint32(point)) >= 0 {
+		t.recovering = 0
+		t.rare(record{time: r.time, kind: Recovered, until: uint32(point), number: r.number, step: received})
 	}
-	if flags&(flagFIN|flagRST) != 0 || t.ending.Load() {
-		t.ending.Store(true)
-		t.noticeState(r.time)
-		if flags&flagRST != 0 {
-			t.trouble(ResetIn)
-		}
+	if flags&(flagFIN|flagRST|flagSYN) != 0 || t.ending.Load() {
+		t.edge(r, r.time, received, header, ResetIn)
 	}
 }
 
-// Sent records a segment that is sent, or held back. The holder of the endpoint's
-// transmit lock calls it.
+// edge looks closer at a segment near the beginning or the end of the connection. A
+// state that it brings stands behind step after.
+func (t *Trace) edge(r *row, at int64, after step, header []byte, reset Reason) {
+	flags := header[13]
+	if flags&flagSYN != 0 {
+		direction := 0
+		if after != received {
+			direction = 1
+		}
+		r.mss[direction], r.shift[direction] = optionsOf(header)
+	}
+	if flags&(flagFIN|flagRST) == 0 && !t.ending.Load() {
+		return
+	}
+	t.ending.Store(true)
+	t.noticeState(at, r.number, after)
+	if flags&flagRST != 0 {
+		t.trouble(reset)
+	}
+}
+
+// Sent records a segment that is sent, or held back.
 func (t *Trace) Sent(header []byte, size int, held bool) {
 	s := t.slot.Load()
 	if s == nil {
 		return
 	}
-	r := t.segment(Out, header, size)
-	flags := header[13]
+	now := t.now()
+	since, ok := t.fits(sent, now)
+	if !ok {
+		t.begin(s, now)
+		since = 0
+	}
+	t.step = sent
+	r := t.row
+	r.since[sent-read] = since
+	flags, kind := header[13], Out
+	seq := binary.BigEndian.Uint32(header[4:])
 	span := uint32(size)
 	if flags&(flagSYN|flagFIN) != 0 {
 		span++
 	}
-	switch ahead := int32(uint32(r.seqAck>>32) + span - t.end); {
+	switch ahead := int32(seq + span - t.end); {
 	case held:
-		r.kind(Held)
+		kind = Held
 	case !t.valid:
 		// Nothing was sent before: recording began with the connection.
-		t.first.Store(known | r.seqAck>>32)
+		t.first = known | uint64(seq)
 		t.end, t.valid = t.end+uint32(ahead), true
 	case ahead > 0:
 		t.end += uint32(ahead)
 	case span > 0:
-		r.kind(Retransmit)
-		t.retransmit(r.time)
-	case ahead < 0 && t.recovering.Load() == 0 && flags&flagRST == 0:
-		r.kind(Probe)
+		kind = Retransmit
+	case ahead < 0 && t.recovering == 0 && flags&flagRST == 0:
+		kind = Probe
 	}
-	s.add(laneOut, r)
-	if flags&(flagFIN|flagRST) != 0 || t.ending.Load() {
-		t.ending.Store(true)
-		t.noticeState(r.time)
-		if flags&flagRST != 0 {
-			t.trouble(ResetOut)
-		}
+	r.out.set(kind, header, size)
+	if kind == Retransmit {
+		t.retransmit(r.sentAt())
+	}
+	if flags&(flagFIN|flagRST|flagSYN) != 0 || t.ending.Load() {
+		t.edge(r, r.sentAt(), wrote, header, ResetOut)
 	}
 }
+
+// sentAt is when the row's segment out was, as it will be read.
+func (r *row) sentAt() int64 { return r.time + int64(r.since[sent-read])<<sinceUnit }
 
 // retransmit notes why a segment is sent again: the timer ran out, else a recovery
 // begins or goes on.
@@ -203,51 +286,52 @@ func (t *Trace) retransmit(at int64) {
 	if ep := t.endpoint.Load(); ep != nil {
 		if n := ep.Timeouts.Value(); n != t.expired {
 			why = Timeout
-			t.rare(record{time: at, rest: pack(Timer, 0, 0, int(n))})
+			t.rare(record{time: at, kind: Timer, n: uint32(n), number: t.number, step: wrote})
 			t.expired = n
 		}
 	}
 	point := uint64(known | uint64(t.end))
-	if t.recovering.CompareAndSwap(0, point) {
-		t.rare(record{time: at, seqAck: uint64(t.end), rest: pack(Loss, 0, 0, 0)})
+	if t.recovering == 0 {
+		t.recovering = point
+		t.rare(record{time: at, kind: Loss, until: t.end, number: t.number, step: wrote})
 	} else if why == Recovery {
 		return // it goes on
 	}
 	t.trouble(why)
 }
 
-// Read records that the program read bytes. The reader calls it, with the lock of
-// the connection's reading side.
+// Read records that the program read bytes. What it reads in one go is one record.
 func (t *Trace) Read(size int) {
-	if s := t.slot.Load(); s != nil {
-		s.add(laneRead, record{time: t.clock.Nanos(), rest: pack(Read, 0, 0, size)})
+	s := t.slot.Load()
+	if s == nil {
+		return
 	}
+	now := t.now()
+	since, ok := t.fits(read+1, now)
+	if !ok {
+		t.begin(s, now)
+		since = 0
+	}
+	t.step = read
+	t.row.since[0] = since
+	t.row.read += uint32(size)
 }
 
-// Write records that the program wrote bytes. The writer calls it, with the lock
-// of the connection's writing side.
+// Write records that the program wrote bytes. What it writes in one go is one record.
 func (t *Trace) Write(size int) {
-	if s := t.slot.Load(); s != nil {
-		s.add(laneWrite, record{time: t.clock.Nanos(), rest: pack(Write, 0, 0, size)})
+	s := t.slot.Load()
+	if s == nil {
+		return
 	}
-}
-
-// SendQueue returns how many of the bytes that the program wrote the peer has not
-// acknowledged, sent or not. It may be called by anyone.
-func (t *Trace) SendQueue(written uint64) int {
-	s, first := t.slot.Load(), t.first.Load()
-	if s == nil || first == 0 {
-		return int(min(written, math.MaxInt32)) // nothing has left
+	now := t.now()
+	since, ok := t.fits(wrote+1, now)
+	if !ok {
+		t.begin(s, now)
+		since = 0
 	}
-	acked := uint32(first)
-	if n := s.pos[laneIn]; n > 0 {
-		if last := s.records[(n-1)%laneRecords][laneIn]; uint8(last.rest>>48)&flagACK != 0 {
-			acked = uint32(last.seqAck)
-		}
-	}
-	// More than 2 GB cannot wait, so that the difference tells how much. It is
-	// negative for the FIN, and for what was written since written was read.
-	return int(max(0, int32(uint32(written)-(acked-uint32(first)))))
+	t.step = wrote
+	t.row.since[wrote-read] = since
+	t.row.write += uint32(size)
 }
 
 // Close says that the program closed the connection. What is still sent for it
@@ -260,18 +344,26 @@ func (t *Trace) Close() {
 		return
 	}
 	delete(r.open, t)
-	r.closed = append(r.closed, t)
-	now := t.clock.Nanos()
+	if t.halfOpen.Load() {
+		r.failed = append(r.failed, t)
+		t.through()
+	} else {
+		r.closed = append(r.closed, t)
+	}
+	now := t.now()
 	if s := t.slot.Load(); s != nil {
 		s.closed = now
 	}
 	t.ending.Store(true)
-	t.noticeState(now)
+	t.noticeState(now, 0, 0)
 }
 
 // trouble asks for a capture. It does not wait: with many in trouble at once, the
 // first are captured.
 func (t *Trace) trouble(why Reason) {
+	if t.halfOpen.Load() {
+		return // strangers' handshakes fail by the thousand
+	}
 	now := t.clock.Nanos()
 	last := t.lastTrouble.Load()
 	if last != 0 && now-last < int64(captureEvery) || !t.lastTrouble.CompareAndSwap(last, now) {
@@ -281,4 +373,66 @@ func (t *Trace) trouble(why Reason) {
 	case t.recorder.captures <- capture{t, why, time.Now().Add(captureDelay)}:
 	default:
 	}
+}
+
+// Shared is a Trace whose events come from several places at once: it locks itself.
+//
+// It is the owner of the connection's packets, so that who sends one finds it
+// without a look-up.
+type Shared Trace
+
+var _ tcpip.PacketOwner = (*Shared)(nil)
+
+// KUID implements tcpip.PacketOwner. Nobody asks.
+func (t *Shared) KUID() uint32 { return 0 }
+
+// KGID implements tcpip.PacketOwner. Nobody asks.
+func (t *Shared) KGID() uint32 { return 0 }
+
+// Received is Trace.Received. The poller calls it.
+func (t *Shared) Received(header []byte, size int) {
+	t.mu.Lock()
+	(*Trace)(t).Received(header, size)
+	if header[13]&flagACK != 0 {
+		t.acked = binary.BigEndian.Uint32(header[8:])
+	}
+	t.mu.Unlock()
+}
+
+// Sent is Trace.Sent. The holder of the transmit lock calls it.
+func (t *Shared) Sent(header []byte, size int, held bool) {
+	t.mu.Lock()
+	(*Trace)(t).Sent(header, size, held)
+	t.mu.Unlock()
+}
+
+// Read is Trace.Read. The reader calls it.
+func (t *Shared) Read(size int) {
+	t.mu.Lock()
+	(*Trace)(t).Read(size)
+	t.mu.Unlock()
+}
+
+// Write is Trace.Write. The writer calls it.
+func (t *Shared) Write(size int) {
+	t.mu.Lock()
+	(*Trace)(t).Write(size)
+	t.mu.Unlock()
+}
+
+// SendQueue returns how many of the bytes that the program wrote the peer has not
+// acknowledged, sent or not.
+func (t *Shared) SendQueue(written uint64) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.first == 0 {
+		return int(min(written, math.MaxInt32)) // nothing has left
+	}
+	first, acked := uint32(t.first), uint32(t.first)
+	if t.acked != 0 {
+		acked = t.acked
+	}
+	// More than 2 GB cannot wait, so that the difference tells how much. It is
+	// negative for the FIN, and for what was written since written was read.
+	return int(max(0, int32(uint32(written)-(acked-first))))
 }

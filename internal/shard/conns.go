@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/histogram"
@@ -92,9 +93,23 @@ func (s *Shard) SampleRTT(limit int) {
 	}
 }
 
-// record starts to record a connection, where there is a recorder with room.
+// openTrace starts to record a connection, where the recorder has room.
+func (s *Shard) openTrace(id stack.TransportEndpointID, ep *recorder.Endpoint) *recorder.Trace {
+	addr := func(a tcpip.Address, port uint16) netip.AddrPort {
+		ip, _ := netip.AddrFromSlice(a.AsSlice())
+		return netip.AddrPortFrom(ip, port)
+	}
+	return s.recorder.Open(s.clock, s.index, addr(id.LocalAddress, id.LocalPort), addr(id.RemoteAddress, id.RemotePort), ep)
+}
+
+// record tells a connection what records it. Our own TCP records itself since the
+// handshake; gVisor's is recorded from here on.
 func (s *Shard) record(ep tpanet.Endpoint, c *tpanet.Conn, f *established) {
 	if s.recorder == nil || c == nil {
+		return
+	}
+	if f.own != nil {
+		c.SetTrace(f.own.Trace())
 		return
 	}
 	var known *recorder.Endpoint
@@ -106,16 +121,13 @@ func (s *Shard) record(ep tpanet.Endpoint, c *tpanet.Conn, f *established) {
 			known = &recorder.Endpoint{State: e.State, Timeouts: &stats.SendErrors.Timeouts}
 		}
 	}
-	addr := func(a tcpip.Address, port uint16) netip.AddrPort {
-		ip, _ := netip.AddrFromSlice(a.AsSlice())
-		return netip.AddrPortFrom(ip, port)
-	}
-	t := s.recorder.Open(s.clock, s.index, addr(f.id.LocalAddress, f.id.LocalPort), addr(f.id.RemoteAddress, f.id.RemotePort), known)
+	t := s.openTrace(f.id, known)
 	if t == nil {
 		return
 	}
-	f.trace = t
+	f.trace = (*recorder.Shared)(t)
 	c.SetTrace(t)
+	c.RecordIn(f.trace)
 	// The endpoint marks its packets with their owner, by which the way out finds
 	// the trace. It may be sending already.
 	if e, ok := ep.(interface {
@@ -124,7 +136,7 @@ func (s *Shard) record(ep tpanet.Endpoint, c *tpanet.Conn, f *established) {
 		SetOwner(tcpip.PacketOwner)
 	}); ok {
 		e.LockUser()
-		e.SetOwner(t)
+		e.SetOwner(f.trace)
 		e.UnlockUser()
 	}
 }

@@ -55,9 +55,12 @@ func (s *Shard) guarded(factory stack.TransportProtocolFactory) stack.TransportP
 		s.queuer = t
 		s.own, _ = p.(*owntcp.Protocol)
 		g := &guard{p, t, s}
-		if s.own == nil {
+		switch {
+		case s.own == nil:
 			s.conntrack = &conntrack{shard: s}
 			s.unclaimed = g.HandleUnknownDestinationPacket
+		case s.recorder != nil:
+			s.own.Record(s.openTrace)
 		}
 		return g
 	}

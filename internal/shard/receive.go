@@ -36,8 +36,8 @@ type established struct {
 	tracked *tracked
 	// conn stands on the endpoint; nil in tests that have none.
 	conn *tpanet.Conn
-	// trace records the flow; nil does not.
-	trace *recorder.Trace
+	// trace records a flow of gVisor's TCP; nil does not. Our own TCP records itself.
+	trace *recorder.Shared
 }
 
 // segment is a TCP segment found in a frame.
@@ -187,9 +187,6 @@ func (s *Shard) receiveOwn(frames []link.Frame) {
 					continue
 				}
 				short++
-				if owner.trace != nil {
-					owner.trace.Received(g.header(), len(g.payload()))
-				}
 				if owner.own.Input(header.TCP(g.packet[g.ip:g.ip+g.tcp]), g.payload()) {
 					s.owing = append(s.owing, owner.own)
 				}

@@ -393,7 +393,7 @@ func (s *Shard) Closed(ep tpanet.Endpoint, c *tpanet.Conn) {
 		}
 		s.flows.Delete(f.key)
 		s.conns.closed(c)
-		if c != nil && c.Trace() != nil {
+		if f.own == nil && c != nil && c.Trace() != nil {
 			c.Trace().Close()
 		}
 	}

@@ -147,6 +147,7 @@ func (e *Endpoint) Connect(addr tcpip.FullAddress) tcpip.Error {
 	e.registered = true
 	e.setRoute(route, epoch)
 	s.Stats().TCP.ActiveConnectionOpenings.Increment()
+	e.record(false)
 	e.setState(gtcp.StateSynSent)
 	e.open()
 	return &tcpip.ErrConnectStarted{}

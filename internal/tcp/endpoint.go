@@ -54,6 +54,7 @@ type Endpoint struct {
 	routeEpoch uint64
 	path       link.TCPPath
 	trace      *recorder.Trace
+	untraced   bool // there was no room for a trace when the handshake began
 
 	listen *listener // of an endpoint that listens
 	parent *Endpoint // of one that was not accepted yet
@@ -161,18 +162,34 @@ func (e *Endpoint) Held() (received, sent int) {
 	return e.in.len() + e.earlyBytes, e.out.len()
 }
 
-// LockUser and UnlockUser bracket calls of SetOwner.
-func (e *Endpoint) LockUser() { e.mu.Lock() }
+// SetOwner implements tcpip.Endpoint. Nobody looks.
+func (*Endpoint) SetOwner(tcpip.PacketOwner) {}
 
-// UnlockUser ends LockUser.
-func (e *Endpoint) UnlockUser() { e.unlock() }
+// Trace returns what records the connection, nil when there is no room. It asks
+// again where a handshake found none.
+func (e *Endpoint) Trace() *recorder.Trace {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.untraced {
+		e.untraced = false
+		e.record(false)
+	}
+	return e.trace
+}
 
-// SetOwner implements tcpip.Endpoint. The owner may be the trace that records the
-// connection.
-func (e *Endpoint) SetOwner(owner tcpip.PacketOwner) {
-	if t, ok := owner.(*recorder.Trace); ok {
-		e.trace = t
-		e.path.Trace = t
+// record begins to record a connection whose addresses are known. mu is held, or
+// nobody else knows the endpoint.
+func (e *Endpoint) record(halfOpen bool) {
+	if open := e.p.record; open != nil {
+		e.trace = open(e.ID, &recorder.Endpoint{State: e.State, Timeouts: &e.stats.SendErrors.Timeouts, HalfOpen: halfOpen})
+		e.untraced = halfOpen && e.trace == nil
+	}
+}
+
+// recordEnd says that nobody will use the connection any more. mu is held.
+func (e *Endpoint) recordEnd() {
+	if e.trace != nil {
+		e.trace.Close()
 	}
 }
 
@@ -300,7 +317,7 @@ func (e *Endpoint) Write(src tcpip.Payloader, o tcpip.WriteOptions) (int64, tcpi
 	if n < want {
 		e.blocked = true
 	}
-	e.output()
+	e.written(n)
 	return int64(n), nil
 }
 
@@ -324,8 +341,16 @@ func (e *Endpoint) WriteDraft(d interface {
 		return err
 	}
 	e.out.attach(d.(*chunk), n)
-	e.output()
+	e.written(n)
 	return nil
+}
+
+// written sends what the program has written, n bytes just now. mu is held.
+func (e *Endpoint) written(n int) {
+	if n > 0 && e.trace != nil {
+		e.trace.Write(n)
+	}
+	e.output()
 }
 
 // writeChunk sends the first n bytes of a chunk, for which there need not be room
@@ -338,7 +363,7 @@ func (e *Endpoint) writeChunk(c *chunk, n int) tcpip.Error {
 		}
 	}
 	e.out.attach(c, n)
-	e.output()
+	e.written(n)
 	return nil
 }
 
@@ -459,6 +484,7 @@ func (e *Endpoint) Close() {
 		return
 	}
 	defer e.unlock()
+	e.recordEnd()
 	linger := e.ops.GetLinger()
 	switch {
 	case !open(s):
@@ -487,6 +513,7 @@ func (e *Endpoint) Abort() {
 		return
 	}
 	defer e.unlock()
+	e.recordEnd()
 	if s := e.current(); s == gtcp.StateTimeWait || s == gtcp.StateClose || s == gtcp.StateError {
 		e.finish(gtcp.StateClose, nil)
 		return
@@ -521,6 +548,9 @@ func (e *Endpoint) fail(err tcpip.Error) {
 // finish gives back all that the endpoint has outside itself. mu is held.
 func (e *Endpoint) finish(s gtcp.EndpointState, err tcpip.Error) {
 	e.failure = err
+	if e.current() == gtcp.StateSynRecv {
+		e.recordEnd() // no program knows of it
+	}
 	e.setState(s)
 	e.events |= ended
 	e.stopTimer()

@@ -191,6 +191,10 @@ func (e *Endpoint) child(a *arrival) *Endpoint {
 	c.ID = a.id
 	c.protocols = []tcpip.NetworkProtocolNumber{proto}
 	c.boundFlags = e.boundFlags
+	c.record(true)
+	if c.trace != nil {
+		c.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), a.pkt.Data().Size())
+	}
 	c.setRoute(route, epoch)
 	c.ops.SetDelayOption(e.ops.GetDelayOption())
 	c.ops.SetV6Only(e.ops.GetV6Only())

@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/raw"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
 	"github.com/gotpa/tpa/link"
 )
@@ -52,6 +53,10 @@ type Protocol struct {
 	// routes counts changes of addresses and routes: who finds it changed looks for
 	// its route anew.
 	routes atomic.Uint64
+
+	// record opens the trace of a connection, nil where there is no room; it is nil
+	// where nothing is recorded.
+	record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
 
 	refused struct{ acks, timestamps, errors atomic.Uint64 }
 
@@ -143,6 +148,12 @@ type Refused struct {
 // Refused returns the counters.
 func (p *Protocol) Refused() Refused {
 	return Refused{p.refused.acks.Load(), p.refused.timestamps.Load(), p.refused.errors.Load()}
+}
+
+// Record makes open called for each connection, from its first SYN on. It must be
+// called before there are connections.
+func (p *Protocol) Record(open func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace) {
+	p.record = open
 }
 
 // RoutesChanged says that addresses or routes of the stack have changed.

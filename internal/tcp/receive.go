@@ -86,6 +86,9 @@ func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
 	var s segment
 	s.parse(h, payload)
 	e.mu.Lock()
+	if e.trace != nil {
+		e.trace.Received(h, len(payload))
+	}
 	// A SYN that could take the place of a connection that ended comes again, and
 	// the long way then.
 	e.receive(&s)
@@ -593,6 +596,9 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 // consumed accounts for n bytes read by the program, and tells the peer when the
 // window has opened far. mu is held.
 func (e *Endpoint) consumed(n int) {
+	if n > 0 && e.trace != nil {
+		e.trace.Read(n)
+	}
 	if n == 0 || e.finReceived || !open(e.current()) {
 		return
 	}

@@ -66,7 +66,6 @@ func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
 		hop = r.RemoteAddress()
 	}
 	e.path = link.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
-	e.path.Trace = e.trace
 }
 
 // routed makes sure of the route, which may have changed. mu is held.
@@ -369,6 +368,9 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 	}
 	if e.route.Loop() == stack.PacketOut {
 		sent, result := e.p.out.SendTCP(&e.path, b, &e.out, at, n, e.mss)
+		if e.trace != nil && (result == link.Sent || sent > 0) {
+			e.trace.Sent(b, sent, false)
+		}
 		switch result {
 		case link.Sent:
 			e.stats.SegmentsSent.Increment()

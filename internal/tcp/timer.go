@@ -162,6 +162,7 @@ func (e *Endpoint) tryAgain() bool {
 		}
 		e.rto = min(2*e.rto, e.maxRTO)
 		e.p.stack.Stats().TCP.Retransmits.Increment()
+		e.stats.SendErrors.Timeouts.Increment()
 		e.sendSyn()
 	case e.unacknowledged == e.sendMax && !e.stalled:
 	case e.exhausted(e.retries):
