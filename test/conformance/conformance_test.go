@@ -78,3 +78,14 @@ func testConn(t *testing.T, tr Transport, ip string) {
 		return c1, c2, func() { c1.Close(); c2.Close() }, nil
 	})
 }
+
+// TestNamePort gives names to one port number on two hosts.
+func TestNamePort(t *testing.T) {
+	e := &Env{ports: map[string]string{}}
+	e.NamePort(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000}, "L")
+	e.NamePort(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 40000}, "C")
+	e.Note("from", "192.0.2.1:40000->192.0.2.2:40000 192.0.2.1:40001")
+	if got, want := e.notes[0], "from: 192.0.2.1:L->192.0.2.2:C 192.0.2.1:PORT"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -23,7 +23,7 @@ type Env struct {
 
 	mu     sync.Mutex
 	notes  []string
-	ports  map[string]string // number to name
+	ports  map[string]string // address, or number, to name
 	mortal string            // an address of the server host, "" for none
 	undo   []func()
 }
@@ -143,6 +143,7 @@ var (
 // neutral replaces what differs between runs, addresses of the transport, zones
 // and ports, by names.
 func (e *Env) neutral(s string) string {
+	s = e.namePorts(s)
 	for _, r := range []struct{ ip, name string }{
 		{e.T.Server4, "IPv4"}, {e.T.Client4, "IPv4"}, {e.T.Server6, "IPv6"}, {e.T.Client6, "IPv6"},
 		{e.mortal, "IPv4"}, {e.T.ServerLocal, "LOCAL"}, {e.T.ClientLocal, "LOCAL"},
@@ -163,12 +164,26 @@ func (e *Env) neutral(s string) string {
 	})
 }
 
+// namePorts replaces the ports of addresses that have names: two hosts may have
+// come to the same number.
+func (e *Env) namePorts(s string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for address, name := range e.ports {
+		if _, port, err := net.SplitHostPort(address); err == nil && strings.Contains(s, address) {
+			named := strings.TrimSuffix(address, port) + name
+			s = regexp.MustCompile(regexp.QuoteMeta(address)+`\b`).ReplaceAllLiteralString(s, named)
+		}
+	}
+	return s
+}
+
 // NamePort gives the port of an address a name in the outcome.
 func (e *Env) NamePort(a net.Addr, name string) {
 	_, port, _ := net.SplitHostPort(a.String())
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ports[port] = name
+	e.ports[a.String()], e.ports[port] = name, name
 }
 
 // Cleanup runs f after the probe, in reverse order.
