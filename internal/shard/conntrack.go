@@ -334,6 +334,12 @@ func (t *tracked) judge(h header.TCP, n uint32, now func() int64) verdict {
 	return pass
 }
 
+// older tells whether a segment has a timestamp older than the newest.
+func (t *tracked) older(h header.TCP) bool {
+	value, ok := timestamp(h.Options())
+	return ok && t.recentAt != 0 && before(value, t.recent)
+}
+
 // judgeSYN decides about a segment with SYN, which is no reset.
 func (t *tracked) judgeSYN(h header.TCP) verdict {
 	seq, acks, acking := h.SequenceNumber(), h.AckNumber(), h.Flags()&header.TCPFlagAck != 0
@@ -352,8 +358,8 @@ func (t *tracked) judgeSYN(h header.TCP) verdict {
 	case t.phase == answering && t.crossed && acking && acks == t.iss+1 && seq == t.synSeq:
 		t.open(h, 0)
 		return crossedSYN
-	case t.phase == opened && !acking && !before(t.acked, seq):
-		return oldSYN
+	case t.phase == opened && !acking && (!before(t.acked, seq) || t.older(h)):
+		return oldSYN // RFC 9293 section 3.6.1, RFC 6191
 	case !acking:
 		t.hearSYN(h)
 	}

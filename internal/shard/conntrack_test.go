@@ -123,6 +123,8 @@ func TestConntrack(t *testing.T) {
 		{"both close at once", join(accepted(), ours(flagFIN|flagACK, 1, 1, 0, 2000), theirs(pass, flagFIN|flagACK, 1, 1, 0, 1000), ours(flagACK, 2, 2, 0, 2000), theirs(pass, flagACK, 2, 2, 0, 1000), theirs(pass, flagFIN|flagACK, 1, 1, 0, 1000))},
 		{"resets and SYNs are left to TCP", join(accepted(), theirs(pass, flagRST, 500, 0, 0, 0), theirs(pass, flagRST|flagACK, 1, 9999, 0, 0), theirs(pass, flagSYN, 500, 0, 0, 0), theirs(pass, flagSYN|flagACK, 500, 9999, 0, 0))},
 		{"a SYN from before", join(accepted(), theirs(pass, flagACK, 1, 1, 10, 1000), ours(flagACK, 1, 11, 0, 2000), theirs(oldSYN, flagSYN, 11, 0, 0, 1000), theirs(pass, flagSYN, 12, 0, 0, 1000))},
+		{"a SYN with a timestamp from before", join(accepted(ts(100)...), ours(flagACK, 1, 1, 0, 2000, ts(0)...), theirs(pass, flagACK, 1, 1, 10, 1000, ts(200)...),
+			theirs(oldSYN, flagSYN, 5000, 0, 0, 1000, ts(199)...), theirs(pass, flagSYN, 5000, 0, 0, 1000, ts(200)...), theirs(pass, flagSYN, 5000, 0, 0, 1000))},
 		{"the ports are used again", join(accepted(ws(3)...), ours(flagACK|flagFIN, 1, 1, 0, 2000), theirs(pass, flagSYN, 70000, 0, 0, 1000, ws(5)...), ours(flagSYN|flagACK, 90000, 70001, 0, 2000, ws(3)...),
 			theirs(pass, flagACK, 70001, 90001, 0, 1000), theirs(pass, flagACK, 70001, 90001-32000, 0, 1000), theirs(wrongAck, flagACK, 70001, 90001-32001, 0, 1000))},
 		{"we use the ports again", join(dialled(), ours(flagSYN, 90000, 0, 0, 2000), theirs(stranger, flagSYN|flagACK, 0, 1, 0, 1000), theirs(pass, flagSYN|flagACK, 7, 90001, 0, 1000), theirs(wrongAck, flagACK, 8, 1, 0, 1000))},

@@ -19,7 +19,6 @@ var known = map[string]map[string]string{
 		"RFC 5681 section 3.1: congestion avoidance: the window grows by one segment per round trip":   "grows faster after a fast recovery",
 		"RFC 9293 section 3.6: the FIN waits for data that waits for the window":                       "sends the FIN in a segment of its own, with the next round trip",
 		"RFC 6191 section 2: in TIME-WAIT a SYN with a newer timestamp opens a connection again":       "goes by the sequence number alone",
-		"RFC 6191 section 2: in TIME-WAIT a SYN with an older timestamp does not, whatever its number": "goes by the sequence number alone",
 		"RFC 9293 section 3.10.8: the user timeout begins anew with each acknowledgement of something": "counts from the first retransmission, whatever was acknowledged since",
 		"RFC 1122 section 4.2.3.4: Nagle: a full segment does not wait":                                "fills the segment up with what was sent already, when the timer runs out",
 		"RFC 1122 section 4.2.3.4: Nagle: a FIN does not make data wait":                               "waits for the acknowledgement",
