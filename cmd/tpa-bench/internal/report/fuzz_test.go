@@ -2,8 +2,10 @@ package report
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"testing"
+	"time"
 )
 
 // FuzzRead feeds files of results, and shows those that are read in every form.
@@ -18,7 +20,17 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(whole.Bytes())
 	f.Add([]byte(`{"runs":[{"transport":"kernel"}],"transports":{"kernel":{"rps":1e308,"p99_us":-1}}}`))
+	f.Add([]byte(`{"rounds":3000000,"runs":[{"transport":"kernel","workload":"get"}],"transports":{"kernel":{}}}`))
 	f.Add([]byte(`{"runs":[{}],"transports":{"":{}}}`))
+	// Small, and with curves to draw.
+	for i := range c.Runs {
+		c.Runs[i].Histogram = NewRun("accel", result(f, 10, 100*time.Microsecond)).Histogram
+	}
+	small, err := json.Marshal(Comparison{Setting: c.Setting, Rounds: 2, Transports: c.Transports, Runs: []Run{c.Runs[0], c.Runs[2]}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(small)
 	f.Fuzz(func(t *testing.T, file []byte) {
 		c, err := Read(bytes.NewReader(file))
 		if err != nil {
@@ -26,7 +38,7 @@ func FuzzRead(f *testing.F) {
 		}
 		c.Table(io.Discard)
 		c.Benchstat(io.Discard)
-		if len(file) < 4096 {
+		if len(file) < 8192 {
 			HTML(io.Discard, c) // curves take their time
 		}
 		var again bytes.Buffer

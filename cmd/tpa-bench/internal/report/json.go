@@ -23,6 +23,9 @@ func Read(r io.Reader) (*Comparison, error) {
 	if len(c.Runs) == 0 || len(c.Transports) == 0 {
 		return nil, fmt.Errorf("not the results of compare -o json: it holds no runs")
 	}
+	if c.Rounds > len(c.Runs) { // each gets a mark in a chart
+		return nil, fmt.Errorf("not the results of compare -o json: %d rounds, but %d runs", c.Rounds, len(c.Runs))
+	}
 	for i, r := range c.Runs {
 		if r.Workload == "" || r.Transport == "" {
 			return nil, fmt.Errorf("not the results of compare -o json: run %d has no workload or no transport", i+1)
