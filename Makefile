@@ -87,7 +87,7 @@ pgo: deps build ## renew the profile that tpa-bench is optimised with
 # have built already would be built once more, for each set of flags.
 test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
-test: deps hugepages lint generated test-pure test-race test-sim test-attack test-soak test-asan test-fuzz ## run every test there is
+test: deps hugepages lint generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz ## run every test there is
 	@echo "All tests passed."
 
 # Huge pages let the tests run DPDK both with and without them.
@@ -148,6 +148,16 @@ test-soak:
 test-asan:
 	@if [ -z "$(TAGS)" ]; then echo "No DPDK: the address sanitizer has no C code to watch"; exit 0; fi; \
 	set -x; $(TEST) -- -asan -tags $(TAGS) -timeout 10m ./link/dpdk
+
+# Go and C in one process are beyond valgrind. The C alone is not.
+.PHONY: test-valgrind
+test-valgrind:
+	@$(MAKE) --no-print-directory deps PACKAGES=valgrind
+	@if [ -z "$(TAGS)" ]; then echo "No DPDK: valgrind has no C code to watch"; exit 0; fi; \
+	dir=$$(mktemp -d); trap 'rm -rf $$dir' EXIT; \
+	gcc -g -O1 -Wall -rdynamic $$(pkg-config --cflags libdpdk) -o $$dir/main link/dpdk/testdata/valgrind/main.c link/dpdk/*.c \
+	  $$(pkg-config --libs libdpdk) -lpthread; \
+	valgrind --quiet --leak-check=full --num-callers=40 --error-exitcode=9 --suppressions=link/dpdk/testdata/valgrind/eal.supp $$dir/main $$dir
 
 .PHONY: test-fuzz
 test-fuzz:
