@@ -16,7 +16,7 @@ HUGEPAGES ?= 256
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
 
 # DPDK, the clients that the tests run against our servers, and a database.
-PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump
+PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump python3-scapy
 # Tells Debian's PostgreSQL not to make a database, and so not to start: the tests
 # have servers of their own. Another opinion of this machine's stays.
 CLUSTER := /etc/postgresql-common/createcluster.conf
@@ -138,7 +138,7 @@ test-sim:
 # What has to be fast or small is tested without the race detector.
 .PHONY: test-attack
 test-attack:
-	$(TEST) $(LUCK) --packages ./test/attack -- -timeout 10m
+	$(TEST) $(LUCK) --packages ./test/attack -- -tags '$(TAGS)' -timeout 10m
 
 .PHONY: test-soak
 test-soak:

@@ -386,6 +386,9 @@ func drops(s *Stats) []Drop {
 		return n
 	})
 	sum(false, "transport", "nobody's", func(s *ShardStats) uint64 { return s.Stack.DroppedPackets.Value() })
+	sum(false, "ICMP", "invalid", func(s *ShardStats) uint64 {
+		return s.Stack.ICMP.V4.PacketsReceived.Invalid.Value() + s.Stack.ICMP.V6.PacketsReceived.Invalid.Value()
+	})
 	sum(false, "TCP", "invalid", func(s *ShardStats) uint64 { return s.Stack.TCP.InvalidSegmentsReceived.Value() })
 	sum(false, "accept queue", "full", func(s *ShardStats) uint64 {
 		return s.Stack.TCP.ListenOverflowSynDrop.Value() + s.Stack.TCP.ListenOverflowAckDrop.Value() + s.Limits.RefusedBacklog

@@ -124,6 +124,8 @@ func (e *Endpoint) knocked(s *segment, a *arrival) {
 		}
 	case s.flags&syn != 0 && s.flags&fin == 0:
 		e.invite(s, a)
+	default:
+		e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
 	}
 }
 

@@ -222,6 +222,8 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 	if !e.acceptable(s) {
 		if s.flags&rst == 0 {
 			e.challenge(s, now)
+		} else {
+			e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
 		}
 		return
 	}
@@ -239,6 +241,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		e.challenge(s, now) // RFC 5961 section 4
 		return
 	case s.flags&ack == 0:
+		e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
 		return
 	}
 	if e.current() == gtcp.StateSynRecv {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/internal/testnet"
 )
@@ -18,14 +19,14 @@ import (
 const clients = 20
 
 // visitEvery is the time between two clients: all of them come within a second.
-const visitEvery = 50 * time.Millisecond
+const visitEvery = 30 * time.Millisecond
 
-// gateway makes everything far away reachable through an interface's addresses.
-func gateway(t *testing.T, h *testnet.Host, via *testnet.Interface) {
+// gateways make everything far away reachable through an interface's addresses.
+func gateways(t *testing.T, h *testnet.Host, via *testnet.Interface) {
 	t.Helper()
-	for everything, a := range map[string]netip.Prefix{"0.0.0.0/0": via.IPv4, "::/0": via.IPv6} {
-		_, to, _ := net.ParseCIDR(everything)
-		if err := h.Netlink.RouteAdd(&netlink.Route{Dst: to, Gw: a.Addr().AsSlice()}); err != nil {
+	for everything, addr := range map[string]netip.Prefix{"0.0.0.0/0": via.IPv4, "::/0": via.IPv6} {
+		_, dst, _ := net.ParseCIDR(everything)
+		if err := h.Netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: addr.Addr().AsSlice()}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,6 +39,17 @@ func queue(t *testing.T, h *testnet.Host, i *testnet.Interface) {
 	t.Helper()
 	q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: i.Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)}, QdiscType: "pfifo"}
 	if err := h.Netlink.QdiscAdd(q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// silent keeps a host's kernel from telling those who answer spoofed IPv6
+// addresses that it has no route there, which would end their handshakes. About
+// IPv4 it says nothing.
+func silent(t *testing.T, h *testnet.Host) {
+	t.Helper()
+	_, dst, _ := net.ParseCIDR("2001:db8::/32")
+	if err := h.Netlink.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -64,18 +76,10 @@ func (s *site) visit() error {
 	return nil
 }
 
-// target is the server's address that clients connect to.
-func (s *site) target() netip.Addr {
-	if s.ipv6 {
-		return s.to.IPv6.Addr()
-	}
-	return s.to.IPv4.Addr()
-}
-
 func (s *site) dial(port uint16) (c net.Conn, err error) {
 	s.outside.Do(func() {
 		d := net.Dialer{Timeout: patience}
-		c, err = d.DialContext(s.t.Context(), "tcp", netip.AddrPortFrom(s.target(), port).String())
+		c, err = d.DialContext(s.t.Context(), "tcp", netip.AddrPortFrom(s.addr, port).String())
 	})
 	return c, err
 }

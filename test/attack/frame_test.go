@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -30,15 +31,22 @@ func (g *segment) frame(b []byte, dst, src []byte) []byte {
 	length := size + len(g.payload)
 	from, to := tcpip.AddrFromSlice(g.src.AsSlice()), tcpip.AddrFromSlice(g.dst.AsSlice())
 	b = append(append(b, dst...), src...)
-	at := len(b) + 2
 	if g.dst.Is4() {
-		b = append(append(b, 0x08, 0x00), make([]byte, header.IPv4MinimumSize+length)...)
+		b = append(b, 0x08, 0x00)
+		at := len(b)
+		b = append(b, make([]byte, header.IPv4MinimumSize+length)...)
 		ip := header.IPv4(b[at:])
-		ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: from, DstAddr: to})
+		ip.Encode(&header.IPv4Fields{
+			TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: from, DstAddr: to,
+		})
 		ip.SetChecksum(^ip.CalculateChecksum())
 	} else {
-		b = append(append(b, 0x86, 0xdd), make([]byte, header.IPv6MinimumSize+length)...)
-		header.IPv6(b[at:]).Encode(&header.IPv6Fields{PayloadLength: uint16(length), TransportProtocol: header.TCPProtocolNumber, HopLimit: 64, SrcAddr: from, DstAddr: to})
+		b = append(b, 0x86, 0xdd)
+		at := len(b)
+		b = append(b, make([]byte, header.IPv6MinimumSize+length)...)
+		header.IPv6(b[at:]).Encode(&header.IPv6Fields{
+			PayloadLength: uint16(length), HopLimit: 64, TransportProtocol: header.TCPProtocolNumber, SrcAddr: from, DstAddr: to,
+		})
 	}
 	tcp := header.TCP(b[len(b)-length:])
 	tcp.Encode(&header.TCPFields{
@@ -51,23 +59,56 @@ func (g *segment) frame(b []byte, dst, src []byte) []byte {
 	return b
 }
 
+// parseIP returns what an IP packet says of itself, zeros when it is none. It
+// looks at no extension headers.
+func parseIP(frame []byte) (dst netip.Addr, protocol tcpip.TransportProtocolNumber, payload []byte) {
+	if len(frame) < eth {
+		return
+	}
+	switch ip := frame[eth:]; {
+	case frame[12] == 0x08 && frame[13] == 0x00 && header.IPv4(ip).IsValid(len(ip)):
+		h := header.IPv4(ip)
+		dst, _ = netip.AddrFromSlice(h.DestinationAddressSlice())
+		return dst, h.TransportProtocol(), h.Payload()
+	case frame[12] == 0x86 && frame[13] == 0xdd && header.IPv6(ip).IsValid(len(ip)):
+		h := header.IPv6(ip)
+		dst, _ = netip.AddrFromSlice(h.DestinationAddressSlice())
+		return dst, tcpip.TransportProtocolNumber(h.NextHeader()), h.Payload()
+	}
+	return
+}
+
+// parse returns the destination and the TCP segment of a frame, whose checksums
+// it does not look at.
+func parse(frame []byte) (dst netip.Addr, tcp header.TCP, ok bool) {
+	dst, protocol, tcp := parseIP(frame)
+	if protocol != header.TCPProtocolNumber || len(tcp) < header.TCPMinimumSize || int(tcp.DataOffset()) > len(tcp) {
+		return dst, nil, false
+	}
+	return dst, tcp, true
+}
+
 // A wire is a packet socket at the attacker's end.
 type wire struct {
 	t    *testing.T
 	site *site
 	fd   int
 	to   unix.SockaddrLinklayer
-	buf  []byte
+	buf  []byte      // out
+	in   [65536]byte // in
 }
 
-// open opens the wire. capture also receives.
+// open opens the wire. capture also receives packets of the site's IP version.
 func (s *site) open(capture bool) *wire {
 	w := &wire{t: s.t, site: s, fd: -1, to: unix.SockaddrLinklayer{Ifindex: s.from.Index, Halen: 6}}
 	copy(w.to.Addr[:], s.to.MAC)
 	s.outside.Do(func() {
 		proto := 0
 		if capture {
-			proto = int(unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8)
+			if proto = unix.ETH_P_IP; s.way.ipv6 {
+				proto = unix.ETH_P_IPV6
+			}
+			proto = proto>>8 | proto&0xff<<8
 		}
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
 		if err != nil {
@@ -84,32 +125,47 @@ func (s *site) open(capture bool) *wire {
 // send sends a segment to the server. A full queue is waited for.
 func (w *wire) send(g *segment) {
 	w.buf = g.frame(w.buf[:0], w.site.to.MAC, w.site.from.MAC)
-	w.raw(w.buf)
+	if err := w.raw(w.buf); err != nil {
+		w.t.Errorf("send %d bytes: %v", len(w.buf), err)
+	}
 }
 
-func (w *wire) raw(frame []byte) {
+func (w *wire) raw(frame []byte) error {
 	for {
 		err := unix.Sendto(w.fd, frame, 0, &w.to)
 		if err != unix.ENOBUFS && err != unix.EAGAIN && err != unix.EINTR {
-			return
+			return err
 		}
 	}
 }
 
+// receive returns the next frame that the server sends, nil when none comes for a
+// tenth of a second.
+func (w *wire) receive() []byte {
+	for {
+		switch n, _, err := unix.Recvfrom(w.fd, w.in[:], 0); err {
+		case nil:
+			return w.in[:n]
+		case unix.EINTR:
+		default:
+			return nil
+		}
+	}
+}
+
+// poll returns a frame that the server has sent, nil if there is none.
+func (w *wire) poll() []byte {
+	if n, _, err := unix.Recvfrom(w.fd, w.in[:], unix.MSG_DONTWAIT); err == nil {
+		return w.in[:n]
+	}
+	return nil
+}
+
 // answer returns the next segment that the server sends to an address and port,
-// nil when none comes in time.
+// nil when none comes in time. It is valid until the next one.
 func (w *wire) answer(addr netip.Addr, port uint16, timeout time.Duration) (header.TCP, bool) {
-	buf := make([]byte, 65536)
 	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); {
-		n, _, err := unix.Recvfrom(w.fd, buf, 0)
-		if err != nil || n < eth+header.IPv4MinimumSize+header.TCPMinimumSize {
-			continue
-		}
-		ip := header.IPv4(buf[eth:n])
-		if ip.TransportProtocol() != header.TCPProtocolNumber || ip.DestinationAddress() != tcpip.AddrFrom4(addr.As4()) {
-			continue
-		}
-		if tcp := header.TCP(ip.Payload()); tcp.DestinationPort() == port {
+		if dst, tcp, ok := parse(w.receive()); ok && dst == addr && tcp.DestinationPort() == port {
 			return tcp, true
 		}
 	}
@@ -117,14 +173,12 @@ func (w *wire) answer(addr netip.Addr, port uint16, timeout time.Duration) (head
 }
 
 // spoofed is an address far away.
-func spoofed() netip.Addr {
-	n := rand.Uint32()
+func (s *site) spoofed() netip.Addr {
+	n := rand.Uint64()
+	if s.way.ipv6 {
+		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 6: byte(n >> 16), 7: byte(n >> 8), 15: byte(n)})
+	}
 	return netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)})
-}
-
-// spoofed6 is an IPv6 address far away.
-func spoofed6() netip.Addr {
-	return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 12: byte(rand.Uint32()), 13: byte(rand.Uint32()), 14: byte(rand.Uint32()), 15: 1})
 }
 
 // A puppet is a connection whose end out here is made of frames.
@@ -137,10 +191,10 @@ type puppet struct {
 
 // connect finishes a handshake from a spoofed address.
 func (w *wire) connect(to uint16, window uint16, options []byte) *puppet {
-	p := &puppet{w: w, addr: spoofed(), port: uint16(1024 + rand.IntN(60000)), to: to, seq: rand.Uint32()}
-	for range 5 {
+	p := &puppet{w: w, addr: w.site.spoofed(), port: uint16(1024 + rand.IntN(60000)), to: to, seq: rand.Uint32()}
+	for range 20 {
 		p.send(header.TCPFlagSyn, p.seq, window, options, nil)
-		if h, ok := w.answer(p.addr, p.port, 2*time.Second); ok && h.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
+		if h, ok := w.answer(p.addr, p.port, 500*time.Millisecond); ok && h.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
 			p.seq, p.ack = p.seq+1, h.SequenceNumber()+1
 			p.send(header.TCPFlagAck, p.seq, window, nil, nil)
 			return p
@@ -150,9 +204,32 @@ func (w *wire) connect(to uint16, window uint16, options []byte) *puppet {
 	return nil
 }
 
+// read waits for bytes in order, which must be these, and acknowledges them.
+func (p *puppet) read(want []byte) {
+	p.w.t.Helper()
+	var got []byte
+	for len(got) < len(want) {
+		tcp, ok := p.w.answer(p.addr, p.port, patience)
+		if !ok {
+			p.w.t.Fatalf("read %q, want %q", got, want)
+		}
+		if tcp.Flags().Contains(header.TCPFlagRst) {
+			p.w.t.Fatalf("reset after %q, want %q", got, want)
+		}
+		if tcp.SequenceNumber() == p.ack && len(tcp.Payload()) > 0 {
+			got = append(got, tcp.Payload()...)
+			p.ack += uint32(len(tcp.Payload()))
+			p.send(header.TCPFlagAck, p.seq, 65535, nil, nil)
+		}
+	}
+	if !bytes.Equal(got, want) {
+		p.w.t.Fatalf("read %q, want %q", got, want)
+	}
+}
+
 func (p *puppet) send(flags header.TCPFlags, seq uint32, window uint16, options, payload []byte) {
 	p.w.send(&segment{
-		src: p.addr, dst: p.w.site.to.IPv4.Addr(), srcPort: p.port, dstPort: p.to,
+		src: p.addr, dst: p.w.site.addr, srcPort: p.port, dstPort: p.to,
 		seq: seq, ack: p.ack, flags: flags, window: window, options: options, payload: payload,
 	})
 }

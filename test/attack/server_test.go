@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link/dpdk"
 )
 
 // The server under attack is this test's program, started again inside a host of
@@ -28,11 +30,15 @@ import (
 //	19   more and more bytes
 //	80   HTTP
 //
-// and answers each line on its standard input with a report.
+// and answers each line on its standard input: "refused" with refusals, any other
+// with a report.
 
 const serverEnv = "TPA_ATTACK_SERVER"
 
 const greeting = "hello\n"
+
+// headerTimeout is how long the HTTP server waits for a request.
+const headerTimeout = 500 * time.Millisecond
 
 // A report is the state of the server.
 type report struct {
@@ -61,17 +67,21 @@ func TestMain(m *testing.M) {
 
 func runServer(config string) error {
 	signal.Ignore(syscall.SIGTERM) // it ends with its standard input
-	c := accel.Config{Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
-	if err := json.Unmarshal([]byte(config), &c.Limits); err != nil {
+	var o order
+	if err := json.Unmarshal([]byte(config), &o); err != nil {
 		return err
 	}
-	c.Device = "xdp:eth0"
-	rt, err := accel.New(c)
+	rt, err := accel.New(accel.Config{
+		Device: o.Device, Addrs: o.Addrs, Gateways: o.Gateways, MTU: o.MTU,
+		TCP: accel.TCP{Engine: o.Engine}, Limits: o.Limits, DPDK: accel.DPDK{HugePages: dpdk.Never},
+		Fallback: accel.Never, DebugSocket: "off",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	lc := accel.ListenConfig{Runtime: rt}
+	lc := accel.ListenConfig{Runtime: rt, KeepAlive: -1}
 	for port, serve := range map[string]func(net.Conn){
 		":7": func(c net.Conn) {
 			io.WriteString(c, greeting)
@@ -109,18 +119,61 @@ func runServer(config string) error {
 	if err != nil {
 		return err
 	}
-	web := http.Server{ReadHeaderTimeout: 2 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	web := http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "page\n")
 	})}
 	go web.Serve(ln)
 	fmt.Println("ready")
 	out := json.NewEncoder(os.Stdout)
 	for s := bufio.NewScanner(os.Stdin); s.Scan(); {
-		if err := out.Encode(state(rt)); err != nil {
+		var answer any
+		if s.Text() == "refused" {
+			answer = refused(rt)
+		} else {
+			answer = state(rt)
+		}
+		if err := out.Encode(answer); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// synAnswered is the filter's verdict on SYNs that it answers itself.
+const synAnswered = "SYN answered"
+
+// refusals count the frames that did not get through.
+type refusals struct {
+	Lost map[string]uint64 // by place and reason
+	// Passed went to the kernel, whose business the filter took them to be.
+	Passed map[string]uint64
+	// Undelivered are the sound IP packets, but for their extension headers and
+	// being fragments, that led to nothing for TCP, UDP or ICMP.
+	Undelivered uint64
+	// Segments are those that were sound as such.
+	Segments uint64
+}
+
+func refused(rt *accel.Runtime) refusals {
+	r := refusals{Lost: make(map[string]uint64), Passed: make(map[string]uint64)}
+	s := rt.Status()
+	for _, d := range s.Drops {
+		if !d.Out {
+			r.Lost[d.Place+": "+d.Reason] += d.Packets
+		}
+	}
+	for _, sh := range s.Shards {
+		r.Undelivered += sh.Counters["stack.ip.valid_packets_received"] - sh.Counters["stack.ip.packets_delivered"]
+		r.Segments += sh.Counters["stack.tcp.valid_segments_received"]
+	}
+	if s.Sharing != nil {
+		for _, v := range s.Sharing.Verdicts[1:] { // the first is ours
+			if v.Verdict != synAnswered {
+				r.Passed[v.Verdict] += v.Frames
+			}
+		}
+	}
+	return r
 }
 
 func state(rt *accel.Runtime) report {
@@ -137,12 +190,15 @@ func state(rt *accel.Runtime) report {
 		r.RxFrames += s.Queue.RxFrames
 		r.Limits = append(r.Limits, s.Limits)
 	}
-	for _, v := range rt.Stats().Sharing.Steering.Verdicts {
-		if v.Name == "SYN answered" {
-			r.Answered = v.Frames
+	status := rt.Status()
+	if status.Sharing != nil {
+		for _, v := range status.Sharing.Verdicts {
+			if v.Verdict == synAnswered {
+				r.Answered = v.Frames
+			}
 		}
 	}
-	for _, d := range rt.Status().Drops {
+	for _, d := range status.Drops {
 		r.Drops[d.Place+": "+d.Reason] += d.Packets
 	}
 	return r
@@ -152,27 +208,37 @@ func state(rt *accel.Runtime) report {
 // clients live, too.
 type site struct {
 	t        *testing.T
+	way      way
+	addr     netip.Addr // of the server
 	outside  *testnet.Host
 	from, to *testnet.Interface
-	ipv6     bool          // the clients use IPv6
 	synFlood bool          // the clients come when the filter answers
 	slowest  time.Duration // client of the last attack
 	stdin    io.Writer
 	reports  *json.Decoder
 }
 
-func newSite(t *testing.T, limits accel.Limits) *site {
+func newSite(t *testing.T, w way, limits accel.Limits) *site {
 	t.Helper()
-	testnet.Need(t, testnet.Root)
+	return newSiteMTU(t, w, limits, 0, 0)
+}
+
+// newSiteMTU makes a site whose wire and server have MTUs of their own, 0 for the
+// default.
+func newSiteMTU(t *testing.T, w way, limits accel.Limits, wireMTU, mtu int) *site {
+	t.Helper()
 	n := testnet.New(t)
 	outside, server := n.Host("attack-outside"), n.Host("attack-server")
-	from, to := n.Connect(outside, server, testnet.Wire{})
-	s := &site{t: t, outside: outside, from: from, to: to}
+	from, to := n.Connect(outside, server, testnet.Wire{MTU: wireMTU})
+	s := &site{t: t, way: w, addr: w.addr(to), outside: outside, from: from, to: to}
 	// Spoofed sources have a way back, so that each costs the server an answer. The
 	// kernel outside drops those answers.
-	gateway(t, server, from)
+	silent(t, outside)
+	gateways(t, server, from)
 	queue(t, outside, from)
-	config, err := json.Marshal(limits)
+	o := w.order(from, to, limits)
+	o.MTU = mtu
+	config, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,11 +283,22 @@ const patience = 20 * time.Second
 
 func (s *site) report() (r report) {
 	s.t.Helper()
-	if _, err := io.WriteString(s.stdin, "report\n"); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := s.reports.Decode(&r); err != nil {
-		s.t.Fatal(err)
-	}
+	s.ask("report", &r)
 	return r
+}
+
+func (s *site) refused() (r refusals) {
+	s.t.Helper()
+	s.ask("refused", &r)
+	return r
+}
+
+func (s *site) ask(question string, answer any) {
+	s.t.Helper()
+	if _, err := io.WriteString(s.stdin, question+"\n"); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.reports.Decode(answer); err != nil {
+		s.t.Fatal(err)
+	}
 }
