@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/memory"
 )
 
@@ -52,6 +53,7 @@ func FuzzDebugRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	leak.Check(f, a, b)
 	defer b.Close()
 	rt, err := New(Config{
 		Link: a, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, Record: 1,

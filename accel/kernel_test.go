@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -89,6 +90,7 @@ func TestKernelShared(t *testing.T) {
 	server, remote, other := n.Host("server"), n.Host("remote"), n.Host("other")
 	si, _ := n.Connect(server, remote, testnet.Wire{})
 	so, _ := n.Connect(server, other, testnet.Wire{})
+	leak.Check(t)
 	var rt *accel.Runtime
 	var err error
 	server.Do(func() {

@@ -125,8 +125,13 @@ func (b *Budget) keep(now time.Time) {
 	for _, s := range *b.shards.Load() {
 		frames += s.queue.Stats().RxFrames
 	}
-	since := now.Sub(b.last)
-	if since < b.took*censusShare || !b.tight && !b.urgent.Load() && (frames == b.frames || since < calmEvery) {
+	since, pressed := now.Sub(b.last), b.tight || b.urgent.Load()
+	pause := b.took * censusShare
+	if pressed {
+		// What made the last count slow may be what it is to stop.
+		pause = min(pause, calmEvery)
+	}
+	if since < pause || !pressed && (frames == b.frames || since < calmEvery) {
 		return
 	}
 	b.frames, b.last = frames, now

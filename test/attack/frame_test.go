@@ -192,7 +192,7 @@ type puppet struct {
 // connect finishes a handshake from a spoofed address.
 func (w *wire) connect(to uint16, window uint16, options []byte) *puppet {
 	p := &puppet{w: w, addr: w.site.spoofed(), port: uint16(1024 + rand.IntN(60000)), to: to, seq: rand.Uint32()}
-	for range 20 {
+	for range 60 {
 		p.send(header.TCPFlagSyn, p.seq, window, options, nil)
 		if h, ok := w.answer(p.addr, p.port, 500*time.Millisecond); ok && h.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
 			p.seq, p.ack = p.seq+1, h.SequenceNumber()+1
@@ -200,7 +200,7 @@ func (w *wire) connect(to uint16, window uint16, options []byte) *puppet {
 			return p
 		}
 	}
-	w.t.Fatal("no SYN-ACK")
+	w.t.Fatalf("no SYN-ACK; the server: %+v", w.site.report())
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 )
@@ -127,6 +128,8 @@ func TestMalformed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leak.Check(t, a, b)
+	defer a.Close()
 	rt, err := accel.New(accel.Config{
 		Link: b, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")},
 		Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/link/softnic"
 	"github.com/gotpa/tpa/test/virtualtime"
 )
@@ -122,6 +123,8 @@ func (h *oursHost) real() bool { return false }
 
 // tellOurs tells a scenario to our stack with one of its TCPs, in virtual time.
 func tellOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
+	leak.Check(t)
+	outside := t
 	virtualtime.Test(t, func(t *testing.T) {
 		c := accel.Config{TCP: accel.TCP{Engine: engine}}
 		if sc.cubic {
@@ -131,6 +134,7 @@ func tellOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
 		if e != nil {
 			t.Fatal(e)
 		}
+		leak.Check(outside, h.nic)
 		err = newStory(h, &sc, v6).run()
 		h.rt.Close()
 	})
