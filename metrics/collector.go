@@ -26,7 +26,6 @@
 package metrics
 
 import (
-	"net/http"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -34,8 +33,6 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gotpa/tpa/accel"
 )
@@ -75,18 +72,6 @@ func newCollector(stats func() accel.Stats, o Options) *collector {
 		c.runtime = append(c.runtime, m.describe())
 	}
 	return c
-}
-
-// Handler serves the metrics of the runtime, queue by queue, together with those
-// of the Go runtime and the process.
-func Handler(rt *accel.Runtime) http.Handler {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(
-		NewCollector(rt, Options{PerQueue: true}),
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 
 type collector struct {

@@ -483,6 +483,37 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// TestHandlerShares checks that scrapes in quick succession have one answer, each in
+// the form asked for, and that it is made anew later.
+func TestHandlerShares(t *testing.T) {
+	client, _ := newPair(t, 1)
+	h := metrics.Handler(client)
+	scrape := func(encoding string) string {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/metrics", nil)
+		r.Header.Set("Accept-Encoding", encoding)
+		h.ServeHTTP(w, r)
+		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || got != encoding {
+			t.Errorf("status %d, encoding %q, want 200 and %q", w.Code, got, encoding)
+		}
+		return w.Body.String()
+	}
+	// The answer counts what memory was allocated: no two are alike.
+	start := time.Now()
+	first, second := scrape(""), scrape("")
+	if first != second && time.Since(start) < time.Second {
+		t.Error("two answers within a second")
+	}
+	if body := scrape("gzip"); !strings.HasPrefix(body, "\x1f\x8b") {
+		t.Error("gzip was asked for and not sent")
+	}
+	for deadline := time.Now().Add(30 * time.Second); scrape("") == first; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the answer stays the same")
+		}
+	}
+}
+
 func BenchmarkScrape(b *testing.B) {
 	client, server := newPair(b, 4)
 	serve(b, server)
