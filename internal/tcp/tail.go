@@ -16,8 +16,9 @@ const (
 	// and a connection that is busy looks at its timer that often.
 	tailPause = int64(10 * time.Millisecond)
 	// delayedAck is how long the peer may keep the acknowledgement of a lone segment
-	// back (RFC 8985's TLP.max_ack_delay).
-	delayedAck = int64(200 * time.Millisecond)
+	// back (RFC 8985's TLP.max_ack_delay), before the round trips show it: Linux and
+	// Windows do so for 40 ms. Who takes longer gets a segment twice.
+	delayedAck = int64(50 * time.Millisecond)
 )
 
 // awaitTail sets the time of a probe, when one is in order: something is in flight

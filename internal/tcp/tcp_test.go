@@ -745,6 +745,67 @@ func TestOutOfOrder(t *testing.T) {
 	})
 }
 
+// TestManyPieces: who sends every other byte, from the end or the beginning, makes
+// us keep a bounded number of pieces, and the stream is whole in the end.
+func TestManyPieces(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		at   func(i int) int
+	}{
+		{"forwards", func(i int) int { return 1 + 2*i }},
+		{"backwards", func(i int) int { return 60000 - 2*i }},
+		{"from both ends", func(i int) int { return 1 + 2*i*(1-i%2) + (60000-2*i)*(i%2) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{sack: true, shift: 7})
+			base := h.next
+			for i := range 4 * maxPieces {
+				h.receive(out{seq: base + uint32(test.at(i)), data: "x"})
+				h.sent = h.sent[:0]
+			}
+			if n := len(h.ep.early); n != maxPieces {
+				t.Errorf("%d pieces are kept, want %d", n, maxPieces)
+			}
+			if h.ep.stats.ReceiveErrors.SegmentQueueDropped.Value() == 0 {
+				t.Error("nothing was dropped, by the counter")
+			}
+			got := 0
+			for h.ep.receiveNext-base < 60001 {
+				h.receive(out{seq: h.ep.receiveNext, data: strings.Repeat("x", 1400)})
+				h.sent = h.sent[:0]
+				got += len(h.read())
+			}
+			if want := int(h.ep.receiveNext - base); got != want || strings.Trim(h.read(), "x") != "" {
+				t.Errorf("read %d bytes, want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestOneGap: what follows a gap is one piece, however many segments it came in.
+func TestOneGap(t *testing.T) {
+	h := newHost(t, false)
+	h.accept(shape{shift: 7})
+	base := h.next
+	for i := 1; i < 40; i++ {
+		h.receive(out{seq: base + uint32(1000*i), data: strings.Repeat(string(rune('a'+i%26)), 1000)})
+	}
+	if n := len(h.ep.early); n != 1 {
+		t.Errorf("%d pieces, want 1", n)
+	}
+	h.receive(out{seq: base, data: strings.Repeat("a", 1000)})
+	got := h.read()
+	if len(got) != 40000 {
+		t.Fatalf("read %d bytes, want 40000", len(got))
+	}
+	for i := range 40 {
+		if got[1000*i] != byte('a'+i%26) || got[1000*i+999] != byte('a'+i%26) {
+			t.Fatalf("segment %d has other bytes", i)
+		}
+	}
+}
+
 // The sender.
 
 func TestNagle(t *testing.T) {
