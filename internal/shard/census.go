@@ -291,8 +291,14 @@ func (s *Shard) bufferRanges(short bool) (tcpip.TCPReceiveBufferSizeRangeOption,
 	if short {
 		receive, send = min(receive, leastBuffer), min(send, leastBuffer)
 	}
+	// What waits in the send buffer is what a write waits for, beside others: more
+	// does not make a short way faster, and our TCP makes it larger on a long one.
+	first := 256 << 10
+	if s.tcp.Engine == "gvisor" {
+		first = 1 << 20
+	}
 	return tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, receive), Max: receive},
-		tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(1<<20, send), Max: send}
+		tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(first, send), Max: send}
 }
 
 // cutBuffers makes buffers as small as what they hold.

@@ -85,7 +85,7 @@ func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber, queue *waiter.Q
 	e.minRTO, e.maxRTO = set.minRTO, set.maxRTO
 	e.congestion = set.congestion
 	e.sackOK = set.sack
-	e.moderate = set.moderate
+	e.moderate, e.tuned = set.moderate, set.moderate
 	e.receiveMax = set.receive.Max
 	return e
 }

@@ -42,6 +42,9 @@ func (e *Endpoint) OnKeepAliveSet(bool) {
 // OnSetSendBufferSize implements tcpip.SocketOptionsHandler.
 func (e *Endpoint) OnSetSendBufferSize(v int64) int64 {
 	limits := e.p.options().send
+	e.mu.Lock()
+	e.tuned = false
+	e.mu.Unlock()
 	return min(max(v, int64(limits.Min)), int64(limits.Max))
 }
 

@@ -175,6 +175,9 @@ func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 	if una != e.sendMax {
 		e.awaitTail(now)
 	}
+	if e.tuned {
+		e.moderateSend(bytes, now)
+	}
 	if e.blocked && 3*(int(e.ops.GetSendBufferSize())-e.out.len()) >= int(e.ops.GetSendBufferSize()) {
 		e.blocked = false
 		e.events |= waiter.WritableEvents

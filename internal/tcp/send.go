@@ -46,6 +46,11 @@ type sender struct {
 	stalled bool
 	// blocked: the program waits for room.
 	blocked bool
+	// tuned: the send buffer grows with what is acknowledged; acked bytes were since
+	// ackedAt.
+	tuned   bool
+	acked   int
+	ackedAt int64
 	hash    uint32
 
 	recovery
@@ -514,6 +519,24 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	}
 	e.persistAt = 0
 	return sent == n && finished == last
+}
+
+// moderateSend gives a sender of whose buffer two thirds are acknowledged in the
+// shortest round trip one of twice the size. Round trips that are long because
+// much waits do not count: a larger buffer would only make them longer. mu is held.
+func (e *Endpoint) moderateSend(n int, now int64) {
+	e.acked += n
+	passed := now - e.ackedAt
+	if passed < max(e.rack.least, int64(time.Millisecond)) {
+		return
+	}
+	size := int(e.ops.GetSendBufferSize())
+	if 3*float64(e.acked)*float64(e.rack.least) > 2*float64(size)*float64(passed) {
+		if most := e.p.options().send.Max; size < most {
+			e.ops.SetSendBufferSize(int64(min(2*size, most)), false)
+		}
+	}
+	e.acked, e.ackedAt = 0, now
 }
 
 // countRetransmit counts a segment of n bytes that left again.
