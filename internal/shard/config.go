@@ -42,7 +42,8 @@ func (p Polling) Check() error {
 // TCP are settings of a shard's TCP stack.
 type TCP struct {
 	// ReceiveBuffer and SendBuffer are the greatest buffers in bytes that one
-	// connection grows to, 4 KB to 1 GB. Defaults: 6 MB and 4 MB.
+	// connection grows to, 4 KB to 1 GB. Defaults: 6 MB and 4 MB. They begin with 1 MB
+	// and 256 KB, if that is less (1 MB each with gVisor's TCP).
 	ReceiveBuffer, SendBuffer int
 	// TimeWait is how long a closed connection blocks its 4-tuple. 1 ms to 4 min.
 	// Default: 60 s, as in the kernel.
