@@ -24,6 +24,7 @@ import (
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/fault"
 	"github.com/gotpa/tpa/link/memory"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // crashVariable makes the test program one that dies, in the way that its value
@@ -224,15 +225,14 @@ func TestCapture(t *testing.T) {
 	}
 	client, server := start(bad, "10.0.0.1/24", silent), start(b, "10.0.0.2/24", silent)
 	conns := echoes(t, client, server, 2)
-	// The first loses what it sends, until its timer has run out; then the second
-	// is reset.
+	// The first loses what it sends and the probe that follows, so that its timer
+	// runs out; then the second is reset.
 	if err := bad.SetTransmit(fault.Impairment{Drop: 1}); err != nil {
 		t.Fatal(err)
 	}
 	conns[0].Write([]byte("lost"))
-	eventually(t, "it is lost", func() bool {
-		_, sent := bad.Counters()
-		return sent.Dropped > 0
+	eventually(t, "the probe is lost", func() bool {
+		return conns[0].(interface{ Info() tpanet.Info }).Info().Retransmits > 0
 	})
 	if err := bad.SetTransmit(fault.Impairment{}); err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ func TestCapture(t *testing.T) {
 	conns[1].(interface{ SetLinger(int) error }).SetLinger(0)
 	local := map[string]net.Conn{"timeout": conns[0], "reset by us": conns[1]}
 	conns[1].Close()
-	story := regexp.MustCompile("write out timeout loss (again timeout )*again (in )+recovered .*read")
+	story := regexp.MustCompile("write out tail probe again timeout loss (again timeout )*again (in )+recovered .*read")
 	h := accel.DebugHandler(client)
 	eventually(t, "both are captured", func() bool {
 		rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())

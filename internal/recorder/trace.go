@@ -41,6 +41,8 @@ type Trace struct {
 	ending atomic.Bool
 	step   step
 	valid  bool
+	// probing: what is sent next is a tail loss probe, and no sign of trouble yet.
+	probing bool
 	// recovering is 0, or known and the sequence number whose acknowledgement ends
 	// the recovery from loss.
 	recovering uint64
@@ -156,8 +158,10 @@ func (t *Trace) rareLocked(r record) {
 // at each change has states recorded at once.
 func (t *Trace) NoticeState() { t.noticeState(t.now(), t.number, t.step) }
 
-// TailProbe records that a tail loss probe is about to leave.
+// TailProbe records that a tail loss probe is about to leave. It is called where
+// Sent will be.
 func (t *Trace) TailProbe() {
+	t.probing = true
 	t.rare(record{time: t.now(), kind: TailProbe, number: t.number, step: t.step})
 }
 
@@ -268,9 +272,10 @@ func (t *Trace) Sent(header []byte, size int, held bool) {
 		kind = Probe
 	}
 	r.out.set(kind, header, size)
-	if kind == Retransmit {
+	if kind == Retransmit && !t.probing {
 		t.retransmit(r.sentAt())
 	}
+	t.probing = false
 	if flags&(flagFIN|flagRST|flagSYN) != 0 || t.ending.Load() {
 		t.edge(r, r.sentAt(), wrote, header, ResetOut)
 	}
