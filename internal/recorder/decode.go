@@ -159,7 +159,7 @@ func decodeSlot(s *slot, origin int64) Conn {
 			e.State, e.Size = stateName(e.Size), 0
 		}
 		p, n := place{r.number, r.step}, len(c.Events)
-		for n > 0 && (p.number != 0 && p.before(places[n-1]) || p.number == 0 && e.Time.Before(c.Events[n-1].Time)) {
+		for n > 0 && (p.number != 0 && p.before(places[n-1]) || p.number == 0 && e.precedes(&c.Events[n-1])) {
 			n--
 		}
 		if p.number == 0 && n > 0 {
@@ -168,6 +168,16 @@ func decodeSlot(s *slot, origin int64) Conn {
 		c.Events, places = slices.Insert(c.Events, n, e), slices.Insert(places, n, p)
 	}
 	return c
+}
+
+// precedes tells whether a rare event of which only the time is known goes before
+// another event: at one time it stands behind segments in and rare ones.
+func (e *Event) precedes(o *Event) bool {
+	switch o.Kind {
+	case Read, Write, Out, Held, Retransmit, Probe:
+		return !e.Time.After(o.Time)
+	}
+	return e.Time.Before(o.Time)
 }
 
 // A place is one among the rows of a connection.

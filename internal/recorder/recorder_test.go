@@ -403,6 +403,34 @@ func TestRare(t *testing.T) {
 	}
 }
 
+// TestClosedStates checks the order of states of a TCP that announces none, one of
+// which is noticed when the program closes.
+func TestClosedStates(t *testing.T) {
+	r := newRecorder(t, 1, "")
+	var state atomic.Uint32
+	state.Store(uint32(transport.StateEstablished))
+	ep := endpoint()
+	ep.State = state.Load
+	c := clock.New()
+	c.Refresh() // all in one poll
+	trace := r.Open(c, 0, local, remote, ep)
+	trace.Received(head(1, 1, ack|flagFIN, 100), 0)
+	trace.Sent(head(1, 2, ack, 100), 0, true)
+	state.Store(uint32(transport.StateCloseWait))
+	trace.Close()
+	r.mu.Lock() // nobody looks for states meanwhile
+	state.Store(uint32(transport.StateLastAck))
+	trace.Sent(head(1, 2, ack|flagFIN, 100), 0, false)
+	r.mu.Unlock()
+	var got []string
+	for _, e := range decode(t, r.Snapshot()).Conns[0].Events {
+		got = append(got, strings.TrimSpace(e.Kind.String()+" "+e.State))
+	}
+	if want := []string{"in", "state ESTABLISHED", "state CLOSE-WAIT", "held", "state LAST-ACK", "out"}; !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
 // TestSendQueue checks what is left to be acknowledged, across the wrap of
 // sequence numbers too.
 func TestSendQueue(t *testing.T) {
