@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"net"
 )
@@ -178,12 +179,7 @@ var zoneProbes = []Probe{
 		_, err = e.Listen("tcp", net.JoinHostPort(e.T.Server6, port))
 		e.Note("another address", err)
 	}},
-	{Name: "zone/address in use by the kernel and for it", Lacks: func(t Transport) string {
-		if what := lacksZone(t); what != "" {
-			return what
-		}
-		return lacksKernel(t)
-	}, Run: func(e *Env) {
+	{Name: "zone/address in use by the kernel and for it", Lacks: func(t Transport) string { return cmp.Or(lacksZone(t), lacksKernel(t)) }, Run: func(e *Env) {
 		// The kernel's zone for the interface may be another name: try all addresses.
 		kernel, err := e.ListenKernel("tcp", ":0")
 		e.Must(err)
@@ -201,12 +197,7 @@ var zoneProbes = []Probe{
 		_, err = e.Listen("tcp4", serverLocal(e, e.T.ServerZone, "0"))
 		e.Note("listen", err)
 	}},
-	{Name: "zone/own host", Lacks: func(t Transport) string {
-		if what := lacksZone(t); what != "" {
-			return what
-		}
-		return lacksSelf(t)
-	}, Run: func(e *Env) {
+	{Name: "zone/own host", Lacks: func(t Transport) string { return cmp.Or(lacksZone(t), lacksSelf(t)) }, Run: func(e *Env) {
 		ln, port := listenZone(e)
 		c, err := e.DialSelf("tcp", serverLocal(e, e.T.ServerZone, port))
 		e.Must(err)
