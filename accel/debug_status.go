@@ -14,7 +14,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"github.com/gotpa/tpa/internal/journal"
+	"github.com/gotpa/tpa/internal/eventlog"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -190,7 +190,7 @@ type VerdictStatus struct {
 }
 
 // Event is what a runtime logged.
-type Event = journal.Event
+type Event = eventlog.Event
 
 // Status tells all about the runtime. It locks each connection for a moment and
 // is meant for people, not for tight loops; see Stats.
@@ -203,7 +203,7 @@ func (rt *Runtime) Status() Status {
 			DPDK: s.DPDK, GOMAXPROCS: runtime.GOMAXPROCS(0), Started: rt.started,
 		},
 		Accelerated: s.Accelerated,
-		Events:      rt.journal.Events(),
+		Events:      rt.events.Events(),
 	}
 	if rt.socket != nil {
 		status.Program.Socket = rt.socket.path

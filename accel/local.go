@@ -25,7 +25,7 @@ func (rt *Runtime) local(raddr *net.TCPAddr) (_ *net.TCPAddr, kernel bool) {
 			return net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, uint16(raddr.Port))), false
 		}
 		return raddr, true
-	case rt.sharing != nil && contains(rt.sharing.mirror.State().Addrs, addr):
+	case rt.sharing != nil && contains(rt.sharing.follower.State().Addrs, addr):
 		return raddr, !rt.listensAt(addr, raddr.Port)
 	}
 	return raddr, false

@@ -16,7 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/clock"
-	"github.com/gotpa/tpa/internal/journal"
+	"github.com/gotpa/tpa/internal/eventlog"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
@@ -42,9 +42,9 @@ type Runtime struct {
 	spreading  spreading
 	spreadNow  atomic.Pointer[rss.Spread] // nil while unknown
 
-	dials   dialCounters
-	journal journal.Journal
-	socket  *debugSocket // nil without one
+	dials  dialCounters
+	events eventlog.Log
+	socket *debugSocket // nil without one
 	// recorder records connections, nil does not.
 	recorder *recorder.Recorder
 	started  time.Time
@@ -76,13 +76,13 @@ func New(c Config) (*Runtime, error) {
 }
 
 // newRuntime returns a runtime that has not started. What it logs, and what the
-// layers below log, passes its journal.
+// layers below log, passes its event log.
 func newRuntime(c Config) *Runtime {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	rt := &Runtime{started: time.Now(), listeners: make(map[net.Listener]struct{})}
-	rt.log = slog.New(rt.journal.Handler(c.Logger.Handler()))
+	rt.log = slog.New(rt.events.Handler(c.Logger.Handler()))
 	c.Logger = rt.log
 	rt.config = c
 	return rt
@@ -219,7 +219,7 @@ func withLinkLocal(addrs []netip.Prefix, mac net.HardwareAddr) ([]netip.Prefix, 
 // localAddrs are the addresses that the runtime started with.
 func (rt *Runtime) localAddrs() []netip.Prefix {
 	if len(rt.config.Addrs) == 0 && rt.sharing != nil {
-		return rt.sharing.mirror.State().Addrs
+		return rt.sharing.follower.State().Addrs
 	}
 	return rt.config.Addrs
 }

@@ -10,7 +10,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"github.com/gotpa/tpa/internal/mirror"
+	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
@@ -28,7 +28,7 @@ const outboundPorts = 512
 type sharing struct {
 	rt       *Runtime
 	log      *slog.Logger
-	mirror   *mirror.Mirror
+	follower *follower.Follower
 	steering *bifurcation.Steering
 	// started is closed when the shards run, or never will (running is false then);
 	// news from the kernel wait for it.
@@ -40,7 +40,7 @@ type sharing struct {
 	// limit is the greatest MTU that the device and the configuration allow.
 	limit int
 
-	// Owned by the mirror's goroutine once started.
+	// Owned by the follower's goroutine once started.
 	addrs []netip.Prefix
 
 	// mu guards the following fields.
@@ -76,8 +76,8 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		leases:   make(map[*lease]struct{}),
 	}
 	var err error
-	s.mirror, err = mirror.New(name, mirror.Events{
-		Changed: func(state mirror.State) {
+	s.follower, err = follower.New(name, follower.Events{
+		Changed: func(state follower.State) {
 			if s.wait() {
 				s.changed(state)
 			}
@@ -119,7 +119,7 @@ func (s *sharing) wait() bool {
 // limit.
 func (s *sharing) start(limit int) error {
 	s.limit = limit
-	err := s.apply(s.mirror.State())
+	err := s.apply(s.follower.State())
 	s.startOnce.Do(func() {
 		s.running = true
 		close(s.started)
@@ -130,11 +130,11 @@ func (s *sharing) start(limit int) error {
 // Resolve implements link.Resolver.
 func (s *sharing) Resolve(addr tcpip.Address) {
 	if a, ok := netip.AddrFromSlice(addr.AsSlice()); ok {
-		s.mirror.Resolve(a)
+		s.follower.Resolve(a)
 	}
 }
 
-func (s *sharing) changed(state mirror.State) {
+func (s *sharing) changed(state follower.State) {
 	if err := s.apply(state); err != nil {
 		s.log.Error("cannot follow a change of the interface", "device", state.Name, "err", err)
 	}
@@ -142,7 +142,7 @@ func (s *sharing) changed(state mirror.State) {
 }
 
 // apply makes the shards' view that of the kernel.
-func (s *sharing) apply(state mirror.State) error {
+func (s *sharing) apply(state follower.State) error {
 	rt := s.rt
 	var errs []error
 	addrs := state.Addrs
@@ -415,7 +415,7 @@ func without(a, b []link.Flow) []link.Flow {
 // quiet ends the news.
 func (s *sharing) quiet() {
 	s.startOnce.Do(func() { close(s.started) })
-	s.mirror.Close()
+	s.follower.Close()
 }
 
 // stop gives every port back. The shards have ended.

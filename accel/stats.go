@@ -5,8 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/histogram"
-	"github.com/gotpa/tpa/internal/mirror"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
@@ -115,7 +115,7 @@ type SharingStats struct {
 	// Steering counts claimed ports, and frames by what the filter made of them.
 	Steering bifurcation.Stats
 	// Kernel counts the news from the kernel.
-	Kernel mirror.Stats
+	Kernel follower.Stats
 }
 
 // ListenerStats tell about one listener.
@@ -173,7 +173,7 @@ func (rt *Runtime) Stats() Stats {
 			Filter:   rt.sharing.steering.Filter().String(),
 			Backend:  backend(rt.sharing.steering.Filter()),
 			Steering: rt.sharing.steering.Stats(),
-			Kernel:   rt.sharing.mirror.Stats(),
+			Kernel:   rt.sharing.follower.Stats(),
 		}
 	}
 	for _, sh := range rt.shards {

@@ -3,12 +3,12 @@ package metrics
 import (
 	"strings"
 
-	"github.com/gotpa/tpa/internal/mirror"
+	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/link/bifurcation"
 )
 
-// mirrored makes a counter of news that the kernel has for us.
-func mirrored(name, help string, read func(*mirror.Stats) uint64) metric[scrape] {
+// followed makes a counter of news that the kernel has for us.
+func followed(name, help string, read func(*follower.Stats) uint64) metric[scrape] {
 	return metric[scrape]{
 		name: "kernel_" + name, kind: counter, help: help,
 		read: func(s scrape) []sample {
@@ -69,11 +69,11 @@ var sharingMetrics = []metric[scrape]{
 			return all
 		},
 	},
-	mirrored("changes_total", "Changes of the interface, its addresses and its routes that the kernel announced.", func(m *mirror.Stats) uint64 { return m.Changes }),
-	mirrored("neighbour_changes_total", "Changes of neighbours that the kernel announced.", func(m *mirror.Stats) uint64 { return m.Neighbours }),
-	mirrored("resyncs_total", "Times that announcements of the kernel were lost and all was read anew.", func(m *mirror.Stats) uint64 { return m.Resyncs }),
-	mirrored("resolves_total", "Next hops that the kernel was asked to resolve.", func(m *mirror.Stats) uint64 { return m.Resolves }),
-	mirrored("resolve_errors_total", "Next hops that the kernel refused to resolve.", func(m *mirror.Stats) uint64 { return m.ResolveErrors }),
-	mirrored("icmp_errors_total", "ICMP errors that the kernel passed on.", func(m *mirror.Stats) uint64 { return m.ICMP }),
-	mirrored("icmp_errors_dropped_total", "ICMP errors dropped because too many came.", func(m *mirror.Stats) uint64 { return m.ICMPDropped }),
+	followed("changes_total", "Changes of the interface, its addresses and its routes that the kernel announced.", func(m *follower.Stats) uint64 { return m.Changes }),
+	followed("neighbour_changes_total", "Changes of neighbours that the kernel announced.", func(m *follower.Stats) uint64 { return m.Neighbours }),
+	followed("resyncs_total", "Times that announcements of the kernel were lost and all was read anew.", func(m *follower.Stats) uint64 { return m.Resyncs }),
+	followed("resolves_total", "Next hops that the kernel was asked to resolve.", func(m *follower.Stats) uint64 { return m.Resolves }),
+	followed("resolve_errors_total", "Next hops that the kernel refused to resolve.", func(m *follower.Stats) uint64 { return m.ResolveErrors }),
+	followed("icmp_errors_total", "ICMP errors that the kernel passed on.", func(m *follower.Stats) uint64 { return m.ICMP }),
+	followed("icmp_errors_dropped_total", "ICMP errors dropped because too many came.", func(m *follower.Stats) uint64 { return m.ICMPDropped }),
 }

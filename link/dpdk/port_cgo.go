@@ -28,7 +28,7 @@ type device struct {
 	kernel   string
 	isolated bool // from the start
 	// care cleans up after a crash, nil where the kernel does that alone.
-	care *caretaker
+	care *cleanupHelper
 
 	keySize   C.uint8_t // of RSS, 0: none
 	tableSize C.uint16_t

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/internal/bell"
+	"github.com/gotpa/tpa/link/internal/notifier"
 )
 
 // Options describe a pair of devices. The zero value works.
@@ -150,9 +150,9 @@ type queue struct {
 	// the receiver.
 	consumed uint64
 
-	closed atomic.Bool
-	asleep atomic.Bool
-	bell   *bell.Bell
+	closed   atomic.Bool
+	asleep   atomic.Bool
+	notifier *notifier.Notifier
 
 	rxFrames, rxBytes, txFrames, txBytes, txDropped, txFull atomic.Uint64
 }
@@ -163,7 +163,7 @@ var (
 )
 
 func newQueue(tx, rx *ring, maxFrame int) *queue {
-	return &queue{tx: tx, rx: rx, maxFrame: maxFrame, bell: bell.New()}
+	return &queue{tx: tx, rx: rx, maxFrame: maxFrame, notifier: notifier.New()}
 }
 
 func (q *queue) Receive(frames []link.Frame) (int, error) {
@@ -253,11 +253,11 @@ func (q *queue) Wait(timeout time.Duration) {
 	if q.closed.Load() || q.rx.tail.Load() != q.rx.head.Load()+q.consumed {
 		return
 	}
-	q.bell.Wait(timeout)
+	q.notifier.Wait(timeout)
 }
 
 // Wake implements link.Waiter.
-func (q *queue) Wake() { q.bell.Ring() }
+func (q *queue) Wake() { q.notifier.Notify() }
 
 func (q *queue) Close() error {
 	if !q.closed.Swap(true) {

@@ -505,7 +505,7 @@ func TestWait(t *testing.T) {
 					}
 					n.StallReceive(0, false)
 					receive(t, n, 0)
-					n.queues[0].bell.Wait(0) // the stall's end may have rung it
+					n.queues[0].notifier.Wait(0) // the stall's end may have notified it
 				}
 			})
 		})

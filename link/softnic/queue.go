@@ -8,7 +8,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/internal/bell"
+	"github.com/gotpa/tpa/link/internal/notifier"
 )
 
 // A queue is one receive and one transmit ring. Buffers are made when a slot is
@@ -27,11 +27,11 @@ type queue struct {
 	read      uint64 // next slot to hand out; owned by the reader
 	rxStalled atomic.Bool
 
-	// sleeping tells senders that the bell is wanted. The reader sets it
+	// sleeping tells senders that a notification is wanted. The reader sets it
 	// before it looks at tail for the last time, senders look at it after they
 	// stored tail: one of the two sees the other.
 	sleeping atomic.Bool
-	bell     *bell.Bell
+	notifier *notifier.Notifier
 
 	// The transmit ring, owned by the sender.
 	tx        []staged
@@ -56,10 +56,10 @@ type staged struct {
 
 func newQueue(n *NIC, ring int) *queue {
 	return &queue{
-		nic:  n,
-		rx:   make([]received, ring),
-		tx:   make([]staged, ring),
-		bell: bell.New(),
+		nic:      n,
+		rx:       make([]received, ring),
+		tx:       make([]staged, ring),
+		notifier: notifier.New(),
 	}
 }
 
@@ -118,11 +118,11 @@ func (q *queue) Wait(timeout time.Duration) {
 	if q.closed.Load() || q.tail.Load() != q.read && !q.rxStalled.Load() {
 		return
 	}
-	q.bell.Wait(timeout)
+	q.notifier.Wait(timeout)
 }
 
 // Wake implements link.Waiter.
-func (q *queue) Wake() { q.bell.Ring() }
+func (q *queue) Wake() { q.notifier.Notify() }
 
 // Reserve implements link.Queue.
 func (q *queue) Reserve(n int) []byte {

@@ -123,22 +123,22 @@ type process struct {
 	*exec.Cmd
 	site  *site
 	lines chan string
-	log   journal // of standard error
+	log   logged // of standard error
 }
 
-// A journal is what was written, for any goroutine.
-type journal struct {
+// A logged is what was written, for any goroutine.
+type logged struct {
 	mu sync.Mutex
 	b  strings.Builder
 }
 
-func (j *journal) Write(p []byte) (int, error) {
+func (j *logged) Write(p []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.b.Write(p)
 }
 
-func (j *journal) String() string {
+func (j *logged) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.b.String()

@@ -1,4 +1,4 @@
-package mirror
+package follower
 
 import (
 	"encoding/binary"
@@ -61,7 +61,7 @@ func FuzzNetlink(f *testing.F) {
 	f.Add(uint16(unix.RTM_NEWADDR), message())
 	f.Add(uint16(unix.RTM_NEWLINK), message(make([]byte, 20)...))
 	f.Fuzz(func(t *testing.T, kind uint16, data []byte) {
-		m := &Mirror{index: index, neighbours: make(chan neighbour, 1), changed: make(chan struct{}, 1), done: make(chan struct{})}
+		m := &Follower{index: index, neighbours: make(chan neighbour, 1), changed: make(chan struct{}, 1), done: make(chan struct{})}
 		m.notified(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind, Len: uint32(16 + len(data))}, Data: data})
 		select {
 		case n := <-m.neighbours:

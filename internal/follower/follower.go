@@ -1,16 +1,16 @@
-// Package mirror follows what the kernel knows of one network interface: whether
+// Package follower follows what the kernel knows of one network interface: whether
 // it is up, its MTU, addresses and routes, the neighbours behind it, and what
 // ICMP errors arrive there. On an interface that is shared with the kernel, the
 // kernel owns all that, and another stack copies it.
 //
-// A Mirror takes a snapshot when it starts and follows the kernel's notifications
+// A Follower takes a snapshot when it starts and follows the kernel's notifications
 // (rtnetlink) from then on. When those come faster than they are read, the kernel
-// drops some; the mirror then takes everything anew.
+// drops some; the follower then takes everything anew.
 //
-// The mirror can ask for one thing: that the kernel resolve a neighbour. It
+// The follower can ask for one thing: that the kernel resolve a neighbour. It
 // writes nothing else, and what it asks for leaves no trace once the kernel finds
 // nobody using it.
-package mirror
+package follower
 
 import (
 	"errors"
@@ -54,7 +54,7 @@ type Route struct {
 	Metric  int
 }
 
-// Events are what a mirror calls when the kernel has news. All calls come from
+// Events are what a follower calls when the kernel has news. All calls come from
 // one goroutine, one at a time, and hold up the news behind them. Fields may be
 // nil.
 type Events struct {
@@ -75,7 +75,7 @@ type Events struct {
 	Gone func()
 }
 
-// Stats are counters since the mirror was opened.
+// Stats are counters since the follower was opened.
 type Stats struct {
 	// Changes counts changes of the state, Neighbours those of neighbours.
 	Changes, Neighbours uint64
@@ -89,8 +89,8 @@ type Stats struct {
 	ICMP, ICMPDropped uint64
 }
 
-// A Mirror follows one interface. Its methods may be called by anyone.
-type Mirror struct {
+// A Follower follows one interface. Its methods may be called by anyone.
+type Follower struct {
 	index  int
 	events Events
 	log    *slog.Logger
@@ -124,10 +124,10 @@ type Mirror struct {
 // notifications costs a few of them.
 const pause = 10 * time.Millisecond
 
-// New opens a mirror of the interface of that name, in the network namespace of
+// New opens a follower of the interface of that name, in the network namespace of
 // the calling thread. State has the first snapshot when it returns.
-func New(name string, events Events, log *slog.Logger) (_ *Mirror, err error) {
-	m := &Mirror{
+func New(name string, events Events, log *slog.Logger) (_ *Follower, err error) {
+	m := &Follower{
 		events: events, log: log,
 		neighbours: make(chan neighbour, 256),
 		changed:    make(chan struct{}, 1),
@@ -138,7 +138,7 @@ func New(name string, events Events, log *slog.Logger) (_ *Mirror, err error) {
 	defer func() {
 		if err != nil {
 			m.Close()
-			err = fmt.Errorf("mirror %s: %w", name, err)
+			err = fmt.Errorf("follower %s: %w", name, err)
 		}
 	}()
 	// Listen before asking: no change gets lost between the two.
@@ -172,7 +172,7 @@ func New(name string, events Events, log *slog.Logger) (_ *Mirror, err error) {
 }
 
 // State returns the last snapshot.
-func (m *Mirror) State() State {
+func (m *Follower) State() State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.state
@@ -181,7 +181,7 @@ func (m *Mirror) State() State {
 // Resolve has the kernel ask for a neighbour, or confirm one that it knows. The
 // answer comes as an event. It does not block; when there are too many questions
 // already, this one is dropped.
-func (m *Mirror) Resolve(addr netip.Addr) {
+func (m *Follower) Resolve(addr netip.Addr) {
 	select {
 	case m.resolve <- addr:
 	default:
@@ -191,7 +191,7 @@ func (m *Mirror) Resolve(addr netip.Addr) {
 }
 
 // Stats returns the counters.
-func (m *Mirror) Stats() Stats {
+func (m *Follower) Stats() Stats {
 	return Stats{
 		Changes:       m.stats.changes.Load(),
 		Neighbours:    m.stats.neighbours.Load(),
@@ -204,9 +204,9 @@ func (m *Mirror) Stats() Stats {
 	}
 }
 
-// Close ends the mirror. No event comes once it has returned; it must not be
+// Close ends the follower. No event comes once it has returned; it must not be
 // called from one. Closing twice is harmless.
-func (m *Mirror) Close() error {
+func (m *Follower) Close() error {
 	m.closing.Do(func() {
 		close(m.done)
 		if m.updates != nil {
@@ -223,7 +223,7 @@ func (m *Mirror) Close() error {
 	return nil
 }
 
-func (m *Mirror) closed() bool {
+func (m *Follower) closed() bool {
 	select {
 	case <-m.done:
 		return true
@@ -241,7 +241,7 @@ func signal(c chan struct{}) {
 }
 
 // listen reads notifications.
-func (m *Mirror) listen() {
+func (m *Follower) listen() {
 	defer m.running.Done()
 	for {
 		messages, _, err := m.updates.Receive()
@@ -267,7 +267,7 @@ func (m *Mirror) listen() {
 
 // drain drops the notifications that wait: they are from before the loss, and must
 // not be taken for news once everything has been read anew.
-func (m *Mirror) drain() {
+func (m *Follower) drain() {
 	var b [1]byte
 	for {
 		_, _, err := unix.Recvfrom(m.updates.GetFd(), b[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
@@ -278,7 +278,7 @@ func (m *Mirror) drain() {
 }
 
 // reread has everything read anew, after the news that are on their way.
-func (m *Mirror) reread() {
+func (m *Follower) reread() {
 	select {
 	case m.neighbours <- neighbour{reread: true}:
 	case <-m.done:
@@ -286,7 +286,7 @@ func (m *Mirror) reread() {
 }
 
 // notified looks at one notification.
-func (m *Mirror) notified(msg syscall.NetlinkMessage) {
+func (m *Follower) notified(msg syscall.NetlinkMessage) {
 	defer func() {
 		// Package netlink believes the lengths of attributes, and panics at those that
 		// are not true. What it cannot read is asked for anew.
@@ -321,9 +321,9 @@ func (m *Mirror) notified(msg syscall.NetlinkMessage) {
 }
 
 // run calls the events.
-func (m *Mirror) run() {
+func (m *Follower) run() {
 	defer m.running.Done()
-	table := neighbourTable{mirror: m, known: make(map[netip.Addr][6]byte)}
+	table := neighbourTable{follower: m, known: make(map[netip.Addr][6]byte)}
 	table.read()
 	for {
 		select {
@@ -353,7 +353,7 @@ func (m *Mirror) run() {
 }
 
 // update reads the state and reports whether the interface still is there.
-func (m *Mirror) update() bool {
+func (m *Follower) update() bool {
 	state, err := m.readState()
 	var missing netlink.LinkNotFoundError
 	switch {

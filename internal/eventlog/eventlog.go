@@ -1,8 +1,8 @@
-// Package journal stands between a runtime's logger and its user's. It keeps the
+// Package eventlog stands between a runtime's logger and its user's. It keeps the
 // latest records in memory, where a status page shows them, and it holds back
 // what repeats: a fault on the data path can log once per packet, and must not
 // become a flood.
-package journal
+package eventlog
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// kept is the number of records that a journal remembers.
+	// kept is the number of records that a log remembers.
 	kept = 256
 	// burst records with the same message pass in each window, the rest are
 	// counted.
@@ -38,9 +38,9 @@ type Attr struct {
 	Value string `json:"value"`
 }
 
-// A Journal remembers records. The zero value is empty. All methods may be
+// A Log remembers records. The zero value is empty. All methods may be
 // called by any goroutine.
-type Journal struct {
+type Log struct {
 	// mu guards the following fields.
 	mu     sync.Mutex
 	events []Event // a ring once it is full
@@ -56,7 +56,7 @@ type limit struct {
 }
 
 // Events returns the records kept, oldest first.
-func (j *Journal) Events() []Event {
+func (j *Log) Events() []Event {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return append(append([]Event(nil), j.events[j.next:]...), j.events[:j.next]...)
@@ -66,12 +66,12 @@ func (j *Journal) Events() []Event {
 // passes those on that next wants. Of records with one message, burst pass in
 // each window; the first of a later window then says, in the attribute
 // suppressed, how many did not.
-func (j *Journal) Handler(next slog.Handler) slog.Handler {
-	return &handler{journal: j, next: next}
+func (j *Log) Handler(next slog.Handler) slog.Handler {
+	return &handler{log: j, next: next}
 }
 
 // admit tells whether a record passes, and how many before it did not.
-func (j *Journal) admit(message string, now time.Time) (suppressed uint64, ok bool) {
+func (j *Log) admit(message string, now time.Time) (suppressed uint64, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l := j.limits[message]
@@ -94,7 +94,7 @@ func (j *Journal) admit(message string, now time.Time) (suppressed uint64, ok bo
 	return suppressed, true
 }
 
-func (j *Journal) keep(e Event) {
+func (j *Log) keep(e Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.events) < kept {
@@ -106,19 +106,19 @@ func (j *Journal) keep(e Event) {
 }
 
 type handler struct {
-	journal *Journal
-	next    slog.Handler
+	log  *Log
+	next slog.Handler
 	// prefix and attrs come from WithGroup and WithAttrs.
 	prefix string
 	attrs  []Attr
 }
 
-// Enabled implements slog.Handler: the journal wants everything.
+// Enabled implements slog.Handler: the log wants everything.
 func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	suppressed, ok := h.journal.admit(r.Message, r.Time)
+	suppressed, ok := h.log.admit(r.Message, r.Time)
 	if !ok {
 		return nil
 	}
@@ -131,7 +131,7 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 		e.Attrs = appendAttr(e.Attrs, h.prefix, a)
 		return true
 	})
-	h.journal.keep(e)
+	h.log.keep(e)
 	if !h.next.Enabled(ctx, r.Level) {
 		return nil
 	}

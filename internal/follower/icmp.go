@@ -1,4 +1,4 @@
-package mirror
+package follower
 
 import (
 	"context"
@@ -27,7 +27,7 @@ const (
 )
 
 // openICMP starts listening for errors that arrive at the interface.
-func (m *Mirror) openICMP(name string) error {
+func (m *Follower) openICMP(name string) error {
 	for _, v := range []struct {
 		network string
 		filter  func(fd int) error
@@ -72,7 +72,7 @@ func (m *Mirror) openICMP(name string) error {
 	return nil
 }
 
-func (m *Mirror) readICMP(conn net.PacketConn, wrap func([]byte, netip.Addr) []byte) {
+func (m *Follower) readICMP(conn net.PacketConn, wrap func([]byte, netip.Addr) []byte) {
 	defer m.running.Done()
 	buf := make([]byte, 2048) // errors quote 1232 bytes at most
 	for {

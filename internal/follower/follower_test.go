@@ -1,4 +1,4 @@
-package mirror_test
+package follower_test
 
 import (
 	"encoding/binary"
@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gotpa/tpa/internal/mirror"
+	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
@@ -22,14 +22,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A bench is a mirror of one end of a wire, and what it reported.
+// A bench is a follower of one end of a wire, and what it reported.
 type bench struct {
 	*testing.T
-	far, near *testnet.Interface // near is mirrored
-	mirror    *mirror.Mirror
+	far, near *testnet.Interface // near is followed
+	follower  *follower.Follower
 
 	mu          sync.Mutex
-	state       mirror.State
+	state       follower.State
 	neighbours  map[netip.Addr][6]byte
 	unreachable map[netip.Addr]int
 	packets     [][]byte
@@ -52,8 +52,8 @@ func newBench(t *testing.T) *bench {
 		defer b.mu.Unlock()
 		f()
 	}
-	events := mirror.Events{
-		Changed: func(s mirror.State) { locked(func() { b.state = s }) },
+	events := follower.Events{
+		Changed: func(s follower.State) { locked(func() { b.state = s }) },
 		Neighbour: func(a netip.Addr, mac [6]byte) {
 			locked(func() { b.neighbours[a] = mac })
 		},
@@ -65,14 +65,14 @@ func newBench(t *testing.T) *bench {
 	}
 	var err error
 	b.near.Host.Do(func() {
-		b.mirror, err = mirror.New(b.near.Name, events, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		b.follower, err = follower.New(b.near.Name, events, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.mirror.Close() })
+	t.Cleanup(func() { b.follower.Close() })
 	b.mu.Lock()
-	b.state = b.mirror.State()
+	b.state = b.follower.State()
 	b.mu.Unlock()
 	return b
 }
@@ -90,7 +90,7 @@ func (b *bench) until(what string, condition func() bool) {
 			return
 		}
 		if time.Now().After(deadline) {
-			b.Fatalf("not in 10 s: %s; %s; %+v", what, state, b.mirror.Stats())
+			b.Fatalf("not in 10 s: %s; %s; %+v", what, state, b.follower.Stats())
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -115,12 +115,12 @@ func ipNet(p netip.Prefix) *net.IPNet {
 }
 
 // hasRoute is for conditions of until.
-func (b *bench) hasRoute(r mirror.Route) bool { return slices.Contains(b.state.Routes, r) }
+func (b *bench) hasRoute(r follower.Route) bool { return slices.Contains(b.state.Routes, r) }
 
 func TestState(t *testing.T) {
 	b := newBench(t)
 	nl, l := b.near.Host.Netlink, b.link(b.near)
-	s := b.mirror.State()
+	s := b.follower.State()
 	if s.Name != b.near.Name || s.Index != b.near.Index || s.MTU != 1500 || !s.Up || s.HardwareAddr.String() != b.near.MAC.String() {
 		t.Errorf("first state %+v, want that of %+v", s, b.near)
 	}
@@ -128,7 +128,7 @@ func TestState(t *testing.T) {
 		if !slices.Contains(s.Addrs, p) {
 			t.Errorf("first state %+v lacks %v", s, p)
 		}
-		if !slices.Contains(s.Routes, mirror.Route{Destination: p.Masked(), Metric: metric(p)}) {
+		if !slices.Contains(s.Routes, follower.Route{Destination: p.Masked(), Metric: metric(p)}) {
 			t.Errorf("first state %+v has no route on the link for %v", s, p)
 		}
 	}
@@ -139,11 +139,11 @@ func TestState(t *testing.T) {
 	extra := netip.MustParsePrefix("10.1.2.3/25")
 	b.must(nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(extra)}))
 	b.until("address added", func() bool {
-		return slices.Contains(b.state.Addrs, extra) && b.hasRoute(mirror.Route{Destination: extra.Masked()})
+		return slices.Contains(b.state.Addrs, extra) && b.hasRoute(follower.Route{Destination: extra.Masked()})
 	})
 	b.must(nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(extra)}))
 	b.until("address deleted", func() bool {
-		return !slices.Contains(b.state.Addrs, extra) && !b.hasRoute(mirror.Route{Destination: extra.Masked()})
+		return !slices.Contains(b.state.Addrs, extra) && !b.hasRoute(follower.Route{Destination: extra.Masked()})
 	})
 
 	for _, v := range []struct {
@@ -159,13 +159,13 @@ func TestState(t *testing.T) {
 			return &netlink.Route{LinkIndex: b.near.Index, Dst: ipNet(everything), Gw: gw.AsSlice()}
 		}
 		b.must(nl.RouteAdd(route(v.first)))
-		b.until("gateway "+v.first.String(), func() bool { return b.hasRoute(mirror.Route{everything, v.first, v.metric}) })
+		b.until("gateway "+v.first.String(), func() bool { return b.hasRoute(follower.Route{everything, v.first, v.metric}) })
 		b.must(nl.RouteReplace(route(v.to)))
 		b.until("gateway moved to "+v.to.String(), func() bool {
-			return b.hasRoute(mirror.Route{everything, v.to, v.metric}) && !b.hasRoute(mirror.Route{everything, v.first, v.metric})
+			return b.hasRoute(follower.Route{everything, v.to, v.metric}) && !b.hasRoute(follower.Route{everything, v.first, v.metric})
 		})
 		b.must(nl.RouteDel(route(v.to)))
-		b.until("no gateway", func() bool { return !b.hasRoute(mirror.Route{everything, v.to, v.metric}) })
+		b.until("no gateway", func() bool { return !b.hasRoute(follower.Route{everything, v.to, v.metric}) })
 	}
 
 	// Routes in order: what a look-up takes first comes first.
@@ -180,15 +180,15 @@ func TestState(t *testing.T) {
 		}
 		return slices.Equal(metrics, []int{3, 7})
 	})
-	routes := b.mirror.State().Routes
-	if !slices.IsSortedFunc(routes, func(a, b mirror.Route) int { return b.Destination.Bits() - a.Destination.Bits() }) {
+	routes := b.follower.State().Routes
+	if !slices.IsSortedFunc(routes, func(a, b follower.Route) int { return b.Destination.Bits() - a.Destination.Bits() }) {
 		t.Errorf("routes are not most specific first: %v", routes)
 	}
 
 	b.must(nl.LinkSetDown(l))
 	b.until("down", func() bool { return !b.state.Up && len(b.state.Routes) == 0 })
 	b.must(nl.LinkSetUp(l))
-	b.until("up", func() bool { return b.state.Up && b.hasRoute(mirror.Route{Destination: b.near.IPv4.Masked()}) })
+	b.until("up", func() bool { return b.state.Up && b.hasRoute(follower.Route{Destination: b.near.IPv4.Masked()}) })
 
 	b.must(nl.LinkDel(l))
 	b.until("gone", func() bool { return b.gone })
@@ -225,8 +225,8 @@ func TestTwoInterfaces(t *testing.T) {
 		{LinkIndex: b.near.Index, Gw: gateway.AsSlice()},
 		{LinkIndex: l.Attrs().Index, Gw: net.IPv4(10, 7, 0, 2)},
 	}}))
-	b.until("one next hop of two", func() bool { return b.hasRoute(mirror.Route{Destination: everything, Gateway: gateway}) })
-	state := b.mirror.State()
+	b.until("one next hop of two", func() bool { return b.hasRoute(follower.Route{Destination: everything, Gateway: gateway}) })
+	state := b.follower.State()
 	for _, r := range state.Routes {
 		if r.Destination == netip.MustParsePrefix("10.7.0.0/24") || r.Gateway == netip.MustParseAddr("10.7.0.2") {
 			t.Errorf("route %v is another interface's", r)
@@ -243,20 +243,20 @@ func TestNeighbours(t *testing.T) {
 	farMAC := [6]byte(b.far.MAC)
 	for _, addr := range []netip.Addr{b.far.IPv4.Addr(), b.far.IPv6.Addr()} {
 		// Not asked for, not known; asked for, known.
-		b.mirror.Resolve(addr)
+		b.follower.Resolve(addr)
 		b.until("resolved "+addr.String(), func() bool { return b.neighbours[addr] == farMAC })
 		// Known already: told again.
 		b.mu.Lock()
 		delete(b.neighbours, addr)
 		b.mu.Unlock()
-		b.mirror.Resolve(addr)
+		b.follower.Resolve(addr)
 		b.until("told again", func() bool { return b.neighbours[addr] == farMAC })
 	}
 	var nobody []netip.Addr
 	for _, s := range []string{"10.99.1.200", "fd99:1::200"} {
 		addr := netip.MustParseAddr(s)
 		nobody = append(nobody, addr)
-		b.mirror.Resolve(addr)
+		b.follower.Resolve(addr)
 	}
 	b.until("nobody there", func() bool { return b.unreachable[nobody[0]] > 0 && b.unreachable[nobody[1]] > 0 })
 
@@ -267,7 +267,7 @@ func TestNeighbours(t *testing.T) {
 	b.until("moved", func() bool { return b.neighbours[addr] == [6]byte(moved) })
 	b.must(nl.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: addr.AsSlice()}))
 	b.until("deleted by hand", func() bool { _, known := b.neighbours[addr]; return !known })
-	b.mirror.Resolve(addr)
+	b.follower.Resolve(addr)
 	b.until("resolved again", func() bool { return b.neighbours[addr] == farMAC })
 }
 
@@ -284,19 +284,19 @@ func TestManyNeighbours(t *testing.T) {
 		b.must(nl.NeighSet(&netlink.Neigh{LinkIndex: index, IP: addr(i).AsSlice(), HardwareAddr: m[:], State: netlink.NUD_PERMANENT}))
 	}
 	b.until("the last one", func() bool { return b.neighbours[addr(flood-1)] == mac(flood-1) })
-	if n := b.mirror.Stats().Known; n > 4096 {
+	if n := b.follower.Stats().Known; n > 4096 {
 		t.Errorf("%d neighbours are remembered, want 4096 at most", n)
 	}
 	for i := 0; i < flood; i += 997 {
 		b.mu.Lock()
 		delete(b.neighbours, addr(i))
 		b.mu.Unlock()
-		b.mirror.Resolve(addr(i))
+		b.follower.Resolve(addr(i))
 		b.until("found again", func() bool { return b.neighbours[addr(i)] == mac(i) })
 	}
-	b.mirror.Resolve(b.far.IPv4.Addr())
+	b.follower.Resolve(b.far.IPv4.Addr())
 	b.until("a neighbour that answers", func() bool { return b.neighbours[b.far.IPv4.Addr()] == [6]byte(b.far.MAC) })
-	if n := b.mirror.Stats().Known; n > 4096 {
+	if n := b.follower.Stats().Known; n > 4096 {
 		t.Errorf("%d neighbours are remembered, want 4096 at most", n)
 	}
 }
@@ -311,14 +311,14 @@ func TestConfirm(t *testing.T) {
 		b.near.Host.Sysctl(key+"/retrans_time_ms", "100")
 	}
 	addr := b.far.IPv4.Addr()
-	b.mirror.Resolve(addr)
+	b.follower.Resolve(addr)
 	b.until("resolved", func() bool { return len(b.neighbours) > 0 })
 	moved := net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	b.far.Host.Sysctl("net/ipv4/conf/all/arp_notify", "0")
 	b.must(b.far.Host.Netlink.LinkSetHardwareAddr(b.link(b.far), moved))
 	deadline := time.Now().Add(10 * time.Second)
 	for done := false; !done; time.Sleep(20 * time.Millisecond) {
-		b.mirror.Resolve(addr)
+		b.follower.Resolve(addr)
 		b.mu.Lock()
 		done = b.neighbours[addr] == [6]byte(moved)
 		b.mu.Unlock()
@@ -328,7 +328,7 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
-// When notifications are lost, the mirror takes everything anew.
+// When notifications are lost, the follower takes everything anew.
 func TestResync(t *testing.T) {
 	b := newBench(t)
 	nl, l := b.near.Host.Netlink, b.link(b.near)
@@ -339,7 +339,7 @@ func TestResync(t *testing.T) {
 	want := map[netip.Addr][6]byte{}
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 1 + byte(i>>8), byte(i)}) }
 	rounds := 0
-	for ; b.mirror.Stats().Resyncs == 0 && rounds < 100; rounds++ {
+	for ; b.follower.Stats().Resyncs == 0 && rounds < 100; rounds++ {
 		for i := range flood {
 			mac := [6]byte{2, 0, byte(rounds), 0, byte(i >> 8), byte(i)}
 			want[addr(i)] = mac
@@ -357,7 +357,7 @@ func TestResync(t *testing.T) {
 		}
 		return slices.Contains(b.state.Addrs, extra)
 	})
-	if b.mirror.Stats().Resyncs == 0 {
+	if b.follower.Stats().Resyncs == 0 {
 		t.Errorf("no news were lost in %d rounds", rounds)
 	}
 }
@@ -442,9 +442,9 @@ func TestICMP(t *testing.T) {
 func TestNoInterface(t *testing.T) {
 	h := testnet.New(t).Host("host")
 	h.Do(func() {
-		if m, err := mirror.New("nowhere", mirror.Events{}, slog.Default()); err == nil {
+		if m, err := follower.New("nowhere", follower.Events{}, slog.Default()); err == nil {
 			m.Close()
-			t.Error("mirror of an interface that is not there")
+			t.Error("follower of an interface that is not there")
 		}
 	})
 }

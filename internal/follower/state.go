@@ -1,4 +1,4 @@
-package mirror
+package follower
 
 import (
 	"cmp"
@@ -13,7 +13,7 @@ import (
 )
 
 // readState asks the kernel for everything but neighbours.
-func (m *Mirror) readState() (State, error) {
+func (m *Follower) readState() (State, error) {
 	l, err := m.kernel.LinkByIndex(m.index)
 	if err != nil {
 		return State{}, err
@@ -55,7 +55,7 @@ func (m *Mirror) readState() (State, error) {
 
 // routes returns what a route of the kernel's says of this interface: nothing, or
 // one route for each of its next hops here.
-func (m *Mirror) routes(r *netlink.Route, family int) []Route {
+func (m *Follower) routes(r *netlink.Route, family int) []Route {
 	if r.Type != unix.RTN_UNICAST || r.Flags&unix.RTNH_F_DEAD != 0 {
 		return nil
 	}
@@ -95,7 +95,7 @@ func (m *Mirror) routes(r *netlink.Route, family int) []Route {
 const rtaNHID = 30
 
 // routeIsOurs tells whether a route message may be about this interface.
-func (m *Mirror) routeIsOurs(b []byte) bool {
+func (m *Follower) routeIsOurs(b []byte) bool {
 	if len(b) < unix.SizeofRtMsg {
 		return false
 	}

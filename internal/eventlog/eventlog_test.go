@@ -1,4 +1,4 @@
-package journal
+package eventlog
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 )
 
 func TestKeepsTheLatest(t *testing.T) {
-	var j Journal
+	var j Log
 	// Passed on are errors only; kept is everything.
 	var out strings.Builder
 	log := slog.New(j.Handler(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError})))
@@ -37,7 +37,7 @@ func TestKeepsTheLatest(t *testing.T) {
 }
 
 func TestHoldsBackRepetitions(t *testing.T) {
-	var j Journal
+	var j Log
 	var out strings.Builder
 	h := j.Handler(slog.NewTextHandler(&out, nil))
 	start := time.Unix(1000, 0)
@@ -73,7 +73,7 @@ func TestHandler(t *testing.T) {
 	var out strings.Builder
 	slogtest.Run(t, func(*testing.T) slog.Handler {
 		out.Reset()
-		return new(Journal).Handler(slog.NewTextHandler(&out, nil))
+		return new(Log).Handler(slog.NewTextHandler(&out, nil))
 	}, func(*testing.T) map[string]any { return parse(out.String()) })
 }
 

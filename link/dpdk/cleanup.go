@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A caretaker is a process that outlives this one, should it be killed, to undo
+// A cleanupHelper is a process that outlives this one, should it be killed, to undo
 // what drivers do to an interface of the kernel's and the kernel does not undo by
 // itself: net_af_xdp leaves its XDP program attached, and that one and
 // net_af_packet leave the interface promiscuous, even when they are closed.
 //
 // It is a shell that waits for the end of a pipe of ours, which comes when the
 // device is closed or this process is dead.
-type caretaker struct {
+type cleanupHelper struct {
 	name    string // of the interface
 	promisc bool   // it was promiscuous before
 	program uint32 // XDP program that was attached before, 0 for none
@@ -50,7 +50,7 @@ const attachedGeneric = 2
 
 // careFor notes the state of the interface that a device is to be opened on. It
 // returns nil where the device has none, or none that needs care.
-func (c *Config) careFor() *caretaker {
+func (c *Config) careFor() *cleanupHelper {
 	if !strings.HasPrefix(c.name(), "net_af_") {
 		return nil
 	}
@@ -63,7 +63,7 @@ func (c *Config) careFor() *caretaker {
 		if err != nil {
 			return nil // opening the device will say so
 		}
-		t := &caretaker{name: name, promisc: l.Attrs().RawFlags&unix.IFF_PROMISC != 0}
+		t := &cleanupHelper{name: name, promisc: l.Attrs().RawFlags&unix.IFF_PROMISC != 0}
 		if x := l.Attrs().Xdp; x != nil && x.Attached {
 			t.program = x.ProgId
 		}
@@ -73,7 +73,7 @@ func (c *Config) careFor() *caretaker {
 }
 
 // start starts the process, if the device that was opened needs it.
-func (t *caretaker) start() error {
+func (t *cleanupHelper) start() error {
 	l, err := netlink.LinkByName(t.name)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (t *caretaker) start() error {
 		return err
 	}
 	defer read.Close()
-	cmd := exec.Command("sh", "-c", careScript, "tpa-caretaker", t.name, program, mode, promisc)
+	cmd := exec.Command("sh", "-c", careScript, "tpa-cleanup", t.name, program, mode, promisc)
 	cmd.Stdin = read
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends our session does not end it
 	if _, err = exec.LookPath("ip"); err == nil {
@@ -111,7 +111,7 @@ func (t *caretaker) start() error {
 }
 
 // finish has the process do its work, and waits for it: the device was closed.
-func (t *caretaker) finish() error {
+func (t *cleanupHelper) finish() error {
 	if t == nil || t.cmd == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package mirror
+package follower
 
 import (
 	"net/netip"
@@ -21,7 +21,7 @@ type neighbour struct {
 const usable = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE |
 	netlink.NUD_PERMANENT | netlink.NUD_NOARP
 
-func (m *Mirror) parseNeighbour(b []byte) (neighbour, bool) {
+func (m *Follower) parseNeighbour(b []byte) (neighbour, bool) {
 	if len(b) < 12 { // struct ndmsg
 		return neighbour{}, false
 	}
@@ -32,7 +32,7 @@ func (m *Mirror) parseNeighbour(b []byte) (neighbour, bool) {
 	return m.neighbour(n)
 }
 
-func (m *Mirror) neighbour(n *netlink.Neigh) (neighbour, bool) {
+func (m *Follower) neighbour(n *netlink.Neigh) (neighbour, bool) {
 	addr, ok := netip.AddrFromSlice(n.IP)
 	if !ok || n.LinkIndex != m.index || addr.IsMulticast() {
 		return neighbour{}, false
@@ -51,8 +51,8 @@ const maxKnown = 4096
 // neighbourTable has the usable neighbours of the kernel. The goroutine that
 // calls events owns it.
 type neighbourTable struct {
-	mirror *Mirror
-	known  map[netip.Addr][6]byte
+	follower *Follower
+	known    map[netip.Addr][6]byte
 	// partial: the kernel may have neighbours that known has not.
 	partial bool
 }
@@ -66,12 +66,12 @@ func (t *neighbourTable) remember(addr netip.Addr, mac [6]byte) {
 		}
 	}
 	t.known[addr] = mac
-	t.mirror.stats.known.Store(int64(len(t.known)))
+	t.follower.stats.known.Store(int64(len(t.known)))
 }
 
 func (t *neighbourTable) forget(addr netip.Addr) {
 	delete(t.known, addr)
-	t.mirror.stats.known.Store(int64(len(t.known)))
+	t.follower.stats.known.Store(int64(len(t.known)))
 }
 
 // lookup returns the MAC address of a neighbour that the kernel has.
@@ -84,12 +84,12 @@ func (t *neighbourTable) lookup(addr netip.Addr) ([6]byte, bool) {
 	if addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	all, err := t.mirror.kernel.NeighList(t.mirror.index, family)
+	all, err := t.follower.kernel.NeighList(t.follower.index, family)
 	if err != nil {
 		return mac, false
 	}
 	for i := range all {
-		if n, ok := t.mirror.neighbour(&all[i]); ok && n.addr == addr && n.state&usable != 0 {
+		if n, ok := t.follower.neighbour(&all[i]); ok && n.addr == addr && n.state&usable != 0 {
 			t.remember(addr, n.mac)
 			return n.mac, true
 		}
@@ -99,7 +99,7 @@ func (t *neighbourTable) lookup(addr netip.Addr) ([6]byte, bool) {
 
 // read takes the kernel's table.
 func (t *neighbourTable) read() {
-	m := t.mirror
+	m := t.follower
 	all, err := m.kernel.NeighList(m.index, 0)
 	if err != nil {
 		m.log.Warn("cannot read the neighbours of the interface, trying again", "err", err)
@@ -117,8 +117,8 @@ func (t *neighbourTable) read() {
 
 // update takes in news of a neighbour.
 func (t *neighbourTable) update(n neighbour) {
-	e := &t.mirror.events
-	t.mirror.stats.neighbours.Add(1)
+	e := &t.follower.events
+	t.follower.stats.neighbours.Add(1)
 	switch {
 	case n.deleted:
 		t.forget(n.addr)
@@ -138,7 +138,7 @@ func (t *neighbourTable) update(n neighbour) {
 // resolve asks the kernel to resolve or confirm a neighbour, as it does for
 // packets of its own, and tells what it knows already.
 func (t *neighbourTable) resolve(addr netip.Addr) {
-	m := t.mirror
+	m := t.follower
 	if mac, ok := t.lookup(addr); ok && m.events.Neighbour != nil {
 		m.events.Neighbour(addr, mac)
 	}
