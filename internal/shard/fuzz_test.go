@@ -1,17 +1,19 @@
 package shard
 
 import (
+	"bytes"
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -37,6 +39,8 @@ type peer struct {
 var (
 	fuzzMAC  = link.MAC{2, 0, 0, 0, 0, 1}
 	shardMAC = link.MAC{2, 0, 0, 0, 0, 2}
+	fuzzIP   = netip.AddrFrom4([4]byte{10, 0, 0, 1})
+	shardIP  = netip.AddrFrom4([4]byte{10, 0, 0, 2})
 )
 
 func newPeer(f testing.TB, engine string) *peer {
@@ -75,24 +79,12 @@ func newPeer(f testing.TB, engine string) *peer {
 
 // segment is a frame with the right checksums.
 func (p *peer) segment(port uint16, seq, ack uint32, flags header.TCPFlags, options, payload []byte) []byte {
-	options = options[:min(len(options), 40)&^3]
-	ip := link.EthernetHeaderLen
-	at := ip + header.IPv4MinimumSize
-	size := header.TCPMinimumSize + len(options)
-	b := make([]byte, at+size+len(payload))
-	copy(b, shardMAC[:])
-	copy(b[6:], fuzzMAC[:])
-	b[12], b[13] = 0x08, 0x00
-	src, dst := address("10.0.0.1"), address("10.0.0.2")
-	header.IPv4(b[ip:]).Encode(&header.IPv4Fields{TotalLength: uint16(len(b) - ip), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: src, DstAddr: dst})
-	header.IPv4(b[ip:]).SetChecksum(^header.IPv4(b[ip:]).CalculateChecksum())
-	h := header.TCP(b[at:])
-	h.Encode(&header.TCPFields{SrcPort: port, DstPort: 7, SeqNum: seq, AckNum: ack, DataOffset: uint8(size), Flags: flags, WindowSize: 65535})
-	copy(b[at+header.TCPMinimumSize:], options)
-	copy(b[at+size:], payload)
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(b)-at))
-	h.SetChecksum(^checksum.Checksum(b[at:], sum))
-	return b
+	s := testframe.TCP{
+		DstMAC: shardMAC[:], SrcMAC: fuzzMAC[:],
+		Src: netip.AddrPortFrom(fuzzIP, port), Dst: netip.AddrPortFrom(shardIP, 7),
+		Seq: seq, Ack: ack, Flags: flags, Window: 65535, Options: options[:min(len(options), 40)&^3], Payload: payload,
+	}
+	return s.Frame()
 }
 
 // give lets the shard receive a frame.
@@ -112,15 +104,11 @@ func (p *peer) answers() []header.TCP {
 			return all
 		}
 		for _, f := range frames[:n] {
-			ip := header.IPv4(f.Data[link.EthernetHeaderLen:])
-			if !ip.IsValid(len(ip)) || ip.TransportProtocol() != header.TCPProtocolNumber {
-				p.t.Fatalf("the shard sent what is no IPv4 packet with TCP: %x", f.Data)
+			packet, err := testframe.Parse(bytes.Clone(f.Data))
+			if err != nil || packet.TCP() == nil {
+				p.t.Fatalf("the shard sent what is no segment: %v, %x", err, f.Data)
 			}
-			h := header.TCP(append([]byte(nil), ip.Payload()...))
-			sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(h)))
-			if checksum.Checksum(h, sum) != 0xffff || int(h.DataOffset()) > len(h) {
-				p.t.Fatalf("the shard sent a broken segment: %x", f.Data)
-			}
+			h := packet.TCP()
 			all = append(all, h)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
 // The kinds of steps that FuzzSegments reads: a byte each, with its arguments
@@ -117,10 +119,10 @@ func (h *host) step(in *bytesIn) {
 		}
 		b := h.encode(o)
 		if o.flags&syn != 0 || h.long {
-			h.inject(header.TCPProtocolNumber, peerAddr, b)
+			h.inject(testframe.IP(peerIP, localIP, testframe.ProtocolTCP, b))
 			break
 		}
-		n := header.TCP(b).DataOffset()
+		n := b.DataOffset()
 		if e.Input(b[:n], b[n:]) && o.flags&psh != 0 {
 			e.Acknowledge()
 		}

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
 	gbuffer "gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
@@ -18,12 +18,14 @@ import (
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 )
 
 var (
-	localAddr = tcpip.AddrFrom4([4]byte{10, 0, 0, 1})
-	peerAddr  = tcpip.AddrFrom4([4]byte{10, 0, 0, 2})
+	localIP, peerIP = netip.AddrFrom4([4]byte{10, 0, 0, 1}), netip.AddrFrom4([4]byte{10, 0, 0, 2})
+	localAddr       = tcpip.AddrFrom4(localIP.As4())
+	peerAddr        = tcpip.AddrFrom4(peerIP.As4())
 )
 
 const (
@@ -102,18 +104,19 @@ func (h *host) record(b header.TCP, payload []byte) {
 func (h *host) collect() {
 	for pkt := h.wire.Read(); pkt != nil; pkt = h.wire.Read() {
 		v := pkt.ToView()
-		ip := header.IPv4(v.AsSlice())
-		b := bytes.Clone(ip.Payload())
+		packet := bytes.Clone(v.AsSlice())
 		v.Release()
 		pkt.DecRef()
-		if ip.Protocol() != uint8(header.TCPProtocolNumber) {
+		p, err := testframe.ParseIP(packet)
+		if err != nil {
+			h.t.Error(err)
 			continue
 		}
-		tcp := header.TCP(b)
-		data := b[tcp.DataOffset():]
-		if !tcp.IsChecksumValid(ip.SourceAddress(), ip.DestinationAddress(), checksum.Checksum(data, 0), uint16(len(data))) {
-			h.t.Errorf("a segment has a wrong checksum")
+		tcp := p.TCP()
+		if tcp == nil {
+			continue
 		}
+		data := tcp.Payload()
 		h.record(tcp[:tcp.DataOffset()], data)
 	}
 }
@@ -170,7 +173,7 @@ type out struct {
 	from    uint16 // source port
 }
 
-func (h *host) encode(o out) []byte {
+func (h *host) encode(o out) header.TCP {
 	h.collect()
 	if !o.asIs {
 		if o.seq == 0 {
@@ -195,18 +198,10 @@ func (h *host) encode(o out) []byte {
 	if h.stamp && o.options == nil && o.flags&syn == 0 {
 		o.options = stamps(h.millis(), h.echo)
 	}
-	for len(o.options)%4 != 0 {
-		o.options = append(o.options, header.TCPOptionEOL)
+	b := testframe.TCP{
+		Src: netip.AddrPortFrom(peerIP, o.from), Dst: netip.AddrPortFrom(localIP, localPort),
+		Seq: o.seq, Ack: o.ack, Flags: o.flags, Window: uint16(o.window), Options: o.options, Payload: []byte(o.data),
 	}
-	size := header.TCPMinimumSize + len(o.options)
-	b := make([]byte, size+len(o.data))
-	tcp := header.TCP(b)
-	tcp.Encode(&header.TCPFields{
-		SrcPort: o.from, DstPort: localPort, SeqNum: o.seq, AckNum: o.ack,
-		DataOffset: uint8(size), Flags: o.flags, WindowSize: uint16(o.window),
-	})
-	copy(b[header.TCPMinimumSize:], o.options)
-	copy(b[size:], o.data)
 	if o.seq == h.next && o.flags&rst == 0 {
 		h.next += uint32(len(o.data))
 		if o.flags&fin != 0 {
@@ -216,7 +211,7 @@ func (h *host) encode(o out) []byte {
 			h.next++
 		}
 	}
-	return b
+	return b.Segment()
 }
 
 // millis is the peer's timestamp clock.
@@ -246,11 +241,11 @@ func (h *host) receive(list ...out) {
 	for _, o := range list {
 		b := h.encode(o)
 		if !h.long && h.ep != nil && open(h.ep.current()) && (o.from == 0 || o.from == peerPort) && o.flags&syn == 0 {
-			n := header.TCP(b).DataOffset()
+			n := b.DataOffset()
 			owes = h.ep.Input(b[:n], b[n:]) || owes
 			continue
 		}
-		h.inject(header.TCPProtocolNumber, peerAddr, b)
+		h.inject(testframe.IP(peerIP, localIP, testframe.ProtocolTCP, b))
 	}
 	if owes {
 		h.ep.Acknowledge()
@@ -260,21 +255,8 @@ func (h *host) receive(list ...out) {
 }
 
 // inject lets an IP packet arrive at gVisor.
-func (h *host) inject(proto tcpip.TransportProtocolNumber, from tcpip.Address, b []byte) {
-	if proto == header.TCPProtocolNumber {
-		tcp := header.TCP(b)
-		n := tcp.DataOffset()
-		tcp.SetChecksum(0)
-		sum := header.PseudoHeaderChecksum(proto, from, localAddr, uint16(len(b)))
-		sum = checksum.Checksum(b[n:], sum)
-		tcp.SetChecksum(^tcp.CalculateChecksum(sum))
-	}
-	ip := make(header.IPv4, header.IPv4MinimumSize, header.IPv4MinimumSize+len(b))
-	ip.Encode(&header.IPv4Fields{
-		TotalLength: uint16(cap(ip)), TTL: 64, Protocol: uint8(proto), SrcAddr: from, DstAddr: localAddr,
-	})
-	ip.SetChecksum(^ip.CalculateChecksum())
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: gbuffer.MakeWithData(append(ip, b...))})
+func (h *host) inject(packet []byte) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: gbuffer.MakeWithData(packet)})
 	h.wire.InjectInbound(ipv4.ProtocolNumber, pkt)
 	pkt.DecRef()
 	h.p.Drain()
@@ -282,22 +264,12 @@ func (h *host) inject(proto tcpip.TransportProtocolNumber, from tcpip.Address, b
 
 // icmp tells the host that a packet with sequence number seq did not arrive.
 func (h *host) icmp(typ header.ICMPv4Type, code header.ICMPv4Code, nextHopMTU uint16, seq uint32) {
-	b := make([]byte, header.ICMPv4MinimumSize+header.IPv4MinimumSize+8)
-	m := header.ICMPv4(b)
-	m.SetType(typ)
-	m.SetCode(code)
-	m.SetMTU(nextHopMTU)
-	ip := header.IPv4(b[header.ICMPv4MinimumSize:])
-	ip.Encode(&header.IPv4Fields{
-		TotalLength: mtu, TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: localAddr, DstAddr: peerAddr,
-	})
-	ip.SetChecksum(^ip.CalculateChecksum())
-	q := b[header.ICMPv4MinimumSize+header.IPv4MinimumSize:]
-	binary.BigEndian.PutUint16(q, h.ep.ID.LocalPort)
-	binary.BigEndian.PutUint16(q[2:], peerPort)
-	binary.BigEndian.PutUint32(q[4:], seq)
-	m.SetChecksum(^checksum.Checksum(b, 0))
-	h.inject(header.ICMPv4ProtocolNumber, tcpip.AddrFrom4([4]byte{10, 0, 0, 254}), b)
+	lost := testframe.TCP{
+		Src: netip.AddrPortFrom(localIP, h.ep.ID.LocalPort), Dst: netip.AddrPortFrom(peerIP, peerPort),
+		Seq: seq, Payload: make([]byte, mtu-header.IPv4MinimumSize-header.TCPMinimumSize),
+	}
+	router := netip.AddrFrom4([4]byte{10, 0, 0, 254})
+	h.inject(testframe.ICMP(router, localIP, byte(typ), byte(code), uint32(nextHopMTU), lost.Packet()[:header.IPv4MinimumSize+8]))
 	h.check()
 }
 

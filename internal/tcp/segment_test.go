@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
 func TestParseOptions(t *testing.T) {
@@ -27,11 +29,9 @@ func TestParseOptions(t *testing.T) {
 		{"those of a SYN are read by others", syn, fast, false, 0, 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			b := make([]byte, header.TCPMinimumSize+len(test.options))
-			header.TCP(b).Encode(&header.TCPFields{SeqNum: 1<<32 - 1, AckNum: 1 << 31, Flags: test.flags, WindowSize: 0xfffe, DataOffset: uint8(len(b))})
-			copy(b[header.TCPMinimumSize:], test.options)
+			f := testframe.TCP{Seq: 1<<32 - 1, Ack: 1 << 31, Flags: test.flags, Window: 0xfffe, Options: test.options}
 			s := segment{timestamp: true, sack: make([]header.SACKBlock, 3)} // what an earlier one left
-			s.parse(b, []byte("data"))
+			s.parse(f.Segment(), []byte("data"))
 			if s.seq != 1<<32-1 || s.ack != 1<<31 || s.flags != test.flags || s.window != 0xfffe || string(s.payload) != "data" {
 				t.Errorf("got %+v", s)
 			}

@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 	"go.uber.org/goleak"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -71,39 +72,28 @@ func open(t *testing.T, i *testnet.Interface, cfg packet.Config) *packet.Device 
 // and where its TCP header starts. The TCP checksum is that of the pseudo-header
 // for want, as link.TxTCPChecksum wants it, or the right one.
 func (b *bench) segment(v6 bool, to uint16, n int, want link.TxOffload) (frame []byte, tcp int) {
-	frame = append(append(frame, b.near.MAC...), b.far.MAC...)
-	var addrs []byte
-	if v6 {
-		addrs = append(b.far.IPv6.Addr().AsSlice(), b.near.IPv6.Addr().AsSlice()...)
-		frame = binary.BigEndian.AppendUint16(frame, 0x86dd)
-		frame = binary.BigEndian.AppendUint16(append(frame, 0x60, 0, 0, 0), uint16(20+n))
-		frame = append(append(frame, 6, 64), addrs...)
-	} else {
-		addrs = append(b.far.IPv4.Addr().AsSlice(), b.near.IPv4.Addr().AsSlice()...)
-		frame = binary.BigEndian.AppendUint16(frame, 0x0800)
-		frame = binary.BigEndian.AppendUint16(append(frame, 0x45, 0), uint16(40+n))
-		frame = append(append(frame, 0, 0, 0x40, 0, 64, 6, 0, 0), addrs...)
-		binary.BigEndian.PutUint16(frame[24:], ^checksum.Checksum(frame[14:34], 0))
+	s := testframe.TCP{
+		DstMAC: b.near.MAC, SrcMAC: b.far.MAC,
+		Src: netip.AddrPortFrom(b.far.IPv4.Addr(), 40000), Dst: netip.AddrPortFrom(b.near.IPv4.Addr(), to),
+		Seq: b.sequence, Flags: header.TCPFlagAck, Window: 0xffff, Payload: make([]byte, n),
 	}
-	tcp = len(frame)
-	frame = binary.BigEndian.AppendUint16(frame, 40000)
-	frame = binary.BigEndian.AppendUint16(frame, to)
-	frame = binary.BigEndian.AppendUint32(frame, b.sequence)
-	frame = append(frame, 0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0)
-	for i := range n {
-		frame = append(frame, byte(i*7)+byte(b.sequence))
+	tcp = 34
+	if v6 {
+		s.Src, s.Dst = netip.AddrPortFrom(b.far.IPv6.Addr(), 40000), netip.AddrPortFrom(b.near.IPv6.Addr(), to)
+		tcp = 54
+	}
+	for i := range s.Payload {
+		s.Payload[i] = byte(i*7) + byte(b.sequence)
 	}
 	b.sequence += uint32(n)
-	pseudo := checksum.Checksum(addrs, 6)
-	if want.MSS == 0 {
-		pseudo = checksum.Combine(pseudo, uint16(20+n))
+	switch {
+	case want.Flags&link.TxTCPChecksum == 0:
+	case want.MSS == 0:
+		s.Sum = testframe.Partial
+	default:
+		s.Sum = testframe.PartialTSO
 	}
-	sum := pseudo
-	if want.Flags&link.TxTCPChecksum == 0 {
-		sum = ^checksum.Checksum(frame[tcp:], pseudo)
-	}
-	binary.BigEndian.PutUint16(frame[tcp+16:], sum)
-	return frame, tcp
+	return s.Frame(), tcp
 }
 
 // send stages a frame at far and sends it.
@@ -144,14 +134,10 @@ func (b *bench) receive(n int) (got []link.Frame) {
 	return got
 }
 
-// valid tells whether a received segment's TCP checksum is right.
+// valid tells whether a received segment's checksums are right.
 func valid(frame []byte) bool {
-	ip, addrs := 34, frame[26:34]
-	if frame[12] == 0x86 {
-		ip, addrs = 54, frame[22:54]
-	}
-	tcp := frame[ip:]
-	return checksum.Checksum(tcp, checksum.Combine(checksum.Checksum(addrs, 6), uint16(len(tcp)))) == 0xffff
+	_, err := testframe.Parse(frame)
+	return err == nil
 }
 
 // TestFrames sends segments as they are, and with the checksum left to the device.

@@ -3,8 +3,10 @@ package xdp
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"testing"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
@@ -12,13 +14,11 @@ import (
 // FuzzComplete: no frame makes complete panic; it changes nothing but the
 // checksum field of frames that it calls good, and those have a right one then.
 func FuzzComplete(f *testing.F) {
-	v4 := make([]byte, 60)
-	v4[12], v4[14], v4[17], v4[23] = 0x08, 0x45, 46, 6
-	binary.BigEndian.PutUint16(v4[24:], ^checksum.Checksum(v4[14:34], 0))
-	binary.BigEndian.PutUint16(v4[50:], 6+26)
-	v6 := make([]byte, 80)
-	v6[12], v6[13], v6[14], v6[19], v6[20] = 0x86, 0xdd, 0x60, 26, 6
-	binary.BigEndian.PutUint16(v6[70:], 6+26)
+	ends := func(a netip.Addr) []byte {
+		s := testframe.TCP{Src: netip.AddrPortFrom(a, 1), Dst: netip.AddrPortFrom(a, 2), Payload: make([]byte, 6), Sum: testframe.Partial}
+		return s.Frame()
+	}
+	v4, v6 := ends(netip.IPv4Unspecified()), ends(netip.IPv6Unspecified())
 	for _, frame := range [][]byte{v4, v6} {
 		if Complete(bytes.Clone(frame)) != link.Good {
 			f.Fatalf("did not complete %x", frame)

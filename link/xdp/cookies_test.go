@@ -10,11 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
@@ -35,32 +34,12 @@ func (b *bench) cookies(answer bool) *link.SYNCookies {
 // syn returns a SYN from far, with the right checksums. open leaves TCP's to a
 // device.
 func (b *bench) syn(local netip.Addr, options []byte, open bool, data ...byte) []byte {
-	f := b.segment(local, b.claimed, 0, 0)
-	tcp := header.TCP(append(append(f[len(f)-header.TCPMinimumSize:], options...), data...))
-	ip := f[14 : len(f)-header.TCPMinimumSize]
-	tcp.SetSequenceNumber(synISN)
-	tcp.SetFlags(uint8(header.TCPFlagSyn))
-	tcp.SetDataOffset(uint8(header.TCPMinimumSize + len(options)))
-	var src, dst tcpip.Address
-	if local.Is4() {
-		h := header.IPv4(ip)
-		h.SetTotalLength(uint16(len(ip) + len(tcp)))
-		h.SetChecksum(0)
-		h.SetChecksum(^h.CalculateChecksum())
-		src, dst = h.SourceAddress(), h.DestinationAddress()
-	} else {
-		h := header.IPv6(ip)
-		h.SetPayloadLength(uint16(len(tcp)))
-		src, dst = h.SourceAddress(), h.DestinationAddress()
-	}
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp)))
-	tcp.SetChecksum(0)
+	s := b.from(local, b.claimed)
+	s.Seq, s.Flags, s.Options, s.Payload = synISN, header.TCPFlagSyn, options, data
 	if open {
-		tcp.SetChecksum(sum)
-	} else {
-		tcp.SetChecksum(^checksum.Checksum(tcp, sum))
+		s.Sum = testframe.Partial
 	}
-	return append(f[:len(f)-header.TCPMinimumSize], tcp...)
+	return s.Frame()
 }
 
 // checkAnswer checks an answer to a SYN of b.syn. peer is the MSS that its cookie
@@ -68,40 +47,39 @@ func (b *bench) syn(local netip.Addr, options []byte, open bool, data ...byte) [
 // checksum has to be left open.
 func (b *bench) checkAnswer(frame []byte, local netip.Addr, peer uint16, told, open bool) {
 	b.Helper()
-	remote, mss, at := b.far.IPv4.Addr(), uint16(1460), 14+header.IPv4MinimumSize
+	remote, mss := b.far.IPv4.Addr(), uint16(1460)
 	if local.Is6() {
-		remote, mss, at = b.far.IPv6.Addr(), 1440, 14+header.IPv6MinimumSize
+		remote, mss = b.far.IPv6.Addr(), 1440
 	}
 	if want := append(bytes.Clone(b.far.MAC), b.near.MAC...); !bytes.HasPrefix(frame, want) {
 		b.Errorf("the frame goes to and comes from %x, want %x", frame[:12], want)
 	}
-	var src, dst tcpip.Address
-	var size int
-	if local.Is4() {
-		h := header.IPv4(frame[14:])
-		src, dst, size = h.SourceAddress(), h.DestinationAddress(), int(h.TotalLength())-header.IPv4MinimumSize
-		if !h.IsChecksumValid() || h.TTL() != 64 || h.Flags() != header.IPv4FlagDontFragment {
-			b.Errorf("IPv4 header %x: want a right checksum, a TTL of 64, and that it is not fragmented", []byte(h[:20]))
-		}
-	} else {
-		h := header.IPv6(frame[14:])
-		src, dst, size = h.SourceAddress(), h.DestinationAddress(), int(h.PayloadLength())
-		if h.HopLimit() != 64 {
-			b.Errorf("the hop limit is %d, want 64", h.HopLimit())
-		}
+	parse := testframe.Parse
+	if open {
+		parse = testframe.ParseUnchecked
 	}
-	if src != tcpip.AddrFromSlice(local.AsSlice()) || dst != tcpip.AddrFromSlice(remote.AsSlice()) || at+size != len(frame) {
-		b.Errorf("from %v to %v, %d bytes of %d; want %v to %v and all", src, dst, size, len(frame)-at, local, remote)
+	p, err := parse(frame)
+	if err != nil {
+		b.Error(err)
 		return
 	}
-	tcp := header.TCP(frame[at:])
+	if p.HopLimit != 64 {
+		b.Errorf("the hop limit is %d, want 64", p.HopLimit)
+	}
+	if h := header.IPv4(frame[14:]); local.Is4() && (!h.IsChecksumValid() || h.Flags() != header.IPv4FlagDontFragment) {
+		b.Errorf("IPv4 header %x: want a right checksum, and that it is not fragmented", []byte(h[:20]))
+	}
+	if p.Src != local || p.Dst != remote || !bytes.HasSuffix(frame, p.Payload) {
+		b.Errorf("from %v to %v, %d bytes of %x; want %v to %v and all", p.Src, p.Dst, len(p.Payload), frame, local, remote)
+		return
+	}
+	tcp := p.TCP()
 	if tcp.SourcePort() != b.claimed || tcp.DestinationPort() != 40000 || tcp.AckNumber() != 0xffffffff || tcp.WindowSize() != 0xffff ||
 		tcp.Flags() != header.TCPFlagSyn|header.TCPFlagAck || int(tcp.DataOffset()) != len(tcp) {
 		b.Errorf("TCP header %x: want a SYN and ACK of %d", []byte(tcp), uint32(0xffffffff))
 	}
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp)))
-	if open && tcp.Checksum() != sum || !open && checksum.Checksum(tcp, sum) != 0xffff {
-		b.Errorf("the checksum is %#x, left open: %v", tcp.Checksum(), open)
+	if sum := testframe.PseudoHeader(p.Src, p.Dst, p.Protocol, len(tcp)); open && tcp.Checksum() != sum {
+		b.Errorf("the checksum is %#x, want it left open: %#x", tcp.Checksum(), sum)
 	}
 	var options []byte
 	if told {

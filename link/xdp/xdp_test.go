@@ -8,10 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // A bench is a device at one end of a wire, and raw frames at the other.
@@ -86,28 +88,24 @@ func packetSocket(t *testing.T, i *testnet.Interface) (fd int) {
 // segment returns a frame from far to a port of near, size bytes long, with a
 // payload that depends on seed.
 func (b *bench) segment(local netip.Addr, port uint16, size int, seed byte) []byte {
-	f := append(append([]byte{}, b.near.MAC...), b.far.MAC...)
-	if local.Is4() {
-		f = binary.BigEndian.AppendUint16(f, 0x0800)
-		f = append(f, 0x45, 0)
-		f = binary.BigEndian.AppendUint16(f, uint16(size-14))
-		f = append(f, 0, 0, 0x40, 0, 64, 6, 0, 0)
-		f = append(append(f, b.far.IPv4.Addr().AsSlice()...), local.AsSlice()...)
-	} else {
-		f = binary.BigEndian.AppendUint16(f, 0x86dd)
-		f = append(f, 0x60, 0, 0, 0)
-		f = binary.BigEndian.AppendUint16(f, uint16(size-54))
-		f = append(f, 6, 64)
-		f = append(append(f, b.far.IPv6.Addr().AsSlice()...), local.AsSlice()...)
+	s := b.from(local, port)
+	s.Payload = make([]byte, max(0, size-len(s.Frame())))
+	for i := range s.Payload {
+		s.Payload[i] = byte(i) + seed
 	}
-	f = binary.BigEndian.AppendUint16(f, 40000)
-	f = binary.BigEndian.AppendUint16(f, port)
-	f = append(f, make([]byte, 8)...)
-	f = append(f, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0)
-	for i := len(f); i < size; i++ {
-		f = append(f, byte(i)+seed)
+	return s.Frame()
+}
+
+// from describes a segment without data from far to a port of near.
+func (b *bench) from(local netip.Addr, port uint16) *testframe.TCP {
+	remote := b.far.IPv4.Addr()
+	if local.Is6() {
+		remote = b.far.IPv6.Addr()
 	}
-	return f
+	return &testframe.TCP{
+		DstMAC: b.near.MAC, SrcMAC: b.far.MAC, Src: netip.AddrPortFrom(remote, 40000), Dst: netip.AddrPortFrom(local, port),
+		Flags: header.TCPFlagAck, Window: 0xffff,
+	}
 }
 
 // send puts a frame on the wire at far.

@@ -48,6 +48,7 @@ var rules = []rule{
 	{"...", "examples/...", "examples are not libraries"},
 	{"...", "test/...", "tests are not libraries"},
 	{"...", "internal/testnet", "networks for tests have no place in a program"},
+	{"...", "internal/testframe", "frames for tests have no place in a program"},
 	{"...", "internal/leak", "a check for tests has no place in a program"},
 	{"...", "internal/echoserver", "a server for tests has no place in a program"},
 
@@ -166,6 +167,7 @@ func TestRules(t *testing.T) {
 		{"accel", "link/dpdk", true},
 		{"accel", "net", true},
 		{"accel", "internal/testnet", false},
+		{"internal/shard", "internal/testframe", false},
 		{"metrics", "accel", true},
 		{"cmd/tpa-bench", "accel", true},
 		{"accel", "cmd/tpa-bench", false},
