@@ -2,133 +2,103 @@ package offload
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 )
 
-// serialize builds a frame with gopacket, which also computes the lengths and
-// checksums that the tests expect.
-func serialize(tb testing.TB, sums bool, parts ...gopacket.SerializableLayer) []byte {
-	tb.Helper()
-	b := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: sums}, parts...); err != nil {
-		tb.Fatal(err)
-	}
-	return bytes.Clone(b.Bytes())
-}
+var (
+	macs         = [2][]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
+	from4, to4   = netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:2000")
+	from6, to6   = netip.MustParseAddrPort("[fd00::1]:1000"), netip.MustParseAddrPort("[fd00::2]:2000")
+	timestamps   = []byte{1, 1, 8, 10, 11: 0}
+	finPushCWR   = header.TCPFlagAck | header.TCPFlagPsh | header.TCPFlagFin | flagCWR
+	noOperations = []byte{1, 1, 1, 1}
+)
 
-func ethernet(t layers.EthernetType) *layers.Ethernet {
-	return &layers.Ethernet{
-		DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, EthernetType: t,
-	}
-}
+const flagCWR = 0x80
 
-func ipv4(p layers.IPProtocol) *layers.IPv4 {
-	return &layers.IPv4{
-		Version: 4, IHL: 5, TTL: 64, Id: 0xfffe, Protocol: p,
-		SrcIP: net.IP{10, 0, 0, 1}, DstIP: net.IP{10, 0, 0, 2},
+func segment(src, dst netip.AddrPort, n int) *testframe.TCP {
+	return &testframe.TCP{
+		DstMAC: macs[0], SrcMAC: macs[1], ID: 0xfffe, Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 7,
+		Flags: finPushCWR, Window: 100, Options: timestamps, Payload: payload(n),
 	}
 }
 
-func ipv6(next layers.IPProtocol) *layers.IPv6 {
-	return &layers.IPv6{
-		Version: 6, HopLimit: 64, NextHeader: next,
-		SrcIP: net.ParseIP("fd00::1"), DstIP: net.ParseIP("fd00::2"),
-	}
+func ethernet(etherType uint16, payload []byte) []byte {
+	return testframe.Ethernet(macs[0], macs[1], etherType, payload)
 }
 
-func tcp(tb testing.TB, under gopacket.NetworkLayer) *layers.TCP {
-	tb.Helper()
-	h := &layers.TCP{
-		SrcPort: 1000, DstPort: 2000, Seq: 0xfffffff0, Ack: 7, Window: 100,
-		ACK: true, PSH: true, FIN: true, CWR: true,
-		Options: []layers.TCPOption{
-			{OptionType: layers.TCPOptionKindNop, OptionLength: 1},
-			{OptionType: layers.TCPOptionKindNop, OptionLength: 1},
-			{OptionType: layers.TCPOptionKindTimestamps, OptionLength: 10, OptionData: make([]byte, 8)},
-		},
-	}
-	if err := h.SetNetworkLayerForChecksum(under); err != nil {
-		tb.Fatal(err)
-	}
-	return h
+func ipv6(next uint8, payload []byte) []byte {
+	return ethernet(testframe.TypeIPv6, testframe.IP(from6.Addr(), to6.Addr(), next, payload))
 }
 
-func payload(n int) gopacket.Payload {
+func payload(n int) []byte {
 	p := make([]byte, n)
 	rand.NewChaCha8([32]byte{3}).Read(p)
 	return p
 }
 
 // tcp4 and tcp6 are whole frames; the headers are 66 and 86 bytes long.
-func tcp4(tb testing.TB, sums bool, n int) []byte {
-	ip := ipv4(layers.IPProtocolTCP)
-	return serialize(tb, sums, ethernet(layers.EthernetTypeIPv4), ip, tcp(tb, ip), payload(n))
-}
+func tcp4(n int) []byte { return segment(from4, to4, n).Frame() }
 
-func tcp6(tb testing.TB, sums bool, n int) []byte {
-	ip := ipv6(layers.IPProtocolTCP)
-	return serialize(tb, sums, ethernet(layers.EthernetTypeIPv6), ip, tcp(tb, ip), payload(n))
-}
+func tcp6(n int) []byte { return segment(from6, to6, n).Frame() }
+
+// edit writes over bytes of a frame from an offset on.
+func edit(frame []byte, at int, b ...byte) []byte { copy(frame[at:], b); return frame }
 
 func TestParse(t *testing.T) {
-	ip4, ip6 := ipv4(layers.IPProtocolTCP), ipv6(layers.IPProtocolTCP)
-	fragment4 := ipv4(layers.IPProtocolTCP)
-	fragment4.FragOffset = 8
-	options := ipv4(layers.IPProtocolTCP)
-	options.Options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 1}}
-	extended := ipv6(layers.IPProtocolIPv6Destination)
-	icmp6 := serialize(t, false, ethernet(layers.EthernetTypeIPv6), ipv6(layers.IPProtocolICMPv6), payload(8))
+	fragment4 := testframe.Fragments(testframe.IP(from4.Addr(), to4.Addr(), TCP, payload(66)), 1, 64)[1]
+	options := slices.Insert(tcp4(0), 34, noOperations...)
+	options[14], options[17] = 0x46, options[17]+4
 	for _, c := range []struct {
 		name  string
 		frame []byte
 		want  Packet
 	}{
-		{"IPv4", tcp4(t, true, 10), Packet{L3: 14, L4: 34, End: 76, Protocol: TCP}},
-		{"IPv6", tcp6(t, true, 10), Packet{L3: 14, L4: 54, End: 96, Protocol: TCP, IPv6: true}},
-		{"padded", append(tcp4(t, true, 0), 1, 2, 3), Packet{L3: 14, L4: 34, End: 66, Protocol: TCP}},
+		{"IPv4", tcp4(10), Packet{L3: 14, L4: 34, End: 76, Protocol: TCP}},
+		{"IPv6", tcp6(10), Packet{L3: 14, L4: 54, End: 96, Protocol: TCP, IPv6: true}},
+		{"padded", append(tcp4(0), 1, 2, 3), Packet{L3: 14, L4: 34, End: 66, Protocol: TCP}},
 		{
 			"VLAN",
-			serialize(t, true, ethernet(layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 7, Type: layers.EthernetTypeIPv4}, ip4, tcp(t, ip4)),
+			testframe.VLAN(tcp4(0), 7),
 			Packet{L3: 18, L4: 38, End: 70, Protocol: TCP},
 		},
 		{
 			"two VLANs",
-			serialize(t, true, ethernet(layers.EthernetTypeQinQ), &layers.Dot1Q{Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{Type: layers.EthernetTypeIPv6}, ip6, tcp(t, ip6)),
+			edit(testframe.VLAN(tcp6(0), 0, 0), 12, 0x88, 0xa8),
 			Packet{L3: 22, L4: 62, End: 94, Protocol: TCP, IPv6: true},
 		},
 		{
 			"IPv4 options",
-			serialize(t, true, ethernet(layers.EthernetTypeIPv4), options, tcp(t, options)),
+			options,
 			Packet{L3: 14, L4: 38, End: 70, Protocol: TCP},
 		},
 		{
 			"IPv4 fragment",
-			serialize(t, true, ethernet(layers.EthernetTypeIPv4), fragment4, payload(2)),
+			ethernet(testframe.TypeIPv4, fragment4),
 			Packet{L3: 14, L4: 34, End: 36, Protocol: TCP, Fragment: true},
 		},
 		{
 			"IPv6 destination options",
-			serialize(t, false, ethernet(layers.EthernetTypeIPv6), extended, gopacket.Payload{TCP, 1, 15: 0}, payload(4)),
+			ipv6(60, append([]byte{TCP, 1, 15: 0}, payload(4)...)),
 			Packet{L3: 14, L4: 70, End: 74, Protocol: TCP, IPv6: true},
 		},
 		{
 			"IPv6 fragment",
-			serialize(t, false, ethernet(layers.EthernetTypeIPv6), ipv6(layers.IPProtocolIPv6Fragment), gopacket.Payload{TCP, 7: 0}),
+			ipv6(44, []byte{TCP, 7: 0}),
 			Packet{L3: 14, L4: 62, End: 62, Protocol: TCP, IPv6: true, Fragment: true},
 		},
-		{"ICMPv6", icmp6, Packet{L3: 14, L4: 54, End: 62, Protocol: 58, IPv6: true}},
+		{"ICMPv6", ipv6(testframe.ProtocolICMPv6, payload(8)), Packet{L3: 14, L4: 54, End: 62, Protocol: 58, IPv6: true}},
 	} {
 		got, ok := Parse(c.frame)
 		if !ok {
@@ -141,26 +111,25 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	set := func(frame []byte, at int, b ...byte) []byte { copy(frame[at:], b); return frame }
 	for _, c := range []struct {
 		name  string
 		frame []byte
 	}{
 		{"nothing", nil},
 		{"short Ethernet header", make([]byte, 13)},
-		{"ARP", serialize(t, false, ethernet(layers.EthernetTypeARP), payload(28))},
-		{"VLAN tag cut off", serialize(t, false, ethernet(layers.EthernetTypeDot1Q), payload(3))},
-		{"IPv4 cut off", tcp4(t, true, 0)[:33]},
-		{"IPv4 longer than the frame", tcp4(t, true, 10)[:75]},
-		{"IPv4 header too short", set(tcp4(t, true, 0), 14, 0x44)},
-		{"IPv4 header longer than the packet", set(tcp4(t, true, 0), 16, 0, 19)},
-		{"IPv4 of version 5", set(tcp4(t, true, 0), 14, 0x55)},
-		{"IPv4 without ports", set(tcp4(t, true, 0), 16, 0, 23)},
-		{"IPv6 cut off", tcp6(t, true, 0)[:53]},
-		{"IPv6 longer than the frame", tcp6(t, true, 10)[:95]},
-		{"IPv6 of version 4", set(tcp6(t, true, 0), 14, 0x45)},
-		{"IPv6 without ports", set(tcp6(t, true, 0), 18, 0, 3)},
-		{"IPv6 extension header cut off", serialize(t, false, ethernet(layers.EthernetTypeIPv6), ipv6(layers.IPProtocolIPv6HopByHop), gopacket.Payload{TCP, 1, 8: 0})},
+		{"ARP", ethernet(testframe.TypeARP, payload(28))},
+		{"VLAN tag cut off", ethernet(testframe.TypeVLAN, payload(3))},
+		{"IPv4 cut off", tcp4(0)[:33]},
+		{"IPv4 longer than the frame", tcp4(10)[:75]},
+		{"IPv4 header too short", edit(tcp4(0), 14, 0x44)},
+		{"IPv4 header longer than the packet", edit(tcp4(0), 16, 0, 19)},
+		{"IPv4 of version 5", edit(tcp4(0), 14, 0x55)},
+		{"IPv4 without ports", edit(tcp4(0), 16, 0, 23)},
+		{"IPv6 cut off", tcp6(0)[:53]},
+		{"IPv6 longer than the frame", tcp6(10)[:95]},
+		{"IPv6 of version 4", edit(tcp6(0), 14, 0x45)},
+		{"IPv6 without ports", edit(tcp6(0), 18, 0, 3)},
+		{"IPv6 extension header cut off", ipv6(0, []byte{TCP, 1, 8: 0})},
 	} {
 		if p, ok := Parse(c.frame); ok {
 			t.Errorf("%s: got %+v, want a refusal", c.name, p)
@@ -170,9 +139,9 @@ func TestParseRefuses(t *testing.T) {
 
 // FuzzParse checks that the offsets lie in the frame, whatever it holds.
 func FuzzParse(f *testing.F) {
-	f.Add(tcp4(f, true, 5))
-	f.Add(tcp6(f, true, 5))
-	f.Add(serialize(f, false, ethernet(layers.EthernetTypeIPv6), ipv6(layers.IPProtocolIPv6HopByHop), gopacket.Payload{44, 0, 7: 0}, gopacket.Payload{TCP, 7: 0}))
+	f.Add(tcp4(5))
+	f.Add(tcp6(5))
+	f.Add(ipv6(0, []byte{44, 0, 8: TCP, 15: 0}))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		Verify(frame)
 		p, ok := Parse(frame)
@@ -190,29 +159,23 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestVerify(t *testing.T) {
-	udp := &layers.UDP{SrcPort: 1, DstPort: 2}
-	ip := ipv4(layers.IPProtocolUDP)
-	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-		t.Fatal(err)
-	}
-	udp4 := serialize(t, true, ethernet(layers.EthernetTypeIPv4), ip, udp, payload(9))
+	udp4 := ethernet(testframe.TypeIPv4, testframe.UDP(from4, to4, payload(9)))
 	noSum := bytes.Clone(udp4)
 	copy(noSum[40:], []byte{0, 0})
-	fragment := ipv4(layers.IPProtocolTCP)
-	fragment.FragOffset = 8
+	fragment := testframe.Fragments(testframe.IP(from4.Addr(), to4.Addr(), TCP, payload(84)), 1, 64)[1]
 	for _, c := range []struct {
 		name  string
 		frame []byte
 		want  link.Verdict
 	}{
-		{"TCP over IPv4", tcp4(t, true, 101), link.Good},
-		{"TCP over IPv6", tcp6(t, true, 101), link.Good},
-		{"padding", append(tcp4(t, true, 1), 0xff), link.Good},
+		{"TCP over IPv4", tcp4(101), link.Good},
+		{"TCP over IPv6", tcp6(101), link.Good},
+		{"padding", append(tcp4(1), 0xff), link.Good},
 		{"UDP", udp4, link.Good},
 		{"UDP without a checksum", noSum, link.Unchecked},
-		{"fragment", serialize(t, true, ethernet(layers.EthernetTypeIPv4), fragment, payload(20)), link.Unchecked},
-		{"no checksums", tcp4(t, false, 10), link.Bad},
-		{"cut off", tcp4(t, true, 10)[:70], link.Unchecked},
+		{"fragment", ethernet(testframe.TypeIPv4, fragment), link.Unchecked},
+		{"no checksums", edit(tcp4(10), 50, 0, 0), link.Bad},
+		{"cut off", tcp4(10)[:70], link.Unchecked},
 	} {
 		if got := Verify(c.frame); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
@@ -221,7 +184,7 @@ func TestVerify(t *testing.T) {
 }
 
 func TestVerifyFindsEveryFlippedBit(t *testing.T) {
-	for _, frame := range [][]byte{tcp4(t, true, 33), tcp6(t, true, 33)} {
+	for _, frame := range [][]byte{tcp4(33), tcp6(33)} {
 		for bit := 14 * 8; bit < len(frame)*8; bit++ {
 			flipped := bytes.Clone(frame)
 			flipped[bit/8] ^= 0x80 >> (bit % 8)
@@ -241,27 +204,24 @@ var everything = link.Capabilities{TxIPv4Checksum: true, TxTCPChecksum: true, TS
 
 // offloaded is a frame as the stack hands it over: no IPv4 checksum, and the
 // pseudo-header sum in the TCP checksum field, without the length for TSO.
-func offloaded(tb testing.TB, v6 bool, n int, mss uint16) ([]byte, link.TxOffload) {
+func offloaded(v6 bool, n int, mss uint16) ([]byte, link.TxOffload) {
 	tx := link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L4Len: 32, MSS: mss}
-	var frame []byte
+	s := segment(from4, to4, n)
 	if v6 {
-		frame = tcp6(tb, false, n)
+		s = segment(from6, to6, n)
 		tx.Flags |= link.TxIPv6
 		tx.L3Len = 40
 	} else {
-		frame = tcp4(tb, false, n)
 		tx.Flags |= link.TxIPv4Checksum
 		tx.L3Len = 20
 	}
-	p, ok := Parse(frame)
-	if !ok {
-		tb.Fatal("the test's frame is no packet")
+	if s.Sum = testframe.Partial; mss != 0 {
+		s.Sum = testframe.PartialTSO
 	}
-	sum := checksum.Combine(checksum.Checksum(p.Addrs(frame), 0), TCP)
-	if mss == 0 {
-		sum = checksum.Combine(sum, uint16(p.End-p.L4))
+	frame := s.Frame()
+	if !v6 {
+		edit(frame, 24, 0, 0)
 	}
-	binary.BigEndian.PutUint16(frame[p.L4+16:], sum)
 	return frame, tx
 }
 
@@ -275,10 +235,10 @@ func transmit(t *testing.T, frame []byte, tx link.TxOffload, can link.Capabiliti
 
 func TestTransmitFillsInChecksums(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
-		frame, tx := offloaded(t, v6, 77, 0)
-		want := tcp4(t, true, 77)
+		frame, tx := offloaded(v6, 77, 0)
+		want := tcp4(77)
 		if v6 {
-			want = tcp6(t, true, 77)
+			want = tcp6(77)
 		}
 		if diff := cmp.Diff([][]byte{want}, transmit(t, frame, tx, everything)); diff != "" {
 			t.Errorf("IPv6 %v: (-want +got)\n%s", v6, diff)
@@ -287,7 +247,7 @@ func TestTransmitFillsInChecksums(t *testing.T) {
 }
 
 func TestTransmitLeavesOtherFramesAlone(t *testing.T) {
-	frame := tcp4(t, false, 20)
+	frame := edit(tcp4(20), 50, 0, 0)
 	want := bytes.Clone(frame)
 	if diff := cmp.Diff([][]byte{want}, transmit(t, frame, link.TxOffload{}, link.Capabilities{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -299,7 +259,7 @@ func TestTransmitCutsSegments(t *testing.T) {
 		for _, size := range []int{1, 500, 501, 1000, 4321} {
 			t.Run(fmt.Sprintf("IPv6=%v/%d bytes", v6, size), func(t *testing.T) {
 				const mss = 500
-				frame, tx := offloaded(t, v6, size, mss)
+				frame, tx := offloaded(v6, size, mss)
 				out := transmit(t, frame, tx, everything)
 				if want := (size + mss - 1) / mss; len(out) != want {
 					t.Fatalf("%d segments, want %d", len(out), want)
@@ -309,26 +269,31 @@ func TestTransmitCutsSegments(t *testing.T) {
 					if Verify(f) != link.Good {
 						t.Errorf("segment %d has a wrong checksum", i)
 					}
-					p := gopacket.NewPacket(f, layers.LayerTypeEthernet, gopacket.Default)
-					h, ok := p.TransportLayer().(*layers.TCP)
-					if !ok {
-						t.Fatalf("segment %d is %v", i, p)
+					p, err := testframe.Parse(f)
+					if err != nil {
+						t.Fatalf("segment %d: %v", i, err)
 					}
+					h := p.TCP()
 					first, last := i == 0, i == len(out)-1
-					if h.FIN != last || h.PSH != last || h.CWR != first || !h.ACK {
-						t.Errorf("segment %d of %d: FIN %v, PSH %v, CWR %v, ACK %v", i, len(out), h.FIN, h.PSH, h.CWR, h.ACK)
+					want := header.TCPFlags(header.TCPFlagAck)
+					if first {
+						want |= flagCWR
 					}
-					if want := 0xfffffff0 + uint32(i*mss); h.Seq != want {
-						t.Errorf("segment %d: sequence number %d, want %d", i, h.Seq, want)
+					if last {
+						want |= header.TCPFlagFin | header.TCPFlagPsh
 					}
-					if ip, ok := p.NetworkLayer().(*layers.IPv4); ok {
-						if want := 0xfffe + uint16(i); ip.Id != want {
-							t.Errorf("segment %d: identification %d, want %d", i, ip.Id, want)
-						}
+					if header.TCPFlags(h[13]) != want {
+						t.Errorf("segment %d of %d: flags %#x, want %#x", i, len(out), h[13], want)
 					}
-					got = append(got, h.Payload...)
+					if want := 0xfffffff0 + uint32(i*mss); h.SequenceNumber() != want {
+						t.Errorf("segment %d: sequence number %d, want %d", i, h.SequenceNumber(), want)
+					}
+					if want := 0xfffe + uint16(i); !v6 && header.IPv4(f[14:]).ID() != want {
+						t.Errorf("segment %d: identification %d, want %d", i, header.IPv4(f[14:]).ID(), want)
+					}
+					got = append(got, h.Payload()...)
 				}
-				if diff := cmp.Diff([]byte(payload(size)), got); diff != "" {
+				if diff := cmp.Diff(payload(size), got); diff != "" {
 					t.Errorf("payload (-want +got)\n%s", diff)
 				}
 			})
@@ -337,7 +302,7 @@ func TestTransmitCutsSegments(t *testing.T) {
 }
 
 func TestTransmitRefuses(t *testing.T) {
-	frame, tx := offloaded(t, false, 1000, 500)
+	frame, tx := offloaded(false, 1000, 500)
 	for _, c := range []struct {
 		name string
 		tx   func(*link.TxOffload)

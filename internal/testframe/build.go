@@ -83,7 +83,15 @@ func appendIP(b []byte, src, dst netip.Addr, protocol uint8, id uint16, length i
 	return b
 }
 
-func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
+func address(a netip.Addr) tcpip.Address {
+	switch {
+	case a.Is4():
+		return tcpip.AddrFrom4(a.As4())
+	case a.Is6():
+		return tcpip.AddrFrom16(a.As16())
+	}
+	return tcpip.Address{}
+}
 
 // Fragments cuts a packet that Parse can read into fragments with size bytes of
 // payload each, a multiple of 8, and less in the last.

@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gotpa/tpa/internal/testnet"
 	"golang.org/x/sys/unix"
+
+	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/testnet"
 )
 
 // listen opens a listener inside a host that ends with the test.
@@ -148,34 +150,17 @@ func TestChecksumsOnTheWire(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if good := tcpChecksum(frame[14:nr]) == 0; good == offloads {
-				t.Errorf("the TCP checksum of the SYN is right: %t, want %t", good, !offloads)
+			if _, err := testframe.ParseUnchecked(frame[:nr]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := testframe.Parse(frame[:nr]); (err != nil) != offloads {
+				t.Errorf("the TCP checksum of the SYN with offloads %t: %v", offloads, err)
 			}
 		})
 	}
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
-
-// tcpChecksum sums an IPv4 packet's TCP segment and pseudo-header; 0 is right.
-func tcpChecksum(ip []byte) uint16 {
-	header := int(ip[0]&15) * 4
-	total := int(ip[2])<<8 | int(ip[3])
-	segment := ip[header:total]
-	sum := uint32(6) + uint32(len(segment))
-	for _, b := range [][]byte{ip[12:20], segment} {
-		for i := 0; i < len(b); i += 2 {
-			sum += uint32(b[i]) << 8
-			if i+1 < len(b) {
-				sum += uint32(b[i+1])
-			}
-		}
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
-}
 
 func TestRelease(t *testing.T) {
 	n := testnet.New(t)

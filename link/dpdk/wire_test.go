@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
 )
@@ -175,41 +178,18 @@ func TestDriversOfTheKernel(t *testing.T) {
 	}
 }
 
-// sumTo16 is the Internet checksum's sum (RFC 1071), not complemented.
-func sumTo16(sum uint32, b []byte) uint32 {
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	if len(b)%2 == 1 {
-		sum += uint32(b[len(b)-1]) << 8
-	}
-	for sum > 0xffff {
-		sum = sum&0xffff + sum>>16
-	}
-	return sum
-}
-
-// pseudo is the sum of the pseudo-header of TCP over IPv4, for length 0 without
-// the length.
-func pseudo(ip []byte, length int) uint32 {
-	return sumTo16(uint32(unix.IPPROTO_TCP+length), ip[12:20])
-}
-
 // tcpFrame returns an IPv4 TCP frame as a device wants it that is to fill in both
 // checksums, or to cut it if mss is not 0.
 func tcpFrame(payload []byte, mss int) ([]byte, link.TxOffload) {
-	frame := append(make([]byte, 12),
-		0x08, 0x00,
-		0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-		0x12, 0x34, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0)
-	frame = append(frame, payload...)
-	ip, tcp := frame[14:34], frame[34:]
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(frame)-14))
-	length := len(tcp)
-	if mss != 0 {
-		length = 0
+	s := testframe.TCP{
+		Src: netip.MustParseAddrPort("10.0.0.1:4660"), Dst: netip.MustParseAddrPort("10.0.0.2:80"),
+		Flags: header.TCPFlagAck | header.TCPFlagPsh, Window: 256, Payload: payload, Sum: testframe.Partial,
 	}
-	binary.BigEndian.PutUint16(tcp[16:], uint16(pseudo(ip, length)))
+	if mss != 0 {
+		s.Sum = testframe.PartialTSO
+	}
+	frame := s.Frame()
+	copy(frame[24:], []byte{0, 0})
 	return frame, link.TxOffload{
 		Flags: link.TxIPv4Checksum | link.TxTCPChecksum,
 		L2Len: 14, L3Len: 20, L4Len: 20, MSS: uint16(mss),
@@ -234,14 +214,11 @@ func fillChecksums(o order, in *bufio.Scanner) error {
 		if err != nil {
 			return err
 		}
-		ip, tcp := got[14:34], got[34:]
-		if sum := sumTo16(0, ip); sum != 0xffff {
-			return fmt.Errorf("payload of %d: the IPv4 header sums up to %#x", size, sum)
+		segment, err := testframe.Parse(got)
+		if err != nil {
+			return fmt.Errorf("payload of %d: %w", size, err)
 		}
-		if sum := sumTo16(pseudo(ip, len(tcp)), tcp); sum != 0xffff {
-			return fmt.Errorf("payload of %d: the segment sums up to %#x", size, sum)
-		}
-		if !bytes.Equal(tcp[20:], frame[54:]) {
+		if !bytes.Equal(segment.TCP().Payload(), frame[54:]) {
 			return errors.New("the payload changed")
 		}
 
@@ -301,7 +278,7 @@ func sendBig(o order, in *bufio.Scanner) error {
 			return err
 		}
 		frame, offload := tcpFrame(bytesOf(size-54, 7), 1000)
-		binary.BigEndian.PutUint16(frame[24:], uint16(^sumTo16(0, frame[14:34])))
+		testframe.SumIPv4(frame[14:34])
 		if err := send(p.Queue(0), size, offload, func(b []byte) { copy(b, frame) }); err != nil {
 			return err
 		}

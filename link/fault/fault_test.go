@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -14,11 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/offload"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/softnic"
 )
@@ -402,35 +402,25 @@ func TestRate(t *testing.T) {
 }
 
 // tcp is a whole TCP segment and what the stack would ask a device to do for it.
-func tcp(tb testing.TB, payload int, mss uint16) (whole, asked []byte, tx link.TxOffload) {
-	tb.Helper()
-	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: net.IP{10, 0, 0, 1}, DstIP: net.IP{10, 0, 0, 2}}
-	h := &layers.TCP{SrcPort: 1, DstPort: 2, ACK: true}
-	if err := h.SetNetworkLayerForChecksum(ip); err != nil {
-		tb.Fatal(err)
+func tcp(payload int, mss uint16) (whole, asked []byte, tx link.TxOffload) {
+	s := testframe.TCP{
+		Src: netip.MustParseAddrPort("10.0.0.1:1"), Dst: netip.MustParseAddrPort("10.0.0.2:2"),
+		Flags: header.TCPFlagAck, Payload: make([]byte, payload),
 	}
-	b := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
-		&layers.Ethernet{SrcMAC: make(net.HardwareAddr, 6), DstMAC: make(net.HardwareAddr, 6), EthernetType: layers.EthernetTypeIPv4},
-		ip, h, gopacket.Payload(make([]byte, payload))); err != nil {
-		tb.Fatal(err)
+	whole = s.Frame()
+	if s.Sum = testframe.Partial; mss != 0 {
+		s.Sum = testframe.PartialTSO
 	}
-	whole = bytes.Clone(b.Bytes())
-	asked = bytes.Clone(whole)
+	asked = s.Frame()
 	copy(asked[24:], []byte{0, 0})
-	sum := checksum.Combine(checksum.Checksum(asked[26:34], 0), 6)
-	if mss == 0 {
-		sum = checksum.Combine(sum, uint16(20+payload))
-	}
-	binary.BigEndian.PutUint16(asked[50:], sum)
 	return whole, asked, link.TxOffload{Flags: link.TxIPv4Checksum | link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 20, MSS: mss}
 }
 
 var offloads = link.Capabilities{RxChecksum: true, TxIPv4Checksum: true, TxTCPChecksum: true, TSO: 1 << 16}
 
 func TestImpairmentsMeetFramesOfTheWire(t *testing.T) {
-	whole, asked, tx := tcp(t, 100, 0)
-	_, large, cut := tcp(t, 10000, 1000)
+	whole, asked, tx := tcp(100, 0)
+	_, large, cut := tcp(10000, 1000)
 	for _, c := range []struct {
 		name       string
 		impairment Impairment
@@ -465,9 +455,9 @@ func TestImpairmentsMeetFramesOfTheWire(t *testing.T) {
 
 func TestNoDeviceMendsACorruptedFrame(t *testing.T) {
 	d, far := pair(t, Config{Seed: 5, Transmit: Impairment{Corrupt: 1}}, softnic.Config{Capabilities: offloads})
-	whole, _, _ := tcp(t, 100, 0)
+	whole, _, _ := tcp(100, 0)
 	for range 200 {
-		_, asked, tx := tcp(t, 100, 0)
+		_, asked, tx := tcp(100, 0)
 		send(t, d.Queue(0), asked, tx)
 	}
 	flush(t, d.Queue(0))
@@ -484,7 +474,7 @@ func TestNoDeviceMendsACorruptedFrame(t *testing.T) {
 }
 
 func TestVerdictOfAChangedFrame(t *testing.T) {
-	whole, _, _ := tcp(t, 1000, 0)
+	whole, _, _ := tcp(1000, 0)
 	for _, c := range []struct {
 		name string
 		can  bool

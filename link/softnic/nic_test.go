@@ -13,56 +13,24 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/internal/rss"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 )
 
 // segment builds a TCP frame with right checksums, behind VLAN tags if asked.
-func segment(tb testing.TB, src, dst string, payload int, vlans ...uint16) []byte {
-	tb.Helper()
-	from, to := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), ACK: true, Window: 1}
-	ip, ether := network(tb, from.Addr(), to.Addr(), layers.IPProtocolTCP)
-	if err := tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)); err != nil {
-		tb.Fatal(err)
+func segment(src, dst string, payload int, vlans ...uint16) []byte {
+	s := testframe.TCP{
+		DstMAC: dstMAC, SrcMAC: srcMAC, Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst),
+		Flags: header.TCPFlagAck, Window: 1, Payload: make([]byte, payload),
 	}
-	return frame(tb, ether, vlans, ip, tcp, gopacket.Payload(make([]byte, payload)))
+	return testframe.VLAN(s.Frame(), vlans...)
 }
 
-func network(tb testing.TB, src, dst netip.Addr, p layers.IPProtocol) (gopacket.SerializableLayer, layers.EthernetType) {
-	tb.Helper()
-	if src.Is4() {
-		return &layers.IPv4{
-			Version: 4, TTL: 64, Protocol: p, SrcIP: src.AsSlice(), DstIP: dst.AsSlice(),
-		}, layers.EthernetTypeIPv4
-	}
-	return &layers.IPv6{
-		Version: 6, HopLimit: 64, NextHeader: p, SrcIP: src.AsSlice(), DstIP: dst.AsSlice(),
-	}, layers.EthernetTypeIPv6
-}
-
-func frame(tb testing.TB, t layers.EthernetType, vlans []uint16, parts ...gopacket.SerializableLayer) []byte {
-	tb.Helper()
-	ether := &layers.Ethernet{DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, EthernetType: t}
-	all := []gopacket.SerializableLayer{ether}
-	for i, id := range vlans {
-		ether.EthernetType = layers.EthernetTypeDot1Q
-		tag := &layers.Dot1Q{VLANIdentifier: id, Type: t}
-		if i+1 < len(vlans) {
-			tag.Type = layers.EthernetTypeDot1Q
-		}
-		all = append(all, tag)
-	}
-	b := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, append(all, parts...)...); err != nil {
-		tb.Fatal(err)
-	}
-	return bytes.Clone(b.Bytes())
-}
+var dstMAC, srcMAC = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
 
 func newNIC(tb testing.TB, c Config) *NIC {
 	tb.Helper()
@@ -121,27 +89,23 @@ func transmit(tb testing.TB, n *NIC, f []byte, tx link.TxOffload) {
 func TestSpreadsLikeTheVectors(t *testing.T) {
 	// 128 entries that name 128 queues make the queue tell the hash's low bits.
 	n := newNIC(t, Config{Queues: 128})
-	fragment := &layers.IPv4{
-		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, FragOffset: 10,
-		SrcIP: net.IP{66, 9, 149, 187}, DstIP: net.IP{161, 142, 100, 80},
-	}
-	firstFragment := *fragment
-	firstFragment.FragOffset, firstFragment.Flags = 0, layers.IPv4MoreFragments
-	udp, udpType := network(t, netip.MustParseAddr("66.9.149.187"), netip.MustParseAddr("161.142.100.80"), layers.IPProtocolUDP)
+	ipv4 := func(packet []byte) []byte { return testframe.Ethernet(dstMAC, srcMAC, testframe.TypeIPv4, packet) }
+	src, dst := netip.MustParseAddrPort("66.9.149.187:2794"), netip.MustParseAddrPort("161.142.100.80:1766")
+	fragments := testframe.Fragments((&testframe.TCP{Src: src, Dst: dst, Payload: make([]byte, 80)}).Packet(), 1, 80)
 	// Hashes are Microsoft's, "Verifying the RSS Hash Calculation".
 	for _, c := range []struct {
 		name  string
 		frame []byte
 		hash  uint32
 	}{
-		{"TCP over IPv4", segment(t, "66.9.149.187:2794", "161.142.100.80:1766", 9), 0x51ccc178},
-		{"TCP over IPv6", segment(t, "[3ffe:2501:200:1fff::7]:2794", "[3ffe:2501:200:3::1]:1766", 9), 0x40207d3d},
-		{"VLAN", segment(t, "199.92.111.2:14230", "65.69.140.83:4739", 0, 5), 0xc626b0ea},
-		{"two VLANs", segment(t, "199.92.111.2:14230", "65.69.140.83:4739", 0, 5, 6), 0xc626b0ea},
-		{"UDP", frame(t, udpType, nil, udp, gopacket.Payload(make([]byte, 8))), 0x323e8fc2},
-		{"fragment", frame(t, layers.EthernetTypeIPv4, nil, fragment, gopacket.Payload(make([]byte, 8))), 0x323e8fc2},
-		{"first fragment", frame(t, layers.EthernetTypeIPv4, nil, &firstFragment, gopacket.Payload(make([]byte, 24))), 0x323e8fc2},
-		{"ARP", frame(t, layers.EthernetTypeARP, nil, gopacket.Payload(make([]byte, 28))), 0},
+		{"TCP over IPv4", segment("66.9.149.187:2794", "161.142.100.80:1766", 9), 0x51ccc178},
+		{"TCP over IPv6", segment("[3ffe:2501:200:1fff::7]:2794", "[3ffe:2501:200:3::1]:1766", 9), 0x40207d3d},
+		{"VLAN", segment("199.92.111.2:14230", "65.69.140.83:4739", 0, 5), 0xc626b0ea},
+		{"two VLANs", segment("199.92.111.2:14230", "65.69.140.83:4739", 0, 5, 6), 0xc626b0ea},
+		{"UDP", ipv4(testframe.UDP(src, dst, nil)), 0x323e8fc2},
+		{"fragment", ipv4(fragments[1]), 0x323e8fc2},
+		{"first fragment", ipv4(fragments[0]), 0x323e8fc2},
+		{"ARP", testframe.Ethernet(dstMAC, srcMAC, testframe.TypeARP, make([]byte, 28)), 0},
 	} {
 		n.Deliver(c.frame)
 		if got, want := landed(t, n), int(c.hash%128); got != want {
@@ -158,7 +122,7 @@ func TestSpreadsLikeTheVectors(t *testing.T) {
 
 func TestSetRSSMovesFlows(t *testing.T) {
 	n := newNIC(t, Config{Queues: 4})
-	f := segment(t, "66.9.149.187:2794", "161.142.100.80:1766", 0) // hash ...78
+	f := segment("66.9.149.187:2794", "161.142.100.80:1766", 0) // hash ...78
 	n.Deliver(f)
 	if got := landed(t, n); got != 0x78%4 {
 		t.Fatalf("queue %d, want %d", got, 0x78%4)
@@ -197,7 +161,7 @@ func TestRules(t *testing.T) {
 	check := func(port, want int) {
 		t.Helper()
 		for _, addr := range []string{"10.0.0.1", "[fd00::1]"} {
-			n.Deliver(segment(t, addr+":1000", fmt.Sprintf("%s:%d", addr, port), 0))
+			n.Deliver(segment(addr+":1000", fmt.Sprintf("%s:%d", addr, port), 0))
 			if got := landed(t, n); got != want {
 				t.Errorf("%s port %d: queue %d, want %d", addr, port, got, want)
 			}
@@ -221,9 +185,9 @@ func TestRules(t *testing.T) {
 
 func TestVLANStripping(t *testing.T) {
 	n := newNIC(t, Config{StripVLAN: true})
-	plain := segment(t, "10.0.0.1:1", "10.0.0.2:2", 20)
-	one, two := segment(t, "10.0.0.1:1", "10.0.0.2:2", 20, 7), segment(t, "10.0.0.1:1", "10.0.0.2:2", 20, 7, 8)
-	inner := segment(t, "10.0.0.1:1", "10.0.0.2:2", 20, 8)
+	plain := segment("10.0.0.1:1", "10.0.0.2:2", 20)
+	one, two := segment("10.0.0.1:1", "10.0.0.2:2", 20, 7), segment("10.0.0.1:1", "10.0.0.2:2", 20, 7, 8)
+	inner := segment("10.0.0.1:1", "10.0.0.2:2", 20, 8)
 	for _, f := range [][]byte{plain, one, two} {
 		n.Deliver(f)
 	}
@@ -236,7 +200,7 @@ func TestVLANStripping(t *testing.T) {
 }
 
 func TestChecksumVerdicts(t *testing.T) {
-	good := segment(t, "10.0.0.1:1", "10.0.0.2:2", 20)
+	good := segment("10.0.0.1:1", "10.0.0.2:2", 20)
 	bad := bytes.Clone(good)
 	bad[54] ^= 1
 	for _, c := range []struct {
@@ -262,7 +226,7 @@ func TestChecksumVerdicts(t *testing.T) {
 func TestFullRingLosesAndCounts(t *testing.T) {
 	n := newNIC(t, Config{Ring: 4})
 	for range 7 {
-		n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+		n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	}
 	if s := n.Stats(); s.RxPackets != 4 || s.RxMissed != 3 || s.BuffersInUse != 4 || s.BuffersTotal != 8 {
 		t.Errorf("%+v, want 4 received, 3 missed, 4 of 8 buffers in use", s)
@@ -272,7 +236,7 @@ func TestFullRingLosesAndCounts(t *testing.T) {
 		t.Fatalf("%d frames, want 4", k)
 	}
 	// The reader still holds them, so the ring is still full.
-	n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+	n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	if s := n.Queue(0).Stats(); s.RxNoBuffer != 4 {
 		t.Errorf("%d frames lost, want 4", s.RxNoBuffer)
 	}
@@ -280,7 +244,7 @@ func TestFullRingLosesAndCounts(t *testing.T) {
 	if got := n.Stats().BuffersInUse; got != 0 {
 		t.Errorf("%d buffers in use after all were given back", got)
 	}
-	n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+	n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	if len(receive(t, n, 0)) != 1 {
 		t.Error("nothing arrives in a ring that was emptied")
 	}
@@ -300,7 +264,7 @@ func TestStalledReceiveRing(t *testing.T) {
 	n := newNIC(t, Config{Ring: 4})
 	n.StallReceive(0, true)
 	for range 6 {
-		n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+		n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	}
 	if got := receive(t, n, 0); len(got) != 0 {
 		t.Errorf("%d frames from a stalled ring", len(got))
@@ -317,7 +281,7 @@ func TestStalledTransmitRing(t *testing.T) {
 	a.StallTransmit(0, true)
 	q := a.Queue(0)
 	for range 2 {
-		q.Commit(copy(q.Reserve(60), segment(t, "10.0.0.1:1", "10.0.0.2:2", 0)), link.TxOffload{})
+		q.Commit(copy(q.Reserve(60), segment("10.0.0.1:1", "10.0.0.2:2", 0)), link.TxOffload{})
 	}
 	if pending, err := q.Flush(); pending != 2 || err != nil {
 		t.Errorf("Flush = %d, %v, want 2 pending", pending, err)
@@ -343,7 +307,7 @@ func TestStalledTransmitRing(t *testing.T) {
 func TestLinkDown(t *testing.T) {
 	a, b := newNIC(t, Config{}), newNIC(t, Config{})
 	Connect(a, b)
-	f := segment(t, "10.0.0.1:1", "10.0.0.2:2", 0)
+	f := segment("10.0.0.1:1", "10.0.0.2:2", 0)
 	a.SetLink(false)
 	if a.LinkUp() || !b.LinkUp() {
 		t.Error("LinkUp is wrong")
@@ -389,7 +353,7 @@ func TestTransmitOffloads(t *testing.T) {
 	} {
 		a, b := newNIC(t, Config{Capabilities: c.can}), newNIC(t, Config{})
 		Connect(a, b)
-		f := segment(t, "10.0.0.1:1", "10.0.0.2:2", c.payload)
+		f := segment("10.0.0.1:1", "10.0.0.2:2", c.payload)
 		// The field holds what the stack leaves there: for a payload of zeros, the
 		// sum of the pseudo-header.
 		sum := 10<<8 + 1 + 10<<8 + 2 + 6
@@ -415,7 +379,7 @@ func TestClose(t *testing.T) {
 	n := newNIC(t, Config{Queues: 2})
 	q := n.Queue(1)
 	q.Commit(copy(q.Reserve(60), make([]byte, 60)), link.TxOffload{})
-	n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+	n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	for range 2 {
 		if err := n.Close(); err != nil {
 			t.Error(err)
@@ -430,7 +394,7 @@ func TestClose(t *testing.T) {
 	if q.Reserve(60) != nil {
 		t.Error("a buffer from a closed queue")
 	}
-	n.Deliver(segment(t, "10.0.0.1:1", "10.0.0.2:2", 0))
+	n.Deliver(segment("10.0.0.1:1", "10.0.0.2:2", 0))
 	if s := n.Stats(); s.BuffersInUse != 0 || q.Stats().TxDropped != 1 {
 		t.Errorf("%d buffers in use, %d dropped, want 0 and 1", s.BuffersInUse, q.Stats().TxDropped)
 	}
@@ -460,7 +424,7 @@ func TestNewRefuses(t *testing.T) {
 // TestWait runs in virtual time: who sleeps there sleeps exactly as long as it
 // should.
 func TestWait(t *testing.T) {
-	f := segment(t, "10.0.0.1:1", "10.0.0.2:2", 0)
+	f := segment("10.0.0.1:1", "10.0.0.2:2", 0)
 	for _, c := range []struct {
 		name    string
 		timeout time.Duration
@@ -539,7 +503,7 @@ func TestManyQueuesAtOnce(t *testing.T) {
 			if !ok {
 				t.Fatalf("no port leads to queue %d", i)
 			}
-			f := segment(t, dst.String(), netip.AddrPortFrom(src, port).String(), 4)
+			f := segment(dst.String(), netip.AddrPortFrom(src, port).String(), 4)
 			pollers.Go(func() {
 				q := nics[0].Queue(i)
 				for seq := range each {
@@ -586,7 +550,7 @@ func TestManyQueuesAtOnce(t *testing.T) {
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	a, b := newNIC(t, Config{Queues: 4, Ring: 16}), newNIC(t, Config{Queues: 4, Ring: 16})
 	Connect(a, b)
-	f := segment(t, "10.0.0.1:1", "10.0.0.2:2", 100)
+	f := segment("10.0.0.1:1", "10.0.0.2:2", 100)
 	frames := make([]link.Frame, link.MaxBurst)
 	round := func() {
 		q := a.Queue(0)
@@ -611,7 +575,7 @@ func BenchmarkForward(b *testing.B) {
 		b.Run(fmt.Sprintf("payload=%d", size), func(b *testing.B) {
 			x, y := newNIC(b, Config{Queues: 4}), newNIC(b, Config{})
 			Connect(x, y)
-			f := segment(b, "10.0.0.1:1", "10.0.0.2:2", size)
+			f := segment("10.0.0.1:1", "10.0.0.2:2", size)
 			q, frames, n := x.Queue(0), make([]link.Frame, link.MaxBurst), 0
 			b.ReportAllocs()
 			for b.Loop() {

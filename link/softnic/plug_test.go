@@ -1,9 +1,11 @@
 package softnic_test
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	"github.com/gotpa/tpa/link/softnic"
@@ -28,10 +30,11 @@ func TestPlug(t *testing.T) {
 	}
 	unplug := nic.Plug(far.Queue(0))
 	defer unplug()
-	frame := make([]byte, 54)
-	copy(frame, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6})
-	copy(frame[26:], []byte{10, 0, 0, 1, 10, 0, 0, 2, 0x9c, 0x40, 0x18, 0xeb})
-	frame[46] = 0x50
+	segment := testframe.TCP{
+		DstMAC: []byte{2, 0, 0, 0, 0, 1}, SrcMAC: []byte{2, 0, 0, 0, 0, 2},
+		Src: netip.MustParseAddrPort("10.0.0.1:40000"), Dst: netip.MustParseAddrPort("10.0.0.2:6379"),
+	}
+	frame := segment.Frame()
 	send := func(q link.Queue) {
 		q.Commit(copy(q.Reserve(len(frame)), frame), link.TxOffload{})
 		if _, err := q.Flush(); err != nil {

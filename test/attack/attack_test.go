@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -99,9 +101,10 @@ func (s *site) flooded(before, after report) {
 func (s *site) flood(flags header.TCPFlags, options []byte, pace func(<-chan struct{}, func()), sent *uint64) func(stop <-chan struct{}) {
 	w := s.open(false)
 	return func(stop <-chan struct{}) {
-		g := segment{dst: s.addr, dstPort: 7, flags: flags, window: 1024, options: options}
+		g := testframe.TCP{Dst: netip.AddrPortFrom(s.addr, 7), Flags: flags, Window: 1024, Options: options}
 		pace(stop, func() {
-			g.src, g.srcPort, g.seq, g.ack = s.spoofed(), g.srcPort+1, g.seq+12345, g.ack+54321
+			g.Src = netip.AddrPortFrom(s.spoofed(), g.Src.Port()+1)
+			g.Seq, g.Ack = g.Seq+12345, g.Ack+54321
 			w.send(&g)
 			*sent++
 		})

@@ -8,84 +8,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/testframe"
 )
-
-// A segment describes a frame with a TCP segment.
-type segment struct {
-	src, dst         netip.Addr
-	srcPort, dstPort uint16
-	seq, ack         uint32
-	flags            header.TCPFlags
-	window           uint16
-	options, payload []byte
-}
-
-const eth = header.EthernetMinimumSize
-
-// frame appends the segment as an Ethernet frame, with the right checksums.
-func (g *segment) frame(b []byte, dst, src []byte) []byte {
-	size := header.TCPMinimumSize + len(g.options)
-	length := size + len(g.payload)
-	from, to := tcpip.AddrFromSlice(g.src.AsSlice()), tcpip.AddrFromSlice(g.dst.AsSlice())
-	b = append(append(b, dst...), src...)
-	if g.dst.Is4() {
-		b = append(b, 0x08, 0x00)
-		at := len(b)
-		b = append(b, make([]byte, header.IPv4MinimumSize+length)...)
-		ip := header.IPv4(b[at:])
-		ip.Encode(&header.IPv4Fields{
-			TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: from, DstAddr: to,
-		})
-		ip.SetChecksum(^ip.CalculateChecksum())
-	} else {
-		b = append(b, 0x86, 0xdd)
-		at := len(b)
-		b = append(b, make([]byte, header.IPv6MinimumSize+length)...)
-		header.IPv6(b[at:]).Encode(&header.IPv6Fields{
-			PayloadLength: uint16(length), HopLimit: 64, TransportProtocol: header.TCPProtocolNumber, SrcAddr: from, DstAddr: to,
-		})
-	}
-	tcp := header.TCP(b[len(b)-length:])
-	tcp.Encode(&header.TCPFields{
-		SrcPort: g.srcPort, DstPort: g.dstPort, SeqNum: g.seq, AckNum: g.ack,
-		DataOffset: uint8(size), Flags: g.flags, WindowSize: g.window,
-	})
-	copy(tcp[header.TCPMinimumSize:], g.options)
-	copy(tcp[size:], g.payload)
-	tcp.SetChecksum(^checksum.Checksum(tcp, header.PseudoHeaderChecksum(header.TCPProtocolNumber, from, to, uint16(len(tcp)))))
-	return b
-}
-
-// parseIP returns what an IP packet says of itself, zeros when it is none. It
-// looks at no extension headers.
-func parseIP(frame []byte) (dst netip.Addr, protocol tcpip.TransportProtocolNumber, payload []byte) {
-	if len(frame) < eth {
-		return
-	}
-	switch ip := frame[eth:]; {
-	case frame[12] == 0x08 && frame[13] == 0x00 && header.IPv4(ip).IsValid(len(ip)):
-		h := header.IPv4(ip)
-		dst, _ = netip.AddrFromSlice(h.DestinationAddressSlice())
-		return dst, h.TransportProtocol(), h.Payload()
-	case frame[12] == 0x86 && frame[13] == 0xdd && header.IPv6(ip).IsValid(len(ip)):
-		h := header.IPv6(ip)
-		dst, _ = netip.AddrFromSlice(h.DestinationAddressSlice())
-		return dst, tcpip.TransportProtocolNumber(h.NextHeader()), h.Payload()
-	}
-	return
-}
 
 // parse returns the destination and the TCP segment of a frame, whose checksums
 // it does not look at.
 func parse(frame []byte) (dst netip.Addr, tcp header.TCP, ok bool) {
-	dst, protocol, tcp := parseIP(frame)
-	if protocol != header.TCPProtocolNumber || len(tcp) < header.TCPMinimumSize || int(tcp.DataOffset()) > len(tcp) {
-		return dst, nil, false
-	}
-	return dst, tcp, true
+	p, err := testframe.ParseUnchecked(frame)
+	return p.Dst, p.TCP(), err == nil && p.TCP() != nil
 }
 
 // A wire is a packet socket at the attacker's end.
@@ -123,8 +55,9 @@ func (s *site) open(capture bool) *wire {
 }
 
 // send sends a segment to the server. A full queue is waited for.
-func (w *wire) send(g *segment) {
-	w.buf = g.frame(w.buf[:0], w.site.to.MAC, w.site.from.MAC)
+func (w *wire) send(g *testframe.TCP) {
+	g.DstMAC, g.SrcMAC = w.site.to.MAC, w.site.from.MAC
+	w.buf = g.AppendFrame(w.buf[:0])
 	if err := w.raw(w.buf); err != nil {
 		w.t.Errorf("send %d bytes: %v", len(w.buf), err)
 	}
@@ -228,8 +161,8 @@ func (p *puppet) read(want []byte) {
 }
 
 func (p *puppet) send(flags header.TCPFlags, seq uint32, window uint16, options, payload []byte) {
-	p.w.send(&segment{
-		src: p.addr, dst: p.w.site.addr, srcPort: p.port, dstPort: p.to,
-		seq: seq, ack: p.ack, flags: flags, window: window, options: options, payload: payload,
+	p.w.send(&testframe.TCP{
+		Src: netip.AddrPortFrom(p.addr, p.port), Dst: netip.AddrPortFrom(p.w.site.addr, p.to),
+		Seq: seq, Ack: p.ack, Flags: flags, Window: window, Options: options, Payload: payload,
 	})
 }

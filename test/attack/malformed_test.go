@@ -9,19 +9,19 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/leak"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 )
 
 // Offsets in a frame with IPv4 and TCP.
 const (
-	atIP  = eth
-	atTCP = eth + header.IPv4MinimumSize
+	atIP  = testframe.EthernetLen
+	atTCP = atIP + header.IPv4MinimumSize
 )
 
 // A fault makes a good segment bad, in as many ways as it has variants.
@@ -34,9 +34,7 @@ type fault struct {
 // fixIP corrects the checksum of the IP header.
 func fixIP(b []byte) []byte {
 	if size := int(b[atIP]&15) * 4; size >= header.IPv4MinimumSize && atIP+size <= len(b) {
-		ip := header.IPv4(b[atIP:])
-		ip.SetChecksum(0)
-		ip.SetChecksum(^ip.CalculateChecksum())
+		testframe.SumIPv4(b[atIP:])
 	}
 	return b
 }
@@ -112,11 +110,8 @@ var faults = []fault{
 
 // fixTCP corrects the checksum of the segment.
 func fixTCP(b []byte) []byte {
-	tcp := header.TCP(b[atTCP:])
 	ip := header.IPv4(b[atIP:])
-	tcp.SetChecksum(0)
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(tcp)))
-	binary.BigEndian.PutUint16(b[atTCP+16:], ^checksum.Checksum(tcp, sum))
+	testframe.SumTCP(netip.AddrFrom4(ip.SourceAddress().As4()), netip.AddrFrom4(ip.DestinationAddress().As4()), b[atTCP:])
 	return b
 }
 
@@ -162,17 +157,19 @@ func TestMalformed(t *testing.T) {
 			if f := answer(); f != nil && f[12] == 0x08 && f[13] == 0 {
 				return f
 			} else if f != nil && f[13] == 0x06 { // who has 10.0.0.1?
-				reply := slices.Concat(mac, peer, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, peer, us.AsSlice(), mac, them.AsSlice())
-				give(reply)
+				give(testframe.Ethernet(mac, peer, testframe.TypeARP, testframe.ARP(testframe.ARPReply, peer, us, mac, them)))
 			}
 		}
 		t.Fatalf("no %s", what)
 		return nil
 	}
-	g := segment{src: us, dst: them, srcPort: 5000, dstPort: 7, seq: 100, window: 65535, flags: header.TCPFlagSyn}
-	give(g.frame(nil, mac, peer))
-	g.seq, g.flags, g.ack = 101, header.TCPFlagAck, header.TCP(await("SYN-ACK")[atTCP:]).SequenceNumber()+1
-	give(g.frame(nil, mac, peer))
+	g := testframe.TCP{
+		DstMAC: mac, SrcMAC: peer, Src: netip.AddrPortFrom(us, 5000), Dst: netip.AddrPortFrom(them, 7),
+		Seq: 100, Window: 65535, Flags: header.TCPFlagSyn,
+	}
+	give(g.Frame())
+	g.Seq, g.Flags, g.Ack = 101, header.TCPFlagAck, header.TCP(await("SYN-ACK")[atTCP:]).SequenceNumber()+1
+	give(g.Frame())
 	c, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -188,12 +185,12 @@ func TestMalformed(t *testing.T) {
 		return n
 	}
 	received := func() uint64 { return rt.Stats().Shards[0].Queue.RxFrames }
-	g.payload, g.flags = []byte("0123456789abcdef"), header.TCPFlagAck|header.TCPFlagPsh
+	g.Payload, g.Flags = []byte("0123456789abcdef"), header.TCPFlagAck|header.TCPFlagPsh
 	count := 0
 	for _, f := range faults {
 		for i := range f.variants {
 			count++
-			before, frame := lost(), f.spoil(g.frame(nil, mac, peer), i)
+			before, frame := lost(), f.spoil(g.Frame(), i)
 			give(frame)
 			seen := false
 			for deadline := time.Now().Add(2 * time.Second); !seen && time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
@@ -214,11 +211,11 @@ func TestMalformed(t *testing.T) {
 		t.Errorf("%d frames, want at least 500", count)
 	}
 	// The connection has heard nothing, and still is where it was.
-	g.payload = []byte("good")
-	give(g.frame(nil, mac, peer))
+	g.Payload = []byte("good")
+	give(g.Frame())
 	c.SetReadDeadline(time.Now().Add(patience))
 	got := make([]byte, 100)
-	n, err := io.ReadAtLeast(c, got, len(g.payload))
+	n, err := io.ReadAtLeast(c, got, len(g.Payload))
 	if string(got[:n]) != "good" || err != nil {
 		t.Errorf("read %q, %v; want what the only good frame brought", got[:n], err)
 	}

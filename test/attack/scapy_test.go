@@ -16,10 +16,10 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/pcapgo"
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -194,26 +194,26 @@ func (w *wire) unexpected(icmp bool) []byte {
 		if f == nil {
 			return nil
 		}
-		dst, protocol, payload := parseIP(f)
+		p, _ := testframe.ParseUnchecked(f)
 		switch {
-		case !dst.IsValid() || dst.IsMulticast() || dst.IsLinkLocalUnicast() || dst == w.site.way.addr(w.site.from):
-		case isError(protocol, payload) && (icmp || !w.site.way.ours()):
-		case protocol == header.TCPProtocolNumber && !w.site.way.ours() && header.TCP(payload).Flags().Contains(header.TCPFlagRst):
+		case !p.Dst.IsValid() || p.Dst.IsMulticast() || p.Dst.IsLinkLocalUnicast() || p.Dst == w.site.way.addr(w.site.from):
+		case isError(p) && (icmp || !w.site.way.ours()):
+		case len(p.TCP()) >= header.TCPMinimumSize && !w.site.way.ours() && p.TCP().Flags().Contains(header.TCPFlagRst):
 		default:
 			return slices.Clone(f)
 		}
 	}
 }
 
-// isError tells whether an IP payload is an ICMP error.
-func isError(protocol tcpip.TransportProtocolNumber, payload []byte) bool {
+// isError tells whether a packet holds an ICMP error.
+func isError(p testframe.Packet) bool {
 	switch {
-	case len(payload) == 0:
+	case len(p.Payload) == 0:
 		return false
-	case protocol == header.ICMPv4ProtocolNumber:
-		return slices.Contains([]header.ICMPv4Type{header.ICMPv4DstUnreachable, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem}, header.ICMPv4Type(payload[0]))
-	case protocol == header.ICMPv6ProtocolNumber:
-		return payload[0] < 128
+	case p.Protocol == testframe.ProtocolICMP:
+		return slices.Contains([]header.ICMPv4Type{header.ICMPv4DstUnreachable, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem}, header.ICMPv4Type(p.Payload[0]))
+	case p.Protocol == testframe.ProtocolICMPv6:
+		return p.Payload[0] < 128
 	}
 	return false
 }

@@ -413,8 +413,8 @@ func TestPortsRunOut(t *testing.T) {
 				client.nic.Attach(func(frame []byte) {
 					if p, ok := offload.Parse(frame); !ok || p.Protocol != offload.TCP {
 						server.nic.Deliver(frame)
-					} else if accept(frame) {
-						client.nic.Deliver(frame)
+					} else if answer := accept(frame); answer != nil {
+						client.nic.Deliver(answer)
 					}
 				})
 				server.nic.Attach(client.nic.Deliver)

@@ -2,13 +2,12 @@ package queues
 
 import (
 	"encoding/binary"
+	"net/netip"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/offload"
-	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
 // fragmenting returns a wire that cuts TCP packets with data into fragments of
@@ -22,42 +21,8 @@ func fragmenting(deliver func([]byte), size int) func([]byte) {
 			return
 		}
 		id++
-		payload := frame[p.L3+header.IPv4MinimumSize : p.End]
-		if p.IPv6 {
-			payload = frame[p.L3+header.IPv6MinimumSize : p.End]
-		}
-		for at := 0; at < len(payload); at += size {
-			part := payload[at:min(at+size, len(payload))]
-			more := at+size < len(payload)
-			b := append([]byte(nil), frame[:link.EthernetHeaderLen]...)
-			if p.IPv6 {
-				h := append(header.IPv6(nil), frame[p.L3:p.L3+header.IPv6MinimumSize]...)
-				next := h.NextHeader()
-				h.SetNextHeader(uint8(header.IPv6FragmentHeader))
-				h.SetPayloadLength(uint16(header.IPv6FragmentHeaderSize + len(part)))
-				ext := make([]byte, header.IPv6FragmentHeaderSize)
-				ext[0] = next
-				offset := uint16(at)
-				if more {
-					offset |= 1
-				}
-				binary.BigEndian.PutUint16(ext[2:], offset)
-				binary.BigEndian.PutUint32(ext[4:], id)
-				b = append(append(b, h...), ext...)
-			} else {
-				h := append(header.IPv4(nil), frame[p.L3:p.L3+header.IPv4MinimumSize]...)
-				h.SetTotalLength(uint16(header.IPv4MinimumSize + len(part)))
-				h.SetID(uint16(id))
-				flags := uint8(0)
-				if more {
-					flags = header.IPv4FlagMoreFragments
-				}
-				h.SetFlagsFragmentOffset(flags, uint16(at))
-				h.SetChecksum(0)
-				h.SetChecksum(^h.CalculateChecksum())
-				b = append(b, h...)
-			}
-			deliver(append(b, part...))
+		for _, f := range testframe.Fragments(frame[p.L3:p.End], id, size) {
+			deliver(append(frame[:p.L3:p.L3], f...))
 		}
 	}
 }
@@ -78,68 +43,38 @@ func (q quote) about(frame []byte) []byte {
 		panic("not an IP packet")
 	}
 	packet := frame[p.L3:p.End]
-	b := append(append([]byte(nil), q.receiveMAC[:]...), q.routerMAC[:]...)
-	b = append(b, frame[12:14]...)
-	if !p.IPv6 {
-		icmp := make(header.ICMPv4, header.ICMPv4MinimumSize, 64)
-		icmp.SetType(header.ICMPv4DstUnreachable)
-		icmp.SetCode(header.ICMPv4PortUnreachable)
+	var message []byte
+	if p.IPv6 {
+		router, sender := netip.AddrFrom16([16]byte{0: 0xfd, 15: q.router}), netip.AddrFrom16([16]byte(packet[8:]))
+		quoted := packet[:header.IPv6MinimumSize+header.TCPMinimumSize]
 		if q.tooBig {
-			icmp.SetCode(header.ICMPv4FragmentationNeeded)
-			icmp.SetMTU(uint16(q.mtu))
+			message = testframe.ICMP(router, sender, byte(header.ICMPv6PacketTooBig), 0, uint32(q.mtu), quoted)
+		} else {
+			message = testframe.ICMP(router, sender, byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6PortUnreachable), 0, quoted)
 		}
-		icmp = append(icmp, packet[:header.IPv4MinimumSize+8]...) // RFC 792
-		icmp.SetChecksum(0)
-		icmp.SetChecksum(^checksum.Checksum(icmp, 0))
-		h := make(header.IPv4, header.IPv4MinimumSize)
-		h.Encode(&header.IPv4Fields{
-			TotalLength: uint16(len(h) + len(icmp)), TTL: 64, Protocol: uint8(header.ICMPv4ProtocolNumber),
-			SrcAddr: tcpip.AddrFrom4([4]byte{10, 0, 0, q.router}), DstAddr: header.IPv4(packet).SourceAddress(),
-		})
-		h.SetChecksum(^h.CalculateChecksum())
-		return append(append(b, h...), icmp...)
+	} else {
+		router, sender := netip.AddrFrom4([4]byte{10, 0, 0, q.router}), netip.AddrFrom4([4]byte(packet[12:]))
+		quoted, code, mtu := packet[:header.IPv4MinimumSize+8], header.ICMPv4PortUnreachable, 0 // RFC 792
+		if q.tooBig {
+			code, mtu = header.ICMPv4FragmentationNeeded, q.mtu
+		}
+		message = testframe.ICMP(router, sender, byte(header.ICMPv4DstUnreachable), byte(code), uint32(mtu), quoted)
 	}
-	src, dst := tcpip.AddrFrom16([16]byte{0: 0xfd, 15: q.router}), header.IPv6(packet).SourceAddress()
-	icmp := make(header.ICMPv6, header.ICMPv6DstUnreachableMinimumSize, 128)
-	icmp.SetType(header.ICMPv6DstUnreachable)
-	icmp.SetCode(header.ICMPv6PortUnreachable)
-	if q.tooBig {
-		icmp.SetType(header.ICMPv6PacketTooBig)
-		icmp.SetCode(header.ICMPv6UnusedCode)
-		icmp.SetMTU(uint32(q.mtu))
-	}
-	icmp = append(icmp, packet[:header.IPv6MinimumSize+header.TCPMinimumSize]...)
-	icmp.SetChecksum(0)
-	icmp.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{Header: icmp, Src: src, Dst: dst}))
-	h := make(header.IPv6, header.IPv6MinimumSize)
-	h.Encode(&header.IPv6Fields{
-		PayloadLength: uint16(len(icmp)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: 255, SrcAddr: src, DstAddr: dst,
-	})
-	return append(append(b, h...), icmp...)
+	return testframe.Ethernet(q.receiveMAC[:], q.routerMAC[:], binary.BigEndian.Uint16(frame[12:]), message)
 }
 
-// accept turns a SYN into the SYN-ACK that answers it. It returns false for other
-// frames.
-func accept(frame []byte) bool {
-	p, ok := offload.Parse(frame)
-	if !ok || p.IPv6 || p.Protocol != offload.TCP || header.TCP(frame[p.L4:p.End]).Flags() != header.TCPFlagSyn {
-		return false
+// accept returns the SYN-ACK that answers a SYN, nil for other frames.
+func accept(frame []byte) []byte {
+	p, err := testframe.ParseUnchecked(frame)
+	syn := p.TCP()
+	if err != nil || syn == nil || syn.Flags() != header.TCPFlagSyn {
+		return nil
 	}
-	var mac [6]byte
-	copy(mac[:], frame)
-	copy(frame, frame[6:12])
-	copy(frame[6:], mac[:])
-	ip, tcp := header.IPv4(frame[p.L3:p.End]), header.TCP(frame[p.L4:p.End])
-	src, dst := ip.SourceAddress(), ip.DestinationAddress()
-	ip.SetSourceAddress(dst)
-	ip.SetDestinationAddress(src)
-	from, to := tcp.SourcePort(), tcp.DestinationPort()
-	tcp.SetSourcePort(to)
-	tcp.SetDestinationPort(from)
-	tcp.SetAckNumber(tcp.SequenceNumber() + 1)
-	tcp.SetFlags(uint8(header.TCPFlagSyn | header.TCPFlagAck))
-	tcp.SetChecksum(0)
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, dst, src, uint16(len(tcp)))
-	tcp.SetChecksum(^checksum.Checksum(tcp, sum))
-	return true
+	answer := testframe.TCP{
+		DstMAC: frame[6:12], SrcMAC: frame[:6],
+		Src: netip.AddrPortFrom(p.Dst, syn.DestinationPort()), Dst: netip.AddrPortFrom(p.Src, syn.SourcePort()),
+		Seq: syn.SequenceNumber(), Ack: syn.SequenceNumber() + 1, Flags: header.TCPFlagSyn | header.TCPFlagAck,
+		Window: syn.WindowSize(), Options: syn.Options(),
+	}
+	return answer.Frame()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -136,12 +137,12 @@ func (k *kernel) read() {
 			return
 		}
 		now := time.Now()
-		p, err := decodeIP(b[:n])
-		if err != nil && !p.dst.IsValid() {
+		p, err := testframe.ParseIP(b[:n])
+		if err != nil && !p.Dst.IsValid() {
 			continue
 		}
 		k.mu.Lock()
-		c := k.peers[p.dst]
+		c := k.peers[p.Dst]
 		k.mu.Unlock()
 		select {
 		case c <- arrival{now, append([]byte(nil), b[:n]...)}:

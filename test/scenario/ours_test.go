@@ -11,6 +11,7 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/leak"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link/softnic"
 	"github.com/gotpa/tpa/test/virtualtime"
 )
@@ -64,13 +65,13 @@ func (h *oursHost) frame(b []byte) {
 		copy(reply[14:], b[38:42])
 		copy(reply[18:], b[22:32])
 		h.deliver(etherTypeARP, reply)
-	case etherType == etherTypeIPv6 && len(b) >= 78 && b[20] == protocolICMPv6 && b[54] == 135:
+	case etherType == etherTypeIPv6 && len(b) >= 78 && b[20] == testframe.ProtocolICMPv6 && b[54] == 135:
 		target := netip.AddrFrom16([16]byte(b[62:78]))
 		asker := netip.AddrFrom16([16]byte(b[22:38]))
 		if target != peer6 || asker.IsUnspecified() {
 			return
 		}
-		h.deliver(etherTypeIPv6, advertisement(target, asker, peerMAC))
+		h.deliver(etherTypeIPv6, testframe.Advertisement(target, asker, testframe.Solicited|testframe.Override, peerMAC[:]))
 	case etherType == etherTypeIPv4 || etherType == etherTypeIPv6:
 		packet := append([]byte(nil), b[14:]...)
 		h.packets <- arrival{time.Now(), packet}

@@ -8,7 +8,9 @@ import (
 	"strconv"
 	"strings"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
 // A segment is a TCP segment as doc.go writes it, or a pattern for one.
@@ -334,47 +336,35 @@ type isns struct{ peer, ours uint32 }
 
 // encode makes the bytes of a segment from the peer. lastTS is what "last" means.
 func (g segment) encode(src, dst netip.AddrPort, n isns, window int64, lastTS uint32) []byte {
-	opts := g.encodeOptions(n, lastTS)
-	for len(opts)%4 != 0 {
-		opts = append(opts, 0)
+	out := testframe.TCP{
+		Src: src, Dst: dst, Seq: n.peer + uint32(g.seq.v), Flags: header.TCPFlags(g.flags), Urgent: uint16(g.urg.v),
+		Options: g.encodeOptions(n, lastTS), Payload: make([]byte, max(0, g.end.v-g.seq.v)),
 	}
-	size := 0
-	if g.end.v > g.seq.v {
-		size = int(g.end.v - g.seq.v)
-	}
-	b := make([]byte, 20+len(opts)+size)
-	binary.BigEndian.PutUint16(b[0:], src.Port())
-	binary.BigEndian.PutUint16(b[2:], dst.Port())
-	binary.BigEndian.PutUint32(b[4:], n.peer+uint32(g.seq.v))
 	if g.ack.set {
-		binary.BigEndian.PutUint32(b[8:], n.ours+uint32(g.ack.v))
+		out.Ack = n.ours + uint32(g.ack.v)
 	}
-	b[12] = byte((20+len(opts))/4) << 4
-	if g.doff != 0 {
-		b[12] = byte(g.doff) << 4
-	}
-	b[13] = g.flags
 	if g.win.set {
 		window = g.win.v
 	}
-	binary.BigEndian.PutUint16(b[14:], uint16(window))
-	binary.BigEndian.PutUint16(b[18:], uint16(g.urg.v))
-	copy(b[20:], opts)
+	out.Window = uint16(window)
 	first := g.seq.v
 	if g.flags&flagS != 0 {
 		first++ // the SYN stands before the data
 	}
-	for i := range size {
-		b[20+len(opts)+i] = patternAt(first + int64(i))
+	for i := range out.Payload {
+		out.Payload[i] = patternAt(first + int64(i))
 		if g.evil {
-			b[20+len(opts)+i] ^= 0xff
+			out.Payload[i] ^= 0xff
 		}
 	}
-	sum := checksum.Checksum(b, pseudoHeader(src.Addr(), dst.Addr(), protocolTCP, len(b)))
-	if g.badSum {
-		sum++
+	b := out.Segment()
+	if g.doff != 0 {
+		b.SetDataOffset(uint8(g.doff * 4))
+		testframe.SumTCP(src.Addr(), dst.Addr(), b)
 	}
-	binary.BigEndian.PutUint16(b[16:], ^sum)
+	if g.badSum {
+		b.SetChecksum(b.Checksum() - 1)
+	}
 	return b
 }
 

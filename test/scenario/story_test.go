@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
 // A scenario is a story and the clause that it checks.
@@ -195,7 +198,7 @@ func (s *story) send(g segment) error {
 		return err
 	}
 	src, dst := netip.AddrPortFrom(s.peer, c.peerPort), netip.AddrPortFrom(s.ours, s.ourPort)
-	s.host.send(encodeIP(s.peer, s.ours, protocolTCP, g.encode(src, dst, c.isns, s.window, c.lastTS)))
+	s.host.send(testframe.IP(s.peer, s.ours, testframe.ProtocolTCP, g.encode(src, dst, c.isns, s.window, c.lastTS)))
 	if ours := c.starts[len(c.starts)-1]; g.ack.v > c.acked && g.ack.v <= ours {
 		c.acked = g.ack.v
 	}
@@ -218,14 +221,15 @@ func (s *story) next(deadline time.Time) (g segment, at time.Time, ok bool, err 
 				return g, at, false, nil
 			}
 		}
-		p, err := decodeIP(a.packet)
+		p, err := testframe.ParseIP(a.packet)
 		if err != nil {
 			return g, at, false, err
 		}
-		if p.protocol != protocolTCP || p.dst != s.peer || len(p.payload) < 20 {
+		if p.Protocol != testframe.ProtocolTCP || p.Dst != s.peer || len(p.Payload) < 20 {
 			continue
 		}
-		from, to := uint16(p.payload[0])<<8|uint16(p.payload[1]), uint16(p.payload[2])<<8|uint16(p.payload[3])
+		h := p.TCP()
+		from, to := h.SourcePort(), h.DestinationPort()
 		index := int(to) - peerPort
 		if s.ourPort == 0 {
 			s.ourPort = from // it dialled
@@ -234,10 +238,10 @@ func (s *story) next(deadline time.Time) (g segment, at time.Time, ok bool, err 
 			return g, at, false, fmt.Errorf("a segment from port %d to port %d", from, to)
 		}
 		c := s.conn(index)
-		if p.payload[13]&flagS != 0 && c.isns.ours == 0 {
-			c.isns.ours = uint32(p.payload[4])<<24 | uint32(p.payload[5])<<16 | uint32(p.payload[6])<<8 | uint32(p.payload[7])
+		if h.Flags().Contains(header.TCPFlagSyn) && c.isns.ours == 0 {
+			c.isns.ours = h.SequenceNumber()
 		}
-		g, err := decodeSegment(p.payload, c.isns, c.acked)
+		g, err := decodeSegment(h, c.isns, c.acked)
 		g.conn = index
 		s.note("    > %v", g)
 		if err != nil {
@@ -703,14 +707,14 @@ func icmp(kind icmpKind, mtu int, quoted string) step {
 		// The quoted segment is ours: its sequence number is relative to our ISN.
 		turned := isns{peer: c.isns.ours, ours: c.isns.peer}
 		src, dst := netip.AddrPortFrom(s.ours, s.ourPort), netip.AddrPortFrom(s.peer, c.peerPort)
-		ip := encodeIP(s.ours, s.peer, protocolTCP, g.encode(src, dst, turned, 65535, 0))
+		ip := testframe.IP(s.ours, s.peer, testframe.ProtocolTCP, g.encode(src, dst, turned, 65535, 0))
 		header := 20
 		if s.ours.Is6() {
 			header = 40
 		}
 		// RFC 792: the IP header and 8 bytes. What is longer is cut off here.
 		ip = ip[:header+max(8, min(20, len(ip)-header))]
-		s.host.send(encodeICMP(kind, s.peer, s.ours, mtu, ip))
+		s.host.send(icmpError(kind, s.peer, s.ours, mtu, ip))
 		s.mark = time.Now()
 		return nil
 	}}
