@@ -118,7 +118,7 @@ func (h *host) step(in *bytesIn) {
 			o.options = append(stamps(h.millis(), h.echo), o.options[:min(len(o.options), 28)]...)
 		}
 		b := h.encode(o)
-		if o.flags&syn != 0 || h.long {
+		if o.flags&syn != 0 || h.slow {
 			h.inject(testframe.IP(peerIP, localIP, testframe.ProtocolTCP, b))
 			break
 		}

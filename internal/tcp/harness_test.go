@@ -43,9 +43,9 @@ type host struct {
 	stack *stack.Stack
 	p     *Protocol
 	wire  *channel.Endpoint
-	// long: there is no short way out nor in.
-	long bool
-	// room is how many segments the device takes on the short way, -1 for any
+	// slow: there is no fast path, out or in.
+	slow bool
+	// room is how many segments the device takes on the fast path, -1 for any
 	// number.
 	room int
 	sent []segment
@@ -61,7 +61,7 @@ func (h *host) WakePoller() {}
 
 // SendTCP implements Output.
 func (h *host) SendTCP(_ *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent) {
-	if h.long {
+	if h.slow {
 		return 0, link.Unresolved
 	}
 	h.collect()
@@ -129,8 +129,8 @@ func (h *host) take() []segment {
 	return s
 }
 
-func newHost(t testing.TB, long bool, options ...tcpip.SettableTransportProtocolOption) *host {
-	h := &host{t: t, clock: faketime.NewManualClock(), long: long, room: -1, next: peerISS}
+func newHost(t testing.TB, slow bool, options ...tcpip.SettableTransportProtocolOption) *host {
+	h := &host{t: t, clock: faketime.NewManualClock(), slow: slow, room: -1, next: peerISS}
 	h.clock.Advance(time.Hour)
 	h.wire = channel.New(1<<12, mtu, "")
 	h.stack = stack.New(stack.Options{
@@ -233,14 +233,14 @@ func blocks(of ...uint32) []byte {
 	return b
 }
 
-// receive lets the host receive segments: those of a connection by the short way
+// receive lets the host receive segments: those of a connection on the fast path
 // as one burst, if there is one.
 func (h *host) receive(list ...out) {
 	h.t.Helper()
 	owes := false
 	for _, o := range list {
 		b := h.encode(o)
-		if !h.long && h.ep != nil && open(h.ep.current()) && (o.from == 0 || o.from == peerPort) && o.flags&syn == 0 {
+		if !h.slow && h.ep != nil && open(h.ep.current()) && (o.from == 0 || o.from == peerPort) && o.flags&syn == 0 {
 			n := b.DataOffset()
 			owes = h.ep.Input(b[:n], b[n:]) || owes
 			continue
@@ -515,4 +515,33 @@ func (f *flights) invariant(una, next uint32, sack bool) error {
 		return fmt.Errorf("the scoreboard has %d flights", len(list))
 	}
 	return nil
+}
+
+// paths runs a test on the fast path to the device, and on the slow path by
+// gVisor's IP layer.
+func paths(t *testing.T, f func(t *testing.T, slow bool)) {
+	t.Run("fast", func(t *testing.T) { f(t, false) })
+	t.Run("slow", func(t *testing.T) { f(t, true) })
+}
+
+// connect begins a connection to the peer.
+func (h *host) connect() {
+	h.t.Helper()
+	h.ep = h.newEndpoint()
+	if err := h.ep.Bind(tcpip.FullAddress{Addr: localAddr, Port: localPort}); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.ep.Connect(tcpip.FullAddress{Addr: peerAddr, Port: peerPort}); err == nil || err.String() != (&tcpip.ErrConnectStarted{}).String() {
+		h.t.Fatalf("Connect: %v", err)
+	}
+}
+
+// end brings the connection to TIME-WAIT.
+func (h *host) end() {
+	h.t.Helper()
+	h.ep.Close()
+	h.receive(out{})
+	h.receive(out{flags: fin | ack})
+	h.state(gtcp.StateTimeWait)
+	h.take()
 }

@@ -1,0 +1,104 @@
+package tcp
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+func TestOutOfOrder(t *testing.T) {
+	paths(t, func(t *testing.T, slow bool) {
+		h := newHost(t, slow)
+		h.accept(shape{sack: true})
+		base := h.next
+		at := func(i int, s string) out { return out{seq: base + uint32(i), data: s} }
+		h.receive(at(10, "klmno"))
+		s := h.expect("a gap", "A")[0]
+		if fmt.Sprint(s.sack) != fmt.Sprint([]header.SACKBlock{block(span{base + 10, base + 15})}) {
+			t.Errorf("SACK says %v", s.sack)
+		}
+		h.receive(at(20, "uvwxy"))
+		s = h.expect("another", "A")[0]
+		if len(s.sack) != 2 || s.sack[0] != block(span{base + 20, base + 25}) {
+			t.Errorf("SACK says %v, want the latest block first", s.sack)
+		}
+		h.receive(at(8, "ijklmnopqrstuv")) // overlaps both
+		s = h.expect("one that joins them", "A")[0]
+		if len(s.sack) != 1 || s.sack[0] != block(span{base + 8, base + 25}) {
+			t.Errorf("SACK says %v, want one block", s.sack)
+		}
+		h.receive(at(25, ""), out{seq: base + 25, flags: fin | ack})
+		h.receive(at(0, "abcdefghij"))
+		h.take()
+		h.state(gtcp.StateCloseWait)
+		if got := h.read(); got != "abcdefghijklmnopqrstuvwxy" {
+			t.Errorf("read %q", got)
+		}
+	})
+}
+
+// TestManyPieces: who sends every other byte, from the end or the beginning, makes
+// us keep a bounded number of pieces, and the stream is whole in the end.
+func TestManyPieces(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		at   func(i int) int
+	}{
+		{"forwards", func(i int) int { return 1 + 2*i }},
+		{"backwards", func(i int) int { return 60000 - 2*i }},
+		{"from both ends", func(i int) int { return 1 + 2*i*(1-i%2) + (60000-2*i)*(i%2) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{sack: true, shift: 7})
+			base := h.next
+			for i := range 4 * maxPieces {
+				h.receive(out{seq: base + uint32(test.at(i)), data: "x"})
+				h.sent = h.sent[:0]
+			}
+			if n := len(h.ep.early); n != maxPieces {
+				t.Errorf("%d pieces are kept, want %d", n, maxPieces)
+			}
+			if h.ep.stats.ReceiveErrors.SegmentQueueDropped.Value() == 0 {
+				t.Error("nothing was dropped, by the counter")
+			}
+			got := 0
+			for h.ep.receiveNext-base < 60001 {
+				h.receive(out{seq: h.ep.receiveNext, data: strings.Repeat("x", 1400)})
+				h.sent = h.sent[:0]
+				got += len(h.read())
+			}
+			if want := int(h.ep.receiveNext - base); got != want || strings.Trim(h.read(), "x") != "" {
+				t.Errorf("read %d bytes, want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestOneGap: what follows a gap is one piece, however many segments it came in.
+func TestOneGap(t *testing.T) {
+	h := newHost(t, false)
+	h.accept(shape{shift: 7})
+	base := h.next
+	for i := 1; i < 40; i++ {
+		h.receive(out{seq: base + uint32(1000*i), data: strings.Repeat(string(rune('a'+i%26)), 1000)})
+	}
+	if n := len(h.ep.early); n != 1 {
+		t.Errorf("%d pieces, want 1", n)
+	}
+	h.receive(out{seq: base, data: strings.Repeat("a", 1000)})
+	got := h.read()
+	if len(got) != 40000 {
+		t.Fatalf("read %d bytes, want 40000", len(got))
+	}
+	for i := range 40 {
+		if got[1000*i] != byte('a'+i%26) || got[1000*i+999] != byte('a'+i%26) {
+			t.Fatalf("segment %d has other bytes", i)
+		}
+	}
+}
+
+// The sender.

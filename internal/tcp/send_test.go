@@ -1,0 +1,111 @@
+package tcp
+
+import (
+	"testing"
+	"time"
+
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+func TestEcho(t *testing.T) {
+	paths(t, func(t *testing.T, slow bool) {
+		for _, s := range []shape{{}, {sack: true}, {stamp: true, shift: 7}, {sack: true, stamp: true, shift: 14, mss: 536}} {
+			h := newHost(t, slow)
+			h.accept(s)
+			h.receive(out{data: "hello"})
+			h.expect("5 bytes", "A")
+			if got := h.read(); got != "hello" {
+				t.Errorf("%+v: read %q", s, got)
+			}
+			h.take() // perhaps a window update
+			h.write(5)
+			h.expect("5 bytes back", "A5")
+			h.receive(out{flags: ack | fin})
+			h.expect("a FIN", "A")
+			h.ep.Close()
+			h.expect("Close", "FA")
+			h.receive(out{})
+			h.state(gtcp.StateClose)
+		}
+	})
+}
+
+// Cookies.
+
+func TestNagle(t *testing.T) {
+	for _, delay := range []bool{false, true} {
+		h := newHost(t, false)
+		h.accept(shape{})
+		h.ep.SocketOptions().SetDelayOption(delay)
+		h.write(10)
+		h.expect("the first bytes", "A10")
+		h.write(10)
+		h.write(10)
+		if !delay {
+			h.expect("more, without Nagle", "A10", "A10")
+			continue
+		}
+		h.expect("more, with Nagle")
+		h.receive(out{})
+		h.expect("the first were acknowledged", "A20")
+		h.write(10)
+		h.expect("more again")
+		h.ep.SocketOptions().SetDelayOption(false)
+		h.expect("Nagle is switched off", "A10")
+	}
+}
+
+func TestFullDevice(t *testing.T) {
+	h := newHost(t, false)
+	h.accept(shape{})
+	h.room = 1
+	h.write(4000)
+	h.expect("room for one", "A1460")
+	h.p.Retry()
+	h.expect("no room")
+	h.room = 1
+	h.p.Retry()
+	h.expect("room for one more", "A1460")
+	h.room = 0
+	h.receive(out{data: "ping"})
+	h.expect("an acknowledgement has no room either")
+	h.room = -1
+	h.p.Retry()
+	list := h.take()
+	if len(list) == 0 || list[len(list)-1].seq+uint32(len(list[len(list)-1].payload)) != h.ep.iss+1+4000 {
+		t.Fatalf("with room again %d segments left, want the rest", len(list))
+	}
+	h.acked = h.ep.sendMax
+	h.receive(out{})
+	if h.ep.out.len() != 0 {
+		t.Errorf("%d bytes are left", h.ep.out.len())
+	}
+	h.read()
+	h.take()
+	h.room = 0
+	h.ep.Close()
+	h.expect("a FIN has no room")
+	h.room = -1
+	h.p.Retry()
+	if s := h.take(); len(s) == 0 || s[len(s)-1].flags&fin == 0 {
+		t.Errorf("with room again no FIN left")
+	}
+}
+
+func TestFullDeviceForGood(t *testing.T) {
+	for _, before := range []int{0, 1460} { // what is in flight already
+		h := newHost(t, false)
+		h.accept(shape{})
+		if before > 0 {
+			h.write(before)
+		}
+		h.room = 0
+		h.write(1000)
+		h.advance(time.Minute)
+		h.state(gtcp.StateEstablished)
+		h.advance(30 * time.Minute)
+		h.state(gtcp.StateError)
+	}
+}
+
+// Congestion.

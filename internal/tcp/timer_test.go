@@ -1,0 +1,117 @@
+package tcp
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+func TestRetransmission(t *testing.T) {
+	paths(t, func(t *testing.T, slow bool) {
+		least, greatest, retries := tcpip.TCPMinRTOOption(200*time.Millisecond), tcpip.TCPMaxRTOOption(3*time.Second), tcpip.TCPMaxRetriesOption(8)
+		h := newHost(t, slow, &greatest, &least, &retries)
+		h.accept(shape{})
+		h.write(100)
+		h.expect("100 bytes", "A100")
+		rto := 200 * time.Millisecond
+		for range 8 {
+			h.advance(rto - 20*time.Millisecond)
+			h.expect("shortly before " + rto.String())
+			h.advance(21 * time.Millisecond) // the round trip comes on top
+			h.expect("at "+rto.String(), "A100")
+			rto = min(2*rto, 3*time.Second)
+		}
+		h.state(gtcp.StateEstablished)
+		h.advance(4 * time.Second)
+		h.state(gtcp.StateError)
+		if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrTimeout" {
+			t.Errorf("the connection failed with %v, want a time-out", err)
+		}
+	})
+}
+
+// TestUserTimeout: it ends a connection to the moment, whatever the timers of
+// retransmission and probes are about.
+func TestUserTimeout(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		window int
+		do     func(h *host)
+		// alive is how long the connection lives, counted from when it owes something.
+		alive time.Duration
+	}{
+		{"data", 0, func(h *host) { h.write(100) }, 10 * time.Second},
+		{"data behind data", 0, func(h *host) {
+			h.write(100)
+			h.advance(5 * time.Second)
+			h.receive(out{ack: h.acked - 50}) // progress
+		}, 10 * time.Second},
+		{"a shut window", -1, func(h *host) { h.write(100) }, 10 * time.Second},
+		{"a shut window, the peer answers", -1, func(h *host) {
+			h.write(100)
+			for range 5 {
+				h.advance(time.Second)
+				h.receive(out{window: -1})
+			}
+		}, 5 * time.Second},
+		{"a FIN", 0, func(h *host) { _ = h.ep.Shutdown(tcpip.ShutdownWrite) }, 10 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{window: test.window})
+			limit := tcpip.TCPUserTimeoutOption(10 * time.Second)
+			if err := h.ep.SetSockOpt(&limit); err != nil {
+				t.Fatal(err)
+			}
+			h.advance(time.Minute) // nothing is owed
+			h.state(gtcp.StateEstablished)
+			test.do(h)
+			h.advance(test.alive - 20*time.Millisecond)
+			if h.ep.current() == gtcp.StateError {
+				t.Fatal("it ended too soon")
+			}
+			h.advance(40 * time.Millisecond)
+			h.state(gtcp.StateError)
+			if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrTimeout" {
+				t.Errorf("the connection failed with %v, want a time-out", err)
+			}
+		})
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	h := newHost(t, false)
+	h.accept(shape{})
+	idle, interval := tcpip.KeepaliveIdleOption(10*time.Second), tcpip.KeepaliveIntervalOption(2*time.Second)
+	for _, o := range []tcpip.SettableSocketOption{&idle, &interval} {
+		if err := h.ep.SetSockOpt(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.ep.SetSockOptInt(tcpip.KeepaliveCountOption, 3); err != nil {
+		t.Fatal(err)
+	}
+	h.ep.SocketOptions().SetKeepAlive(true)
+	h.advance(10 * time.Second)
+	if s := h.expect("10 s of silence", "A")[0]; s.seq != h.acked-1 {
+		t.Errorf("the probe has sequence number %d, want %d: one that the peer has", s.seq, h.acked-1)
+	}
+	h.receive(out{}) // answered: silence begins anew
+	h.advance(9900 * time.Millisecond)
+	h.expect("less silence than that")
+	h.advance(200 * time.Millisecond)
+	h.expect("10 s of silence", "A")
+	h.advance(2 * time.Second)
+	h.expect("2 s more", "A")
+	// What is no segment of this connection is no sign of life.
+	h.receive(out{flags: rst, seq: h.next + 1<<25})
+	h.advance(2 * time.Second)
+	h.expect("2 s more", "A")
+	h.state(gtcp.StateEstablished)
+	h.advance(2 * time.Second)
+	h.expect("no answer to three probes", "RA")
+	h.state(gtcp.StateError)
+}
