@@ -243,7 +243,7 @@ func TestCapture(t *testing.T) {
 	conns[1].(interface{ SetLinger(int) error }).SetLinger(0)
 	local := map[string]net.Conn{"timeout": conns[0], "reset by us": conns[1]}
 	conns[1].Close()
-	story := regexp.MustCompile("write out tail probe again timeout loss (again timeout )*again (in )+recovered .*read")
+	course := regexp.MustCompile("write out tail probe again timeout loss (again timeout )*again (in )+recovered .*read")
 	h := accel.DebugHandler(client)
 	eventually(t, "both are captured", func() bool {
 		rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())
@@ -263,7 +263,7 @@ func TestCapture(t *testing.T) {
 			for _, e := range c.Events {
 				kinds = append(kinds, e.Kind.String())
 			}
-			if got := strings.Join(kinds, " "); !story.MatchString(got) {
+			if got := strings.Join(kinds, " "); !course.MatchString(got) {
 				t.Fatalf("got %s", got)
 			}
 		}

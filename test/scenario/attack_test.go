@@ -232,7 +232,7 @@ func beyondOneByte() step {
 // largest expects the data from 1 to be sent again, in segments of a size between
 // two, the last of them aside.
 func largest(from, to int64) step {
-	return step{fmt.Sprintf("expect it again in segments of %d to %d bytes", from, to), func(s *story) error {
+	return step{fmt.Sprintf("expect it again in segments of %d to %d bytes", from, to), func(s *run) error {
 		deadline := time.Now().Add(s.patience())
 		for {
 			g, _, ok, err := s.next(deadline)
@@ -254,7 +254,7 @@ func largest(from, to int64) step {
 
 // isnsDiffer connects n times and compares.
 func isnsDiffer(n int) step {
-	return step{fmt.Sprintf("%d SYNs", n), func(s *story) error {
+	return step{fmt.Sprintf("%d SYNs", n), func(s *run) error {
 		var before, step uint32
 		for i := range n {
 			if err := s.send(mustParse(fmt.Sprintf("@%d S 0 <mss 1000>", i+1))); err != nil {
@@ -277,7 +277,7 @@ func isnsDiffer(n int) step {
 
 // isnRises ends the connection by a reset and opens it again after a while.
 func isnRises(d time.Duration) step {
-	return step{fmt.Sprintf("reset, %v later connect again", d), func(s *story) error {
+	return step{fmt.Sprintf("reset, %v later connect again", d), func(s *run) error {
 		c := s.conn(0)
 		before := c.isns.ours
 		if err := s.send(mustParse("R 1")); err != nil {
@@ -307,7 +307,7 @@ func isnRises(d time.Duration) step {
 
 // flood sends SYNs of n clients that never go on.
 func flood(n int) step {
-	return step{fmt.Sprintf("< %d SYNs of clients that do not go on", n), func(s *story) error {
+	return step{fmt.Sprintf("< %d SYNs of clients that do not go on", n), func(s *run) error {
 		for i := range n {
 			if err := s.send(mustParse(fmt.Sprintf("@%d S 0 <mss 1000>", i+2))); err != nil {
 				return err
@@ -319,7 +319,7 @@ func flood(n int) step {
 
 // clients connect, one after the other.
 func clients(n int) step {
-	return step{fmt.Sprintf("< %d clients connect", n), func(s *story) error {
+	return step{fmt.Sprintf("< %d clients connect", n), func(s *run) error {
 		for i := range n {
 			if err := s.send(mustParse(fmt.Sprintf("@%d S 0 <mss 1000>", i+1))); err != nil {
 				return err

@@ -182,7 +182,7 @@ var closing = []scenario{
 
 // untilFIN skips everything until our FIN.
 func untilFIN() step {
-	return step{"expect a FIN", func(s *story) error {
+	return step{"expect a FIN", func(s *run) error {
 		for {
 			g, _, ok, err := s.next(time.Now().Add(s.patience()))
 			switch {
@@ -199,7 +199,7 @@ func untilFIN() step {
 
 // untilSegmentAt skips everything until a segment with data or FIN begins there.
 func untilSegmentAt(seq int64, limit time.Duration) step {
-	return step{"expect it again", func(s *story) error {
+	return step{"expect it again", func(s *run) error {
 		deadline := time.Now().Add(limit)
 		for {
 			g, _, ok, err := s.next(deadline)
@@ -217,7 +217,7 @@ func untilSegmentAt(seq int64, limit time.Duration) step {
 
 // outReset expects a reset, with or without acknowledgement.
 func outReset() step {
-	return step{"expect a reset", func(s *story) error {
+	return step{"expect a reset", func(s *run) error {
 		deadline := time.Now().Add(s.patience())
 		for {
 			g, _, ok, err := s.next(deadline)
@@ -235,7 +235,7 @@ func outReset() step {
 
 // readLater begins a read, readEnds sees its end.
 func readLater() step {
-	return call("begin to read", func(s *story) error {
+	return call("begin to read", func(s *run) error {
 		s.sock.SetReadDeadline(time.Time{})
 		s.reading = make(chan error, 1)
 		c := s.sock
@@ -248,7 +248,7 @@ func readLater() step {
 }
 
 func readEnds(wants ...error) step {
-	return call("the read ends", func(s *story) error {
+	return call("the read ends", func(s *run) error {
 		select {
 		case err := <-s.reading:
 			return oneOf(err, wants)
@@ -261,7 +261,7 @@ func readEnds(wants ...error) step {
 // beyondOld expects that the numbers of a connection that took another one's place
 // begin behind those of that one.
 func beyondOld() step {
-	return step{"our initial number lies beyond the old ones", func(s *story) error {
+	return step{"our initial number lies beyond the old ones", func(s *run) error {
 		if now := s.conn(0).isns.ours; int32(now-s.oldEnd) <= 0 {
 			return fmt.Errorf("it is %d, the old connection ended at %d", now, s.oldEnd)
 		}

@@ -59,7 +59,7 @@ var congestion = []scenario{
 
 // ackFlight acknowledges all that was sent.
 func ackFlight() step {
-	return step{"< ACK of all that was sent", func(s *story) error {
+	return step{"< ACK of all that was sent", func(s *run) error {
 		starts := s.conn(0).starts
 		return s.send(mustParse(fmt.Sprintf("A 1 ack %d", starts[len(starts)-1])))
 	}}
@@ -67,7 +67,7 @@ func ackFlight() step {
 
 // ackEach acknowledges segments of 1000 bytes one by one.
 func ackEach(from, to int64) step {
-	return step{fmt.Sprintf("< ACKs of segments %d to %d", from, to), func(s *story) error {
+	return step{fmt.Sprintf("< ACKs of segments %d to %d", from, to), func(s *run) error {
 		for i := from; i <= to; i++ {
 			if err := s.send(mustParse(fmt.Sprintf("A 1 ack %d", 1+1000*i))); err != nil {
 				return err
@@ -80,7 +80,7 @@ func ackEach(from, to int64) step {
 
 // ackInPieces acknowledges the first segment in n pieces.
 func ackInPieces(n int64) step {
-	return step{fmt.Sprintf("< %d ACKs of the first segment", n), func(s *story) error {
+	return step{fmt.Sprintf("< %d ACKs of the first segment", n), func(s *run) error {
 		for i := int64(1); i <= n; i++ {
 			if err := s.send(mustParse(fmt.Sprintf("A 1 ack %d", 1+1000*i/n))); err != nil {
 				return err
@@ -92,7 +92,7 @@ func ackInPieces(n int64) step {
 }
 
 // count takes the data segments that come within a while.
-func (s *story) count(d time.Duration) (n int, err error) {
+func (s *run) count(d time.Duration) (n int, err error) {
 	if s.host.real() {
 		d = min(d, realQuiet)
 	}
@@ -109,7 +109,7 @@ func (s *story) count(d time.Duration) (n int, err error) {
 }
 
 func atMostSegments(n int) step {
-	return step{fmt.Sprintf("at most %d segments", n), func(s *story) error {
+	return step{fmt.Sprintf("at most %d segments", n), func(s *run) error {
 		if got, err := s.count(100 * ms); err != nil || got > n {
 			return fmt.Errorf("there are %d, %w", got, err)
 		}
@@ -119,7 +119,7 @@ func atMostSegments(n int) step {
 
 // window expects as many data segments at once as the congestion window lets out.
 func window(from, to int) step {
-	return step{fmt.Sprintf("%d to %d segments", from, to), func(s *story) error {
+	return step{fmt.Sprintf("%d to %d segments", from, to), func(s *run) error {
 		if got, err := s.count(50 * ms); err != nil || got < from || got > to {
 			return fmt.Errorf("there are %d, %w", got, err)
 		}
@@ -130,7 +130,7 @@ func window(from, to int) step {
 // growth acknowledges what is in flight, for a few round trips of 10 ms, and expects
 // the window to grow by about so many segments each time.
 func growth(rounds, by int) step {
-	return step{fmt.Sprintf("grows by %d a round trip, %d times", by, rounds), func(s *story) error {
+	return step{fmt.Sprintf("grows by %d a round trip, %d times", by, rounds), func(s *run) error {
 		c := s.conn(0)
 		first, last := 0, 0
 		for i := range rounds {

@@ -144,7 +144,7 @@ var data = []scenario{
 
 // burst sends n segments of 1000 bytes at once and expects all acknowledged.
 func burst(n int64) step {
-	return step{fmt.Sprintf("< %d segments at once", n), func(s *story) error {
+	return step{fmt.Sprintf("< %d segments at once", n), func(s *run) error {
 		for i := range n {
 			if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", 1+i*1000, 1001+i*1000))); err != nil {
 				return err
@@ -157,7 +157,7 @@ func burst(n int64) step {
 
 // burstWithGaps sends the even segments after the odd ones.
 func burstWithGaps(n int64) step {
-	return step{fmt.Sprintf("< %d segments, the even ones late", n), func(s *story) error {
+	return step{fmt.Sprintf("< %d segments, the even ones late", n), func(s *run) error {
 		for first := range int64(2) {
 			for i := 1 - first; i < n; i += 2 {
 				if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", 1+i*1000, 1001+i*1000))); err != nil {

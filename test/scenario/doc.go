@@ -1,6 +1,6 @@
-// Package scenario checks TCP clause by clause: short stories in which a peer,
-// played by the test, sends segments and expects others back, while a program
-// uses the socket on our side. It holds tests only.
+// Package scenario checks TCP clause by clause: in short scenarios a peer,
+// played by the test, sends segments and expects others back, while a program uses
+// the socket on our side. It holds tests only.
 //
 //	{clause: "RFC 9293 section 3.10.7.4", name: "data out of order is answered with a duplicate acknowledgement", steps: steps{
 //		established(),
@@ -11,7 +11,7 @@
 //		read(20),
 //	}},
 //
-// Each story runs over IPv4 and over IPv6, against a whole accel.Runtime in
+// Each scenario runs over IPv4 and over IPv6, against a whole accel.Runtime in
 // virtual time and against the kernel of this machine, over a TUN device in a
 // network namespace, in real time. What a clause demands is what both must do.
 //
@@ -40,6 +40,6 @@
 //
 // # Where we fail
 //
-// A story that Linux tells as it should be and gVisor's TCP does not is kept, with
-// the reason in its field known. The test fails when such a story begins to pass.
+// A scenario that passes on Linux and fails with gVisor's TCP is kept, with the
+// reason in known_test.go. The test fails when such a scenario begins to pass.
 package scenario

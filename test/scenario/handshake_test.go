@@ -8,7 +8,7 @@ import (
 
 // closedPort is a port that nobody listens on.
 func closedPort() step {
-	return step{"to a closed port", func(s *story) error { s.ourPort = 9; return nil }}
+	return step{"to a closed port", func(s *run) error { s.ourPort = 9; return nil }}
 }
 
 // The numbers of resets that answer strangers are absolute: nothing is known to
@@ -192,7 +192,7 @@ func onlySYNs(d time.Duration) step {
 }
 
 func stillDiallingAfter(d time.Duration) step {
-	return step{"wait " + d.String() + ", with SYNs", func(s *story) error {
+	return step{"wait " + d.String() + ", with SYNs", func(s *run) error {
 		deadline := time.Now().Add(d)
 		for {
 			if _, _, ok, err := s.next(deadline); err != nil || !ok {
@@ -204,7 +204,7 @@ func stillDiallingAfter(d time.Duration) step {
 }
 
 func dialEndsWithin(d time.Duration, wants ...error) step {
-	return step{"the dial ends within " + d.String(), func(s *story) error {
+	return step{"the dial ends within " + d.String(), func(s *run) error {
 		r, err := s.dialEnds(d)
 		if err != nil {
 			return err
@@ -216,7 +216,7 @@ func dialEndsWithin(d time.Duration, wants ...error) step {
 // challenge expects an acknowledgement of the connection as it was before again,
 // and remembers it.
 func challenge() step {
-	return step{"expect a challenge", func(s *story) error {
+	return step{"expect a challenge", func(s *run) error {
 		g, _, ok, err := s.next(time.Now().Add(s.patience()))
 		switch {
 		case err != nil:

@@ -19,7 +19,7 @@ import (
 )
 
 // A kernel is a network namespace with a TUN device whose other end the test
-// holds. Each story has a peer address of its own there, so that many can be told
+// holds. Each run has a peer address of its own there, so that many can go on
 // at once.
 type kernel struct {
 	host *testnet.Host
@@ -81,7 +81,7 @@ func newKernel(t *testing.T, tailProbes string) *kernel {
 		"tcp_early_retrans":   tailProbes,
 		"tcp_frto":            "0",
 		"tcp_tso_win_divisor": "100",
-		// No story learns from the one before it.
+		// No run learns from the one before it.
 		"tcp_no_metrics_save": "1",
 	} {
 		k.host.Sysctl("net/ipv4/"+key, value)
@@ -98,7 +98,7 @@ func newKernel(t *testing.T, tailProbes string) *kernel {
 func (k *kernel) awaitReply(t *testing.T, v6 bool) {
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
-		s := newStory(k.newHost(), &scenario{}, v6)
+		s := newRun(k.newHost(), &scenario{}, v6)
 		s.ourPort = 9
 		if err := s.send(mustParse("S 0")); err != nil {
 			t.Fatal(err)
@@ -151,14 +151,14 @@ func (k *kernel) read() {
 	}
 }
 
-// A kernelHost is the kernel as one story sees it.
+// A kernelHost is the kernel as one run sees it.
 type kernelHost struct {
 	*kernel
 	peer4, peer6 netip.Addr
 	packets      chan arrival
 }
 
-// newHost reserves addresses for a story.
+// newHost reserves addresses for a run.
 func (k *kernel) newHost() *kernelHost {
 	k.mu.Lock()
 	defer k.mu.Unlock()

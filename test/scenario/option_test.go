@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-var optionStories = []scenario{
+var optionScenarios = []scenario{
 	{clause: "RFC 6691 section 2", name: "the MSS is the MTU less the fixed headers", only: "IPv4", steps: steps{
 		listen(), in("S 0 <mss 1000>"), out("SA 0 ack 1 <mss 1460>"),
 	}},
@@ -150,7 +150,7 @@ var optionStories = []scenario{
 
 // outAtLeast expects a data segment of a size.
 func outAtLeast(size int64) step {
-	return step{fmt.Sprintf("expect a segment of at least %d bytes", size), func(s *story) error {
+	return step{fmt.Sprintf("expect a segment of at least %d bytes", size), func(s *run) error {
 		g, _, ok, err := s.next(time.Now().Add(s.patience()))
 		switch {
 		case err != nil:
@@ -164,7 +164,7 @@ func outAtLeast(size int64) step {
 
 // takeSegments takes new data segments in order and no others.
 func takeSegments(n int) step {
-	return step{fmt.Sprintf("expect %d segments of data", n), func(s *story) error {
+	return step{fmt.Sprintf("expect %d segments of data", n), func(s *run) error {
 		for i := 0; i < n; {
 			g, at, ok, err := s.next(time.Now().Add(s.patience()))
 			switch {
@@ -189,7 +189,7 @@ func beyond(place int64, d time.Duration) step {
 }
 
 func timestampsRise(d time.Duration) step {
-	return step{fmt.Sprintf("take the timestamp, wait %v", d), func(s *story) error {
+	return step{fmt.Sprintf("take the timestamp, wait %v", d), func(s *run) error {
 		s.oldTS = s.conn(0).lastTS
 		time.Sleep(d)
 		return nil
@@ -197,7 +197,7 @@ func timestampsRise(d time.Duration) step {
 }
 
 func timestampsRose(from, to uint32) step {
-	return step{fmt.Sprintf("it rose by %d to %d", from, to), func(s *story) error {
+	return step{fmt.Sprintf("it rose by %d to %d", from, to), func(s *run) error {
 		if d := s.conn(0).lastTS - s.oldTS; d < from || d > to {
 			return fmt.Errorf("by %d", d)
 		}

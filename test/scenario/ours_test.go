@@ -122,8 +122,8 @@ func (h *oursHost) settle() {
 
 func (h *oursHost) real() bool { return false }
 
-// tellOurs tells a scenario to our stack with one of its TCPs, in virtual time.
-func tellOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
+// runOurs runs a scenario against our stack with one of its TCPs, in virtual time.
+func runOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
 	leak.Check(t)
 	outside := t
 	virtualtime.Test(t, func(t *testing.T) {
@@ -136,7 +136,7 @@ func tellOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
 			t.Fatal(e)
 		}
 		leak.Check(outside, h.nic)
-		err = newStory(h, &sc, v6).run()
+		err = newRun(h, &sc, v6).play()
 		h.rt.Close()
 	})
 	return err

@@ -136,7 +136,7 @@ var retransmissions = []scenario{
 // before.
 func doubles(n int, text string) step {
 	g := mustParse(text)
-	return step{fmt.Sprintf("expect %s %d times, each after twice the time", text, n), func(s *story) error {
+	return step{fmt.Sprintf("expect %s %d times, each after twice the time", text, n), func(s *run) error {
 		last := s.mark
 		var before time.Duration
 		for i := range n {
@@ -158,7 +158,7 @@ func doubles(n int, text string) step {
 // untilDead takes retransmissions until they stop, for at least from and at most
 // to, with no pause longer than pause.
 func untilDead(from, to, pause time.Duration) step {
-	return step{fmt.Sprintf("it gives up after %v to %v", from, to), func(s *story) error {
+	return step{fmt.Sprintf("it gives up after %v to %v", from, to), func(s *run) error {
 		begin, last := s.mark, s.mark
 		for {
 			_, at, ok, err := s.next(last.Add(pause))
@@ -179,7 +179,7 @@ func untilDead(from, to, pause time.Duration) step {
 
 // steady exchanges n segments, each acknowledged after the same time.
 func steady(n int, rtt time.Duration) step {
-	return step{fmt.Sprintf("%d round trips of %v", n, rtt), func(s *story) error {
+	return step{fmt.Sprintf("%d round trips of %v", n, rtt), func(s *run) error {
 		for range n {
 			if err := write(100).do(s); err != nil {
 				return err
@@ -220,7 +220,7 @@ func firstExchange(n int64) step {
 
 // flight takes the data that is sent at once, however much it is.
 func flight() step {
-	return call("let a flight out", func(s *story) error {
+	return call("let a flight out", func(s *run) error {
 		_, err := s.count(20 * ms)
 		return err
 	})
@@ -234,7 +234,7 @@ func settledData() step {
 // onlySegment lets a last segment be sent again and acknowledges it.
 func onlySegment(from string) step {
 	g := mustParse("A " + from + " ack 1")
-	return step{"nothing before " + from, func(s *story) error {
+	return step{"nothing before " + from, func(s *run) error {
 		want, err := g.resolve(s.conn(0).starts)
 		if err != nil {
 			return err
@@ -251,7 +251,7 @@ func nothingBefore(place int64) step {
 // untilSegment skips everything until a segment comes.
 func untilSegment(limit time.Duration, text string) step {
 	g := mustParse(text)
-	return step{fmt.Sprintf("expect %s within %v, among others", text, limit), func(s *story) error {
+	return step{fmt.Sprintf("expect %s within %v, among others", text, limit), func(s *run) error {
 		want, err := g.resolve(s.conn(0).starts)
 		if err != nil {
 			return err
@@ -274,7 +274,7 @@ func untilSegment(limit time.Duration, text string) step {
 
 // tailProbe expects the last data again, soon.
 func tailProbe(limit time.Duration) step {
-	return step{fmt.Sprintf("expect the last segment again within %v", limit), func(s *story) error {
+	return step{fmt.Sprintf("expect the last segment again within %v", limit), func(s *run) error {
 		if s.host.real() {
 			limit += 100 * ms
 		}

@@ -8,7 +8,7 @@ import (
 
 // scenarios are all there are.
 var scenarios = slices.Concat(
-	handshakes, optionStories, windows, data, retransmissions, congestion, closing, attacks, timers,
+	handshakes, optionScenarios, windows, data, retransmissions, congestion, closing, attacks, timers,
 )
 
 var families = []struct {
@@ -18,7 +18,7 @@ var families = []struct {
 
 func (s scenario) in(family string) bool { return s.only == "" || s.only == family }
 
-// TestOurs tells the scenarios to our stack in virtual time, with our own TCP and
+// TestOurs runs the scenarios against our stack in virtual time, with our own TCP and
 // with gVisor's.
 func TestOurs(t *testing.T) {
 	for _, engine := range []string{"tpa", "gvisor"} {
@@ -32,7 +32,7 @@ func TestOurs(t *testing.T) {
 						if !sc.in(f.name) {
 							continue
 						}
-						if err := tellOurs(t, sc, engine, f.v6); err != nil {
+						if err := runOurs(t, sc, engine, f.v6); err != nil {
 							t.Logf("over %s: %v", f.name, err)
 							errs = append(errs, err)
 						}
@@ -73,21 +73,21 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// atOnce is how many stories the kernel is told at a time. They wait most of the
+// atOnce is how many scenarios run against the kernel at a time. They wait most of the
 // time.
 const atOnce = 32
 
-// TestLinux tells them to the kernel in real time.
+// TestLinux runs them against the kernel in real time.
 func TestLinux(t *testing.T) {
 	kernels := map[bool]*kernel{false: newKernel(t, "0"), true: newKernel(t, "3")}
-	type telling struct {
+	type result struct {
 		scenario
 		errs [2]error // by family
 	}
-	var all []*telling
+	var all []*result
 	for _, sc := range scenarios {
 		if !sc.slow && sc.ours == "" {
-			all = append(all, &telling{scenario: sc})
+			all = append(all, &result{scenario: sc})
 		}
 	}
 	var wg sync.WaitGroup
@@ -100,7 +100,7 @@ func TestLinux(t *testing.T) {
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
-				l.errs[i] = newStory(kernels[l.tailProbes].newHost(), &l.scenario, f.v6).run()
+				l.errs[i] = newRun(kernels[l.tailProbes].newHost(), &l.scenario, f.v6).play()
 			})
 		}
 	}
@@ -110,8 +110,8 @@ func TestLinux(t *testing.T) {
 		t.Run(l.title(), func(t *testing.T) {
 			for i, f := range families {
 				for try := 0; l.errs[i] != nil && try < 3; try++ {
-					// In real time a busy machine spoils a story: alone it has a chance.
-					l.errs[i] = newStory(kernels[l.tailProbes].newHost(), &l.scenario, f.v6).run()
+					// In real time a busy machine spoils a run: alone it has a chance.
+					l.errs[i] = newRun(kernels[l.tailProbes].newHost(), &l.scenario, f.v6).play()
 				}
 				if l.errs[i] != nil {
 					t.Errorf("over %s: %v", f.name, l.errs[i])
@@ -122,5 +122,5 @@ func TestLinux(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d of %d scenarios are told to Linux, %d pass", len(all), len(scenarios), passed)
+	t.Logf("%d of %d scenarios ran against Linux, %d passed", len(all), len(scenarios), passed)
 }

@@ -94,12 +94,12 @@ var windows = []scenario{
 
 // fill sends data until our window is closed.
 func fill() step {
-	return step{"fill the window", func(s *story) error { return s.fill(func(segment) error { return nil }) }}
+	return step{"fill the window", func(s *run) error { return s.fill(func(segment) error { return nil }) }}
 }
 
 // fillWatched does so and sees to it that the window's right edge stays.
 func fillWatched() step {
-	return step{"fill the window and watch its right edge", func(s *story) error {
+	return step{"fill the window and watch its right edge", func(s *run) error {
 		edge := s.conn(0).edge
 		return s.fill(func(g segment) error {
 			if at := g.ack.v + g.win.v; at < edge {
@@ -112,7 +112,7 @@ func fillWatched() step {
 	}}
 }
 
-func (s *story) fill(see func(segment) error) error {
+func (s *run) fill(see func(segment) error) error {
 	c := s.conn(0)
 	next := c.ack
 	for idle := 0; idle < 2; {
@@ -152,7 +152,7 @@ func (s *story) fill(see func(segment) error) error {
 
 // fillOnce sends one segment of data that is acknowledged and read.
 func fillOnce(n int64) step {
-	return step{fmt.Sprintf("send and read %d bytes", n), func(s *story) error {
+	return step{fmt.Sprintf("send and read %d bytes", n), func(s *run) error {
 		c := s.conn(0)
 		from := max(c.ack, 1)
 		if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", from, from+n))); err != nil {
@@ -166,7 +166,7 @@ func fillOnce(n int64) step {
 }
 
 func windowIs(n int64) step {
-	return step{fmt.Sprintf("our window is %d", n), func(s *story) error {
+	return step{fmt.Sprintf("our window is %d", n), func(s *run) error {
 		if c := s.conn(0); c.edge-c.ack != n {
 			return fmt.Errorf("it is %d", c.edge-c.ack)
 		}
@@ -176,7 +176,7 @@ func windowIs(n int64) step {
 
 // windowOpens expects news of an open window.
 func windowOpens() step {
-	return step{"expect a window update", func(s *story) error {
+	return step{"expect a window update", func(s *run) error {
 		c := s.conn(0)
 		g, _, ok, err := s.next(time.Now().Add(s.patience()))
 		switch {
@@ -192,7 +192,7 @@ func windowOpens() step {
 // probe sends n bytes behind what was acknowledged, and expects an answer that
 // takes none of it.
 func probe(n int64) step {
-	return step{fmt.Sprintf("send %d bytes beyond the window", n), func(s *story) error {
+	return step{fmt.Sprintf("send %d bytes beyond the window", n), func(s *run) error {
 		c := s.conn(0)
 		if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", c.ack, c.ack+n))); err != nil {
 			return err
@@ -204,19 +204,19 @@ func probe(n int64) step {
 
 // readAll reads what was acknowledged.
 func readAll() step {
-	return step{"read all", func(s *story) error { return read(s.conn(0).ack - 1 - s.read).do(s) }}
+	return step{"read all", func(s *run) error { return read(s.conn(0).ack - 1 - s.read).do(s) }}
 }
 
 // finAtEnd sends a FIN behind all data.
 func finAtEnd() step {
-	return step{"< FIN behind all data", func(s *story) error {
+	return step{"< FIN behind all data", func(s *run) error {
 		return s.send(mustParse(fmt.Sprintf("FA %d ack 1", s.read+1+(s.conn(0).ack-1-s.read))))
 	}}
 }
 
 // ackAll acknowledges all data.
 func ackAll() step {
-	return step{"< ACK of all data", func(s *story) error {
+	return step{"< ACK of all data", func(s *run) error {
 		c := s.conn(0)
 		return s.send(mustParse(fmt.Sprintf("A %d ack %d", c.ack, c.starts[len(c.starts)-1])))
 	}}
@@ -224,7 +224,7 @@ func ackAll() step {
 
 // answerProbes acknowledges probes for a time, which must not end the connection.
 func answerProbes(d time.Duration) step {
-	return step{fmt.Sprintf("answer probes for %v", d), func(s *story) error {
+	return step{fmt.Sprintf("answer probes for %v", d), func(s *run) error {
 		deadline := time.Now().Add(d)
 		for {
 			g, _, ok, err := s.next(deadline)

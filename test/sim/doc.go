@@ -2,7 +2,7 @@
 // seed: accel, connections, deadlines, pollers, shards and TCP as they are, over
 // software network cards with a bad network between them. It holds tests only.
 //
-// A seed draws a set-up (queues, MTU, offloads, buffers, impairments, mishaps) and
+// A seed draws a set-up (queues, MTU, offloads, buffers, impairments, fault events) and
 // a program of conversations, runs it, and checks what must hold whatever was
 // drawn:
 //

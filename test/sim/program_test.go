@@ -75,9 +75,9 @@ func (p *program) run(flaky bool) {
 			background.Go(func() { p.flap(h, rand.New(rand.NewPCG(seed, 0)), stop) })
 		}
 	}
-	for range p.setup.mishaps {
+	for range p.setup.faultEvents {
 		seed := p.random.Uint64()
-		background.Go(func() { p.suffer(rand.New(rand.NewPCG(seed, 0)), stop) })
+		background.Go(func() { p.disturb(rand.New(rand.NewPCG(seed, 0)), stop) })
 	}
 
 	var clients sync.WaitGroup

@@ -24,14 +24,14 @@ type setup struct {
 	// are received so, or, with early set, sent so.
 	there, back fault.Impairment
 	early       bool
-	// mishaps are how many times a link goes down, a queue stalls or a card
+	// faultEvents are how many times a link goes down, a queue stalls or a card
 	// changes its RSS while the program runs.
-	mishaps int
+	faultEvents int
 }
 
 func (s setup) String() string {
-	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, engines %q, TCP %+v, there %v, back %v, early %v, %d mishaps",
-		s.mtu, s.v6, s.queues, s.nic, s.engines, s.tcp, describe(s.there), describe(s.back), s.early, s.mishaps)
+	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, engines %q, TCP %+v, there %v, back %v, early %v, %d fault events",
+		s.mtu, s.v6, s.queues, s.nic, s.engines, s.tcp, describe(s.there), describe(s.back), s.early, s.faultEvents)
 }
 
 // describe leaves out what is zero.
@@ -70,7 +70,7 @@ func draw(seed uint64) setup {
 	s.tcp.ReceiveBuffer = []int{0, 32 << 10, 128 << 10, 512 << 10}[r.IntN(4)]
 	s.early = r.IntN(5) == 0
 	if r.IntN(3) == 0 {
-		s.mishaps = 1 + r.IntN(3)
+		s.faultEvents = 1 + r.IntN(3)
 	}
 	return s
 }

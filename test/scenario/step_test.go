@@ -14,273 +14,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/testframe"
 )
-
-// A scenario is a story and the clause that it checks.
-type scenario struct {
-	clause, name string
-	steps        steps
-	// slow keeps a scenario that needs minutes to virtual time.
-	slow bool
-	// ours keeps a scenario to our stack, and says why.
-	ours string
-	// only is "IPv4" or "IPv6" for what one of them has alone.
-	only string
-	// backlog is the listener's, 0 for the default.
-	backlog int
-	// tailProbes leaves probes for the tail of a flight on, where they can be
-	// turned off: elsewhere they come before what a story waits for.
-	tailProbes bool
-	// cubic takes CUBIC for congestion control instead of Reno.
-	cubic bool
-}
-
-func (s scenario) title() string { return s.clause + ": " + s.name }
 
 type steps []step
 
 // A step is one thing that happens.
 type step struct {
 	text string
-	do   func(*story) error
-}
-
-// A host is a stack under test, as the program on it and its peer see it.
-type host interface {
-	// send hands the stack an IP packet.
-	send(packet []byte)
-	// received are the IP packets that the stack sent to the peer, with the times.
-	received() <-chan arrival
-	// addrs are the addresses of the stack and of the peer.
-	addrs(v6 bool) (ours, peer netip.Addr)
-	listen(addr netip.AddrPort, sc *scenario) (net.Listener, error)
-	dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
-	// settle returns when the stack has done what it does at once.
-	settle()
-	// real tells that time is real.
-	real() bool
-}
-
-type arrival struct {
-	at     time.Time
-	packet []byte
-}
-
-// A socket is what the connections of package net and of accel have in common.
-type socket interface {
-	net.Conn
-	CloseRead() error
-	CloseWrite() error
-	SetLinger(sec int) error
-	SetNoDelay(bool) error
-	SetKeepAliveConfig(net.KeepAliveConfig) error
-	SetReadBuffer(bytes int) error
-	SetWriteBuffer(bytes int) error
-}
-
-// A story is a scenario on its way.
-type story struct {
-	host       host
-	scenario   *scenario
-	ours, peer netip.Addr
-	conns      map[int]*connection
-	ourPort    uint16
-
-	listener net.Listener
-	sock     socket
-	socks    []socket
-	dialled  chan dialled
-
-	wrote, read int64      // bytes of the streams, at our socket
-	window      int64      // what the peer offers by default, as in the header
-	reading     chan error // the end of readLater
-	oldTS       uint32     // for timestampsRose
-	oldEnd      uint32     // where our numbers of the connection before ended, for beyondOld
-	// mark is when the last thing happened: a segment went out, one came in, or
-	// the program did something.
-	mark    time.Time
-	start   time.Time
-	history []string
-}
-
-type connection struct {
-	peerPort uint16
-	isns     isns
-	lastTS   uint32
-	// starts are where our data segments began, when they were sent first, and
-	// where the next one will.
-	starts []int64
-	// acked is what the peer acknowledged.
-	acked int64
-	// ack and edge are what we acknowledged last and the end of our window,
-	// unscaled.
-	ack, edge int64
-}
-
-type dialled struct {
-	conn net.Conn
-	err  error
-}
-
-// The initial sequence number of the peer makes every connection wrap around
-// within its first kilobyte.
-const (
-	peerISN  = 0xfffffc00
-	peerPort = 40000
-)
-
-// Times that are not said otherwise.
-const (
-	patience     = 600 * time.Millisecond // for a segment or a call, in virtual time
-	realPatience = 5 * time.Second
-	realQuiet    = 60 * time.Millisecond // silence that counts, in real time
-)
-
-func newStory(h host, sc *scenario, v6 bool) *story {
-	s := &story{host: h, scenario: sc, conns: map[int]*connection{}, window: 65535, start: time.Now(), mark: time.Now()}
-	s.ours, s.peer = h.addrs(v6)
-	return s
-}
-
-// run tells the story, and returns what went wrong with all that led to it.
-func (s *story) run() error {
-	defer s.end()
-	for i, st := range s.scenario.steps {
-		s.note("%s", st.text)
-		err := st.do(s)
-		s.host.settle()
-		if err != nil {
-			return fmt.Errorf("step %d, %s: %w\n\t%s", i+1, st.text, err, strings.Join(s.history, "\n\t"))
-		}
-	}
-	return nil
-}
-
-// end leaves nothing behind that would send.
-func (s *story) end() {
-	for _, c := range s.socks {
-		c.SetLinger(0)
-		c.Close()
-	}
-	if s.listener != nil {
-		s.listener.Close()
-	}
-}
-
-func (s *story) note(format string, args ...any) {
-	s.history = append(s.history, fmt.Sprintf("%9.3f ms  %s", float64(time.Since(s.start).Microseconds())/1000, fmt.Sprintf(format, args...)))
-}
-
-func (s *story) conn(i int) *connection {
-	c := s.conns[i]
-	if c == nil {
-		c = &connection{peerPort: peerPort + uint16(i), isns: isns{peer: peerISN}, starts: []int64{1}}
-		s.conns[i] = c
-	}
-	return c
-}
-
-func (s *story) patience() time.Duration {
-	if s.host.real() {
-		return realPatience
-	}
-	return patience
-}
-
-// send injects a segment of the peer.
-func (s *story) send(g segment) error {
-	c := s.conn(g.conn)
-	g, err := g.resolve(c.starts)
-	if err != nil {
-		return err
-	}
-	src, dst := netip.AddrPortFrom(s.peer, c.peerPort), netip.AddrPortFrom(s.ours, s.ourPort)
-	s.host.send(testframe.IP(s.peer, s.ours, testframe.ProtocolTCP, g.encode(src, dst, c.isns, s.window, c.lastTS)))
-	if ours := c.starts[len(c.starts)-1]; g.ack.v > c.acked && g.ack.v <= ours {
-		c.acked = g.ack.v
-	}
-	s.mark = time.Now()
-	return nil
-}
-
-// next returns the next segment of the stack until the deadline.
-func (s *story) next(deadline time.Time) (g segment, at time.Time, ok bool, err error) {
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	for {
-		var a arrival
-		select {
-		case a = <-s.host.received():
-		default:
-			select {
-			case a = <-s.host.received():
-			case <-timer.C:
-				return g, at, false, nil
-			}
-		}
-		p, err := testframe.ParseIP(a.packet)
-		if err != nil {
-			return g, at, false, err
-		}
-		if p.Protocol != testframe.ProtocolTCP || p.Dst != s.peer || len(p.Payload) < 20 {
-			continue
-		}
-		h := p.TCP()
-		from, to := h.SourcePort(), h.DestinationPort()
-		index := int(to) - peerPort
-		if s.ourPort == 0 {
-			s.ourPort = from // it dialled
-		}
-		if index < 0 || index > 10000 || from != s.ourPort {
-			return g, at, false, fmt.Errorf("a segment from port %d to port %d", from, to)
-		}
-		c := s.conn(index)
-		if h.Flags().Contains(header.TCPFlagSyn) && c.isns.ours == 0 {
-			c.isns.ours = h.SequenceNumber()
-		}
-		g, err := decodeSegment(h, c.isns, c.acked)
-		g.conn = index
-		s.note("    > %v", g)
-		if err != nil {
-			return g, a.at, false, err
-		}
-		if o, ok := g.option("ts"); ok {
-			c.lastTS = uint32(o.args[0].v)
-		}
-		if last := c.starts[len(c.starts)-1]; g.seq.v == last && g.end.v > last {
-			c.starts = append(c.starts, g.end.v)
-		}
-		if g.flags&flagA != 0 {
-			c.ack, c.edge = g.ack.v, g.ack.v+g.win.v
-		}
-		return g, a.at, true, nil
-	}
-}
-
-// expect waits for a segment that matches, and skips pure acknowledgements that
-// do not.
-func (s *story) expect(want segment, wait time.Duration) (time.Time, error) {
-	deadline := time.Now().Add(wait)
-	want, err := want.resolve(s.conn(want.conn).starts)
-	if err != nil {
-		return deadline, err
-	}
-	for {
-		g, at, ok, err := s.next(deadline)
-		switch {
-		case err != nil:
-			return at, err
-		case !ok:
-			return at, fmt.Errorf("no such segment within %v", wait)
-		case want.matches(g):
-			return at, nil
-		case !g.pureAck():
-			return at, fmt.Errorf("got %v", g)
-		}
-	}
+	do   func(*run) error
 }
 
 func mustParse(text string) segment {
@@ -297,7 +40,7 @@ func in(texts ...string) step {
 	for _, t := range texts {
 		all = append(all, mustParse(t))
 	}
-	return step{"< " + strings.Join(texts, "\n\t                < "), func(s *story) error {
+	return step{"< " + strings.Join(texts, "\n\t                < "), func(s *run) error {
 		for _, g := range all {
 			if err := s.send(g); err != nil {
 				return err
@@ -313,7 +56,7 @@ func out(texts ...string) step {
 	for _, t := range texts {
 		all = append(all, mustParse(t))
 	}
-	return step{"expect " + strings.Join(texts, ", "), func(s *story) error {
+	return step{"expect " + strings.Join(texts, ", "), func(s *run) error {
 		for _, g := range all {
 			at, err := s.expect(g, s.patience())
 			if err != nil {
@@ -329,7 +72,7 @@ func out(texts ...string) step {
 // after the last thing that happened.
 func between(from, to time.Duration, text string) step {
 	g := mustParse(text)
-	return step{fmt.Sprintf("expect %s after %v to %v", text, from, to), func(s *story) error {
+	return step{fmt.Sprintf("expect %s after %v to %v", text, from, to), func(s *run) error {
 		low, high := from, to
 		if s.host.real() { // both ends of the interval are measured late
 			low, high = from/2, to+realPatience/2
@@ -348,7 +91,7 @@ func between(from, to time.Duration, text string) step {
 
 // silence expects nothing at all for a while, or nothing but what allowed allows.
 func silence(d time.Duration, what string, allowed func(segment) bool) step {
-	return step{fmt.Sprintf("%s for %v", what, d), func(s *story) error {
+	return step{fmt.Sprintf("%s for %v", what, d), func(s *run) error {
 		if s.host.real() {
 			d = min(d, realQuiet)
 		}
@@ -379,7 +122,7 @@ func settled() step { return onlyAcks(100 * time.Millisecond) }
 
 // noMoreThan counts the pure acknowledgements that come within a while.
 func noMoreThan(n int, d time.Duration) step {
-	return step{fmt.Sprintf("at most %d ACKs within %v", n, d), func(s *story) error {
+	return step{fmt.Sprintf("at most %d ACKs within %v", n, d), func(s *run) error {
 		if s.host.real() {
 			d = min(d, realQuiet)
 		}
@@ -401,7 +144,7 @@ func noMoreThan(n int, d time.Duration) step {
 }
 
 func wait(d time.Duration) step {
-	return step{fmt.Sprintf("wait %v", d), func(s *story) error {
+	return step{fmt.Sprintf("wait %v", d), func(s *run) error {
 		time.Sleep(d)
 		s.mark = time.Now()
 		return nil
@@ -409,8 +152,8 @@ func wait(d time.Duration) step {
 }
 
 // call is a step of the program.
-func call(text string, do func(*story) error) step {
-	return step{"program: " + text, func(s *story) error {
+func call(text string, do func(*run) error) step {
+	return step{"program: " + text, func(s *run) error {
 		err := do(s)
 		s.mark = time.Now()
 		return err
@@ -418,7 +161,7 @@ func call(text string, do func(*story) error) step {
 }
 
 func listen() step {
-	return call("listen", func(s *story) (err error) {
+	return call("listen", func(s *run) (err error) {
 		if s.listener, err = s.host.listen(netip.AddrPortFrom(s.ours, 0), s.scenario); err != nil {
 			return err
 		}
@@ -428,7 +171,7 @@ func listen() step {
 }
 
 func accept() step {
-	return call("accept", func(s *story) error {
+	return call("accept", func(s *run) error {
 		type deadliner interface{ SetDeadline(time.Time) error }
 		if l, ok := s.listener.(deadliner); ok {
 			l.SetDeadline(time.Now().Add(s.patience()))
@@ -441,7 +184,7 @@ func accept() step {
 	})
 }
 
-func (s *story) use(c net.Conn) error {
+func (s *run) use(c net.Conn) error {
 	sock, ok := c.(socket)
 	if !ok {
 		return fmt.Errorf("a connection of type %T", c)
@@ -449,13 +192,13 @@ func (s *story) use(c net.Conn) error {
 	s.sock = sock
 	s.socks = append(s.socks, sock)
 	s.wrote, s.read = 0, 0
-	// The keep-alive of Go's default would talk in long stories.
+	// The keep-alive of Go's default would talk in long scenarios.
 	return sock.SetKeepAliveConfig(net.KeepAliveConfig{})
 }
 
 // nobody expects that no connection waits to be accepted.
 func nobody() step {
-	return call("finds no connection to accept", func(s *story) error {
+	return call("finds no connection to accept", func(s *run) error {
 		type deadliner interface{ SetDeadline(time.Time) error }
 		d := 10 * time.Millisecond
 		if s.host.real() {
@@ -479,7 +222,7 @@ func nobody() step {
 }
 
 func dial() step {
-	return call("dial", func(s *story) error {
+	return call("dial", func(s *run) error {
 		s.dialled = make(chan dialled, 1)
 		to := netip.AddrPortFrom(s.peer, s.conn(0).peerPort)
 		go func() {
@@ -490,7 +233,7 @@ func dial() step {
 	})
 }
 
-func (s *story) dialEnds(limit time.Duration) (dialled, error) {
+func (s *run) dialEnds(limit time.Duration) (dialled, error) {
 	select {
 	case d := <-s.dialled:
 		return d, nil
@@ -500,7 +243,7 @@ func (s *story) dialEnds(limit time.Duration) (dialled, error) {
 }
 
 func connected() step {
-	return call("is connected", func(s *story) error {
+	return call("is connected", func(s *run) error {
 		d, err := s.dialEnds(s.patience())
 		if err == nil {
 			err = d.err
@@ -514,7 +257,7 @@ func connected() step {
 
 // connectFails expects one of the errors.
 func connectFails(wants ...error) step {
-	return call(fmt.Sprint("cannot connect: ", wants), func(s *story) error {
+	return call(fmt.Sprint("cannot connect: ", wants), func(s *run) error {
 		d, err := s.dialEnds(s.patience())
 		if err != nil {
 			return err
@@ -538,7 +281,7 @@ func oneOf(err error, wants []error) error {
 
 // stillDialling expects that the dial has not ended.
 func stillDialling() step {
-	return call("still dials", func(s *story) error {
+	return call("still dials", func(s *run) error {
 		d := 10 * time.Millisecond
 		if s.host.real() {
 			d = realQuiet
@@ -552,7 +295,7 @@ func stillDialling() step {
 
 // write writes the next n bytes of the stream.
 func write(n int64) step {
-	return call(fmt.Sprintf("write %d", n), func(s *story) error {
+	return call(fmt.Sprintf("write %d", n), func(s *run) error {
 		b := make([]byte, n)
 		for i := range b {
 			b[i] = patternAt(1 + s.wrote + int64(i))
@@ -565,9 +308,9 @@ func write(n int64) step {
 }
 
 // writing writes the next n bytes of the stream, which may take longer than the
-// story.
+// scenario.
 func writing(n int64) step {
-	return call(fmt.Sprintf("begin to write %d", n), func(s *story) error {
+	return call(fmt.Sprintf("begin to write %d", n), func(s *run) error {
 		b := make([]byte, n)
 		for i := range b {
 			b[i] = patternAt(1 + s.wrote + int64(i))
@@ -581,7 +324,7 @@ func writing(n int64) step {
 
 // writeFails expects one of the errors, at the latest after a few tries.
 func writeFails(wants ...error) step {
-	return call(fmt.Sprint("cannot write: ", wants), func(s *story) error {
+	return call(fmt.Sprint("cannot write: ", wants), func(s *run) error {
 		s.sock.SetWriteDeadline(time.Now().Add(s.patience()))
 		_, err := s.sock.Write([]byte{patternAt(1 + s.wrote)})
 		return oneOf(err, wants)
@@ -590,7 +333,7 @@ func writeFails(wants ...error) step {
 
 // read reads n bytes of the stream.
 func read(n int64) step {
-	return call(fmt.Sprintf("read %d", n), func(s *story) error {
+	return call(fmt.Sprintf("read %d", n), func(s *run) error {
 		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
 		b := make([]byte, n)
 		k, err := io.ReadFull(s.sock, b)
@@ -609,7 +352,7 @@ func read(n int64) step {
 
 // nothingToRead expects that a read has to wait.
 func nothingToRead() step {
-	return call("finds nothing to read", func(s *story) error {
+	return call("finds nothing to read", func(s *run) error {
 		d := 10 * time.Millisecond
 		if s.host.real() {
 			d = realQuiet
@@ -628,7 +371,7 @@ func nothingToRead() step {
 
 // readFails expects one of the errors, such as io.EOF.
 func readFails(wants ...error) step {
-	return call(fmt.Sprint("cannot read: ", wants), func(s *story) error {
+	return call(fmt.Sprint("cannot read: ", wants), func(s *run) error {
 		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
 		n, err := s.sock.Read(make([]byte, 64<<10))
 		if n > 0 {
@@ -639,35 +382,35 @@ func readFails(wants ...error) step {
 }
 
 func closeWrite() step {
-	return call("close for writing", func(s *story) error { return s.sock.CloseWrite() })
+	return call("close for writing", func(s *run) error { return s.sock.CloseWrite() })
 }
 
 func closeRead() step {
-	return call("close for reading", func(s *story) error { return s.sock.CloseRead() })
+	return call("close for reading", func(s *run) error { return s.sock.CloseRead() })
 }
 
-func closeAll() step { return call("close", func(s *story) error { return s.sock.Close() }) }
+func closeAll() step { return call("close", func(s *run) error { return s.sock.Close() }) }
 
 func closeListener() step {
-	return call("close the listener", func(s *story) error { return s.listener.Close() })
+	return call("close the listener", func(s *run) error { return s.listener.Close() })
 }
 
 func linger(sec int) step {
-	return call(fmt.Sprintf("linger %d s", sec), func(s *story) error { return s.sock.SetLinger(sec) })
+	return call(fmt.Sprintf("linger %d s", sec), func(s *run) error { return s.sock.SetLinger(sec) })
 }
 
 func noDelay(on bool) step {
-	return call(fmt.Sprintf("no delay: %v", on), func(s *story) error { return s.sock.SetNoDelay(on) })
+	return call(fmt.Sprintf("no delay: %v", on), func(s *run) error { return s.sock.SetNoDelay(on) })
 }
 
 func keepAlive(idle, interval time.Duration, count int) step {
-	return call(fmt.Sprintf("keep-alive after %v, every %v, %d times", idle, interval, count), func(s *story) error {
+	return call(fmt.Sprintf("keep-alive after %v, every %v, %d times", idle, interval, count), func(s *run) error {
 		return s.sock.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: count})
 	})
 }
 
 func userTimeout(d time.Duration) step {
-	return call(fmt.Sprintf("user timeout %v", d), func(s *story) error {
+	return call(fmt.Sprintf("user timeout %v", d), func(s *run) error {
 		if c, ok := s.sock.(interface{ SetUserTimeout(time.Duration) error }); ok {
 			return c.SetUserTimeout(d)
 		}
@@ -684,13 +427,13 @@ func userTimeout(d time.Duration) step {
 
 // peerWindow is what the peer offers from now on, as in the header.
 func peerWindow(n int64) step {
-	return step{fmt.Sprintf("the peer offers %d", n), func(s *story) error { s.window = n; return nil }}
+	return step{fmt.Sprintf("the peer offers %d", n), func(s *run) error { s.window = n; return nil }}
 }
 
 // again starts another incarnation of a connection, whose initial sequence
 // number is delta higher.
 func again(conn int, delta int64) step {
-	return step{fmt.Sprintf("connection %d anew, %+d", conn, delta), func(s *story) error {
+	return step{fmt.Sprintf("connection %d anew, %+d", conn, delta), func(s *run) error {
 		c := s.conn(conn - 1)
 		s.oldEnd = c.isns.ours + uint32(c.starts[len(c.starts)-1])
 		c.isns, c.starts = isns{peer: c.isns.peer + uint32(delta)}, []int64{1}
@@ -702,7 +445,7 @@ func again(conn int, delta int64) step {
 // too big".
 func icmp(kind icmpKind, mtu int, quoted string) step {
 	g := mustParse(quoted)
-	return step{fmt.Sprintf("< ICMP %s %d about %s", kind.name, mtu, quoted), func(s *story) error {
+	return step{fmt.Sprintf("< ICMP %s %d about %s", kind.name, mtu, quoted), func(s *run) error {
 		c := s.conn(g.conn)
 		// The quoted segment is ours: its sequence number is relative to our ISN.
 		turned := isns{peer: c.isns.ours, ours: c.isns.peer}
@@ -722,7 +465,7 @@ func icmp(kind icmpKind, mtu int, quoted string) step {
 
 // join makes one step of several.
 func join(text string, all ...step) step {
-	return step{text, func(s *story) error {
+	return step{text, func(s *run) error {
 		for _, st := range all {
 			s.note("  %s", st.text)
 			err := st.do(s)

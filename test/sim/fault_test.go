@@ -8,13 +8,13 @@ import (
 	"github.com/gotpa/tpa/test/virtualtime"
 )
 
-// A mishap lets one thing go wrong for a while, or until stop.
-type mishap struct {
+// A faultEvent is one thing that goes wrong for a while, or until stop.
+type faultEvent struct {
 	name string
 	run  func(p *program, h *host, r *rand.Rand, stop chan struct{})
 }
 
-var mishaps = []mishap{
+var faultEvents = []faultEvent{
 	{"link down", func(p *program, h *host, r *rand.Rand, stop chan struct{}) {
 		p.wire.gaps = true
 		h.nic.SetLink(false)
@@ -85,10 +85,10 @@ var mishaps = []mishap{
 	}},
 }
 
-// suffer lets one mishap happen at some time in the first ten seconds.
-func (p *program) suffer(r *rand.Rand, stop chan struct{}) {
-	h, m := p.hosts[r.IntN(2)], mishaps[r.IntN(len(mishaps))]
+// disturb lets one fault event happen at some time in the first ten seconds.
+func (p *program) disturb(r *rand.Rand, stop chan struct{}) {
+	h, e := p.hosts[r.IntN(2)], faultEvents[r.IntN(len(faultEvents))]
 	if !pause(r, 10*time.Second, stop) {
-		m.run(p, h, r, stop)
+		e.run(p, h, r, stop)
 	}
 }
