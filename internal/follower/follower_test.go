@@ -1,7 +1,6 @@
 package follower_test
 
 import (
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,12 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gotpa/tpa/internal/follower"
-	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/follower"
+	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/testnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -368,23 +368,15 @@ func TestICMP(t *testing.T) {
 	near4, far4 := b.near.IPv4.Addr(), b.far.IPv4.Addr()
 	near6, far6 := b.near.IPv6.Addr(), b.far.IPv6.Addr()
 	elsewhere4, elsewhere6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
-	quote4 := func(protocol byte) []byte {
-		p := append([]byte{0x45, 0, 5, 0xdc, 0, 0, 0x40, 0, 64, protocol, 0, 0}, near4.AsSlice()...)
-		p = append(p, elsewhere4.AsSlice()...)
-		return append(p, 0x18, 0xeb, 0x9c, 0x40, 1, 2, 3, 4)
-	}
-	quote6 := func(protocol byte) []byte {
-		p := append([]byte{0x60, 0, 0, 0, 5, 0xdc, protocol, 64}, near6.AsSlice()...)
-		p = append(p, elsewhere6.AsSlice()...)
-		return append(p, 0x18, 0xeb, 0x9c, 0x40, 1, 2, 3, 4)
-	}
+	ports := []byte{0x18, 0xeb, 0x9c, 0x40, 1, 2, 3, 4}
+	quote4 := func(protocol byte) []byte { return testframe.IP(near4, elsewhere4, protocol, ports) }
+	quote6 := func(protocol byte) []byte { return testframe.IP(near6, elsewhere6, protocol, ports) }
+	const mtu = 1400
 	error4 := func(kind, code byte, quote []byte) []byte {
-		m := append([]byte{kind, code, 0, 0, 0, 0, 0x05, 0x78}, quote...)
-		binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, 0))
-		return m
+		return testframe.ICMP(far4, near4, kind, code, mtu, quote)[header.IPv4MinimumSize:]
 	}
 	error6 := func(kind byte, quote []byte) []byte {
-		return append([]byte{kind, 0, 0, 0, 0, 0, 0x05, 0x78}, quote...) // the kernel fills in the checksum
+		return testframe.ICMP(far6, near6, kind, 0, mtu, quote)[header.IPv6MinimumSize:] // the kernel makes the checksum anew
 	}
 	send := func(network string, to netip.Addr, message []byte) {
 		t.Helper()
@@ -415,26 +407,13 @@ func TestICMP(t *testing.T) {
 		t.Fatalf("%d packets, want 2: %x", len(b.packets), b.packets)
 	}
 	for _, p := range b.packets {
-		if p[0]>>4 == 4 {
-			ip := header.IPv4(p)
-			if !ip.IsValid(len(p)) || !ip.IsChecksumValid() || ip.SourceAddress().As4() != far4.As4() ||
-				ip.DestinationAddress().As4() != near4.As4() || string(ip.Payload()) != string(tooBig4) {
-				t.Errorf("ICMP error arrived as %x", p)
-			}
-			continue
+		packet, err := testframe.ParseIP(p)
+		from, to, want := far4, near4, tooBig4
+		if packet.Dst.Is6() {
+			from, to, want = far6, near6, tooBig6
 		}
-		ip := header.IPv6(p)
-		if !ip.IsValid(len(p)) || ip.SourceAddress().As16() != far6.As16() || ip.DestinationAddress().As16() != near6.As16() {
-			t.Errorf("ICMPv6 error arrived as %x", p)
-		}
-		icmp := header.ICMPv6(ip.Payload())
-		if got, want := icmp.Checksum(), header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
-			Header: icmp, Src: ip.SourceAddress(), Dst: ip.DestinationAddress(),
-		}); got != want {
-			t.Errorf("ICMPv6 checksum %#x, want %#x", got, want)
-		}
-		if string(icmp[4:]) != string(tooBig6[4:]) {
-			t.Errorf("ICMPv6 error arrived as %x", p)
+		if err != nil || packet.Src != from || packet.Dst != to || string(packet.Payload) != string(want) {
+			t.Errorf("an ICMP error arrived as %x (%v)", p, err)
 		}
 	}
 }
