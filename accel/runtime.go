@@ -17,6 +17,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/eventlog"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
@@ -34,7 +35,7 @@ type Runtime struct {
 
 	device     link.Device
 	sharing    *sharing // nil on a device of our own
-	neighbours *link.Neighbours
+	neighbours *netif.Neighbours
 	shards     []*shard.Shard
 	stacks     []tpanet.Stack
 	budget     *shard.Budget // of what the shards share
@@ -110,7 +111,7 @@ func (rt *Runtime) start() (err error) {
 	}()
 	rt.device = dev
 	info := dev.Info()
-	var resolver link.Resolver
+	var resolver netif.Resolver
 	if name := sharedInterface(dev); name != "" {
 		if rt.sharing, err = rt.share(dev, name, len(c.Addrs) == 0); err != nil {
 			return err
@@ -143,7 +144,7 @@ func (rt *Runtime) start() (err error) {
 		return err
 	}
 	rt.openRecorder()
-	rt.neighbours = link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
+	rt.neighbours = netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
 	rt.budget = shard.NewBudget(c.Limits)
 	for i := range queues {
 		cpu := -1

@@ -127,7 +127,7 @@ func (s *sharing) start(limit int) error {
 	return err
 }
 
-// Resolve implements link.Resolver.
+// Resolve implements netif.Resolver.
 func (s *sharing) Resolve(addr tcpip.Address) {
 	if a, ok := netip.AddrFromSlice(addr.AsSlice()); ok {
 		s.follower.Resolve(a)

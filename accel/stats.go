@@ -7,6 +7,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/histogram"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
@@ -86,7 +87,7 @@ type Stats struct {
 	LinkUp bool
 	Device link.DeviceStats
 	// Neighbours are those of the table that all shards share.
-	Neighbours link.NeighbourStats
+	Neighbours netif.NeighbourStats
 	// Sharing tells about a device that is shared with the kernel, nil for others.
 	Sharing *SharingStats
 	// Limits are in force, defaults filled in. What they cost is in Shards.

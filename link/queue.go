@@ -1,20 +1,15 @@
-// Package link is what lies between a network device and a TCP stack: the
-// contract of a device queue, Ethernet framing, the neighbour table, and the
-// gVisor link endpoint that ties them together.
+// Package link is the contract between a network device and what drives it: a
+// device with its queues, bursts of Ethernet frames, and the optional interfaces
+// by which a device says what else it can do.
 //
-// # The way of a packet
-//
-// A poller calls Queue.Receive and gets a burst of frames, each a view of
-// memory that the device owns. The frames that belong to established TCP flows
-// go straight to TCP; all others go through Endpoint.Deliver into gVisor's IP
-// stack, which copies what it keeps. What TCP sends is written once, into a
-// buffer obtained with Queue.Reserve, and leaves with the next Queue.Flush:
-// once per poll, or earlier when the staging area is full or the poller sleeps.
+// Packages below it implement it: link/dpdk, link/xdp and link/packet over real
+// interfaces, link/memory between two stacks of one process. link/softnic and
+// link/fault are a network card in software and a bad network, for tests.
 //
 // # Threads
 //
-// One goroutine, the poller, receives. Any goroutine may send, under the
-// endpoint's transmit lock. Sending and receiving never wait for each other.
+// One goroutine receives from a queue. Sending needs a lock, which is up to the
+// caller. Sending and receiving never wait for each other.
 package link
 
 import (

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -17,7 +18,7 @@ func device(name, help string, read func(*link.DeviceStats) uint64) metric[scrap
 }
 
 // neighbour makes a counter of one of the neighbour table's.
-func neighbour(name, help string, read func(*link.NeighbourStats) uint64) metric[scrape] {
+func neighbour(name, help string, read func(*netif.NeighbourStats) uint64) metric[scrape] {
 	return metric[scrape]{
 		name: "neighbour_" + name, kind: counter, help: help,
 		read: func(s scrape) []sample { return one(read(&s.Neighbours)) },
@@ -112,10 +113,10 @@ var portMetrics = []metric[scrape]{
 			return []sample{series(s.Neighbours.Entries, "resolved"), series(s.Neighbours.Unresolved, "unresolved")}
 		},
 	},
-	neighbour("requests_sent_total", "ARP requests and neighbour solicitations sent.", func(n *link.NeighbourStats) uint64 { return n.RequestsSent }),
-	neighbour("replies_sent_total", "Answers sent to questions for our addresses.", func(n *link.NeighbourStats) uint64 { return n.RepliesSent }),
-	neighbour("replies_received_total", "Answers that resolved or confirmed an address.", func(n *link.NeighbourStats) uint64 { return n.RepliesReceived }),
-	neighbour("failures_total", "Addresses that nobody answered for.", func(n *link.NeighbourStats) uint64 { return n.Failures }),
-	neighbour("packets_dropped_total", "Packets dropped while their next hop was asked for.", func(n *link.NeighbourStats) uint64 { return n.HeldDropped }),
-	neighbour("changes_total", "Neighbours that came back with another MAC address.", func(n *link.NeighbourStats) uint64 { return n.Changes }),
+	neighbour("requests_sent_total", "ARP requests and neighbour solicitations sent.", func(n *netif.NeighbourStats) uint64 { return n.RequestsSent }),
+	neighbour("replies_sent_total", "Answers sent to questions for our addresses.", func(n *netif.NeighbourStats) uint64 { return n.RepliesSent }),
+	neighbour("replies_received_total", "Answers that resolved or confirmed an address.", func(n *netif.NeighbourStats) uint64 { return n.RepliesReceived }),
+	neighbour("failures_total", "Addresses that nobody answered for.", func(n *netif.NeighbourStats) uint64 { return n.Failures }),
+	neighbour("packets_dropped_total", "Packets dropped while their next hop was asked for.", func(n *netif.NeighbourStats) uint64 { return n.HeldDropped }),
+	neighbour("changes_total", "Neighbours that came back with another MAC address.", func(n *netif.NeighbourStats) uint64 { return n.Changes }),
 }

@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
@@ -49,7 +50,7 @@ func newPeer(f testing.TB, engine string) *peer {
 		f.Fatal(err)
 	}
 	info := db.Info()
-	n := link.NewNeighbours(shardMAC, clock.New(), nil)
+	n := netif.NewNeighbours(shardMAC, clock.New(), nil)
 	s, err := New(Options{Device: info, Queue: db.Queue(0), Neighbours: n, MTU: info.MTU, CPU: -1, TCP: TCP{Engine: engine}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	owntcp "github.com/gotpa/tpa/internal/tcp"
 	"github.com/gotpa/tpa/link"
@@ -39,7 +40,7 @@ type Options struct {
 	Index      int
 	Device     link.Info
 	Queue      link.Queue
-	Neighbours *link.Neighbours
+	Neighbours *netif.Neighbours
 	MTU        int
 	// CPU pins the poller, -1 does not.
 	CPU     int
@@ -76,7 +77,7 @@ type Shard struct {
 	maxFrame int // of the device, in bytes
 
 	clock  *clock.Clock
-	link   *link.Endpoint
+	link   *netif.Endpoint
 	stack  *stack.Stack
 	routed atomic.Bool // SetRoutes was called
 	zone   atomic.Pointer[tpanet.Zone]
@@ -142,7 +143,7 @@ func New(o Options) (*Shard, error) {
 	s.census.Store(new(Census))
 	s.SetZone(o.Zone)
 	copy(s.mac[:], o.Device.HardwareAddr)
-	s.link = link.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
+	s.link = netif.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
 	s.link.OnUnresolved(s.unresolved)
 	if s.polling.Spin >= 0 && s.polling.Spin < time.Microsecond {
 		s.link.NoNaps()
@@ -425,7 +426,7 @@ type Stats struct {
 	CPU    int
 	Poller PollerStats
 	Queue  link.QueueStats
-	Link   link.EndpointStats
+	Link   netif.EndpointStats
 	// Shortcuts counts segments that went straight to TCP.
 	Shortcuts uint64
 	// Handover counts what arrived on another queue than its flow's.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/leak"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -39,7 +40,7 @@ func newPair(t testing.TB, o memory.Options, tcp TCP) (a, b *Shard) {
 	leak.Check(t, da, db)
 	make := func(d *memory.Device, last string) *Shard {
 		info := d.Info()
-		n := link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
+		n := netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
 		s, err := New(Options{
 			Device: info, Queue: d.Queue(0), Neighbours: n, MTU: info.MTU,
 			CPU: -1, TCP: tcp, Logger: slog.New(slog.DiscardHandler),

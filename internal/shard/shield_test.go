@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 )
@@ -44,7 +45,7 @@ func shielded(t *testing.T, engine string, f Shield, waiting *int) (*Budget, []*
 		t.Fatal(err)
 	}
 	info, budget := b.Info(), NewBudget(Limits{HalfOpen: 80})
-	n := link.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
+	n := netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
 	t.Cleanup(func() { n.Close(); a.Close(); b.Close() })
 	var shards []*Shard
 	for i := range 2 {

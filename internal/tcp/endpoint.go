@@ -13,8 +13,8 @@ import (
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
-	"github.com/gotpa/tpa/link"
 )
 
 // What everybody who waits is told when a connection ends.
@@ -52,7 +52,7 @@ type Endpoint struct {
 
 	route      *stack.Route
 	routeEpoch uint64
-	path       link.TCPPath
+	path       netif.TCPPath
 	trace      *recorder.Trace
 	untraced   bool // there was no room for a trace when the handshake began
 

@@ -18,8 +18,8 @@ import (
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/testframe"
-	"github.com/gotpa/tpa/link"
 )
 
 var (
@@ -60,14 +60,14 @@ type host struct {
 func (h *host) WakePoller() {}
 
 // SendTCP implements Output.
-func (h *host) SendTCP(_ *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent) {
+func (h *host) SendTCP(_ *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent) {
 	if h.slow {
-		return 0, link.Unresolved
+		return 0, netif.Unresolved
 	}
 	h.collect()
 	for done := 0; ; {
 		if h.room == 0 {
-			return done, link.Full
+			return done, netif.Full
 		}
 		if h.room > 0 {
 			h.room--
@@ -81,7 +81,7 @@ func (h *host) SendTCP(_ *link.TCPPath, tcp []byte, payload link.TCPPayload, at 
 		}
 		h.record(b, data)
 		if done == n {
-			return n, link.Sent
+			return n, netif.Sent
 		}
 	}
 }

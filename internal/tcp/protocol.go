@@ -16,17 +16,17 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/raw"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
-	"github.com/gotpa/tpa/link"
 )
 
-// Output is the short way out of a shard: link.Endpoint.
+// Output is the short way out of a shard: netif.Endpoint.
 type Output interface {
 	// WakePoller ends the poller's sleep, so that it calls Retry.
 	WakePoller()
-	// SendTCP is link.Endpoint's.
-	SendTCP(p *link.TCPPath, tcp []byte, payload link.TCPPayload, at uint64, n, mss int) (int, link.TCPSent)
+	// SendTCP is netif.Endpoint's.
+	SendTCP(p *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent)
 }
 
 // settings are the options of the protocol.

@@ -9,7 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
-	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/internal/netif"
 )
 
 // sender is the sending half of a connection. The send buffer's first byte has
@@ -70,7 +70,7 @@ func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
 	if hop.Len() == 0 {
 		hop = r.RemoteAddress()
 	}
-	e.path = link.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
+	e.path = netif.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
 }
 
 // routed makes sure of the route, which may have changed. mu is held.
@@ -373,15 +373,15 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 	}
 	if e.route.Loop() == stack.PacketOut {
 		sent, result := e.p.out.SendTCP(&e.path, b, &e.out, at, n, e.mss)
-		if e.trace != nil && (result == link.Sent || sent > 0) {
+		if e.trace != nil && (result == netif.Sent || sent > 0) {
 			e.trace.Sent(b, sent, false)
 		}
 		switch result {
-		case link.Sent:
+		case netif.Sent:
 			e.stats.SegmentsSent.Increment()
 			e.p.stack.Stats().TCP.SegmentsSent.Increment()
 			return sent, true
-		case link.Full:
+		case netif.Full:
 			if sent == 0 {
 				e.ackOwed = owed || n == 0
 			}

@@ -1,9 +1,11 @@
-package link
+package netif
 
 import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // gVisor's TCP acknowledges every burst at once, with a segment of its own, and
@@ -25,7 +27,7 @@ const (
 	// place was taken by another sends its next acknowledgement at once.
 	ackFlows = 1024
 	// heldAcks is how many acknowledgements can be held; a full list is sent.
-	heldAcks = MaxBurst
+	heldAcks = link.MaxBurst
 	// ackHeaderMax is a TCP header with the timestamp option and its padding.
 	ackHeaderMax = header.TCPMinimumSize + 12
 )
@@ -51,7 +53,7 @@ type ackFlow struct {
 // heldAck is an acknowledgement without Ethernet header and checksums.
 type heldAck struct {
 	flow  *ackFlow // nil once cancelled
-	mac   MAC
+	mac   link.MAC
 	ipLen uint8
 	size  uint8
 	b     [ipHeaderMax + ackHeaderMax]byte
@@ -62,7 +64,7 @@ func (h *heldAck) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLen+1
 // holdAckLocked takes note of a segment that is about to be sent, and reports
 // whether it was a pure acknowledgement that is held instead. tcp is its header,
 // payload its payload's length.
-func (e *Endpoint) holdAckLocked(mac MAC, ip, tcp []byte, hash uint32, payload int) bool {
+func (e *Endpoint) holdAckLocked(mac link.MAC, ip, tcp []byte, hash uint32, payload int) bool {
 	a := &e.acks
 	ack := binary.BigEndian.Uint32(tcp[8:])
 	f := &a.flows[hash&(ackFlows-1)]
@@ -122,13 +124,13 @@ func (e *Endpoint) releaseAcksLocked() {
 			h.flow.held = 0
 		}
 		h.flow = nil
-		b := e.reserveLocked(EthernetHeaderLen+int(h.size), false)
+		b := e.reserveLocked(link.EthernetHeaderLen+int(h.size), false)
 		if b == nil {
 			continue // counted; the next acknowledgement covers it
 		}
 		v6 := h.ipLen == header.IPv6MinimumSize
 		putEthernet(b, h.mac, e.mac, etherTypeOf(v6))
-		copy(b[EthernetHeaderLen:], h.b[:h.size])
+		copy(b[link.EthernetHeaderLen:], h.b[:h.size])
 		e.finishTCPLocked(b, int(h.ipLen), int(h.size)-int(h.ipLen), 0, v6)
 	}
 	a.n, a.releasing = 0, false

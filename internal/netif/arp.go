@@ -1,9 +1,11 @@
-package link
+package netif
 
 import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // ARP over Ethernet for IPv4, RFC 826: offsets in bytes from the start of the
@@ -30,7 +32,7 @@ func (n *Neighbours) handleARP(p []byte, via *Endpoint) bool {
 	if len(p) < arpLen || [6]byte(p[:6]) != arpPrefix {
 		return false
 	}
-	senderMAC := MAC(p[arpSenderMAC:])
+	senderMAC := link.MAC(p[arpSenderMAC:])
 	sender := tcpip.AddrFrom4([4]byte(p[arpSenderIP:]))
 	target := tcpip.AddrFrom4([4]byte(p[arpTargetIP:]))
 	if n.resolver != nil {
@@ -58,14 +60,14 @@ func (n *Neighbours) handleARP(p []byte, via *Endpoint) bool {
 }
 
 // sendARPRequest asks for addr, all stations or only the one that had it.
-func (e *Endpoint) sendARPRequest(addr, source tcpip.Address, to MAC) {
-	if to == (MAC{}) {
+func (e *Endpoint) sendARPRequest(addr, source tcpip.Address, to link.MAC) {
+	if to == (link.MAC{}) {
 		to = broadcastMAC
 	}
-	e.sendARP(arpRequest, source, addr, MAC{}, to)
+	e.sendARP(arpRequest, source, addr, link.MAC{}, to)
 }
 
-func (e *Endpoint) sendARP(op uint16, sender, target tcpip.Address, targetMAC, to MAC) {
+func (e *Endpoint) sendARP(op uint16, sender, target tcpip.Address, targetMAC, to link.MAC) {
 	var p [arpLen]byte
 	copy(p[:], arpPrefix[:])
 	binary.BigEndian.PutUint16(p[arpOperation:], op)

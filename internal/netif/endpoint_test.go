@@ -1,4 +1,4 @@
-package link_test
+package netif_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	"github.com/gotpa/tpa/link/softnic"
@@ -41,25 +42,25 @@ func addr6(last byte) tcpip.Address {
 type bench struct {
 	t          testing.TB
 	clock      *faketime.ManualClock
-	neighbours *link.Neighbours
-	endpoint   *link.Endpoint
+	neighbours *netif.Neighbours
+	endpoint   *netif.Endpoint
 	wire       link.Queue
 	stack      *stack.Stack // made by route
 	delivered  []tcpip.NetworkProtocolNumber
 	unresolved int
 }
 
-func newBench(t testing.TB, resolver link.Resolver) *bench {
+func newBench(t testing.TB, resolver netif.Resolver) *bench {
 	t.Helper()
 	dev, wire, err := memory.Pair(memory.Options{Ring: 128})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, clock: faketime.NewManualClock(), wire: wire.Queue(0)}
-	b.neighbours = link.NewNeighbours(ourMAC, b.clock, resolver)
+	b.neighbours = netif.NewNeighbours(ourMAC, b.clock, resolver)
 	b.neighbours.AddLocal(our4)
 	b.neighbours.AddLocal(our6)
-	b.endpoint = link.NewEndpoint(dev.Info(), dev.Queue(0), b.neighbours, 1500)
+	b.endpoint = netif.NewEndpoint(dev.Info(), dev.Queue(0), b.neighbours, 1500)
 	b.endpoint.OnUnresolved(func(*stack.PacketBuffer) { b.unresolved++ })
 	b.endpoint.Attach(b)
 	t.Cleanup(func() { b.neighbours.Close(); dev.Close(); wire.Close() })
@@ -197,21 +198,21 @@ func TestRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		frame link.Frame
-		want  link.EndpointStats
+		want  netif.EndpointStats
 	}{
-		{"empty", link.Frame{}, link.EndpointStats{RxMalformed: 1}},
-		{"runt", link.Frame{Data: make([]byte, 13)}, link.EndpointStats{RxMalformed: 1}},
-		{"truncated IPv4", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 19))}, link.EndpointStats{RxMalformed: 1}},
-		{"truncated IPv6", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x86dd, make([]byte, 39))}, link.EndpointStats{RxMalformed: 1}},
-		{"truncated ARP", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 27))}, link.EndpointStats{RxMalformed: 1}},
-		{"ARP of another network", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 28))}, link.EndpointStats{RxMalformed: 1}},
-		{"VLAN", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x8100, make([]byte, 64))}, link.EndpointStats{RxVLAN: 1}},
-		{"QinQ", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x88a8, make([]byte, 64))}, link.EndpointStats{RxVLAN: 1}},
-		{"LLDP", link.Frame{Data: ethernet(everyone, peerMAC, 0x88cc, make([]byte, 64))}, link.EndpointStats{RxUnknown: 1}},
-		{"another station's", link.Frame{Data: ethernet(peerMAC, peerMAC, 0x0800, make([]byte, 64))}, link.EndpointStats{RxNotOurs: 1}},
-		{"the device's verdict is bad", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)), Checksum: link.Bad}, link.EndpointStats{RxBadChecksum: 1}},
-		{"NDP with a wrong checksum", link.Frame{Data: ndpBadSum}, link.EndpointStats{RxBadChecksum: 1}},
-		{"NDP from beyond a router", link.Frame{Data: ndpRouted}, link.EndpointStats{RxMalformed: 1}},
+		{"empty", link.Frame{}, netif.EndpointStats{RxMalformed: 1}},
+		{"runt", link.Frame{Data: make([]byte, 13)}, netif.EndpointStats{RxMalformed: 1}},
+		{"truncated IPv4", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 19))}, netif.EndpointStats{RxMalformed: 1}},
+		{"truncated IPv6", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x86dd, make([]byte, 39))}, netif.EndpointStats{RxMalformed: 1}},
+		{"truncated ARP", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 27))}, netif.EndpointStats{RxMalformed: 1}},
+		{"ARP of another network", link.Frame{Data: ethernet(everyone, peerMAC, 0x0806, make([]byte, 28))}, netif.EndpointStats{RxMalformed: 1}},
+		{"VLAN", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x8100, make([]byte, 64))}, netif.EndpointStats{RxVLAN: 1}},
+		{"QinQ", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x88a8, make([]byte, 64))}, netif.EndpointStats{RxVLAN: 1}},
+		{"LLDP", link.Frame{Data: ethernet(everyone, peerMAC, 0x88cc, make([]byte, 64))}, netif.EndpointStats{RxUnknown: 1}},
+		{"another station's", link.Frame{Data: ethernet(peerMAC, peerMAC, 0x0800, make([]byte, 64))}, netif.EndpointStats{RxNotOurs: 1}},
+		{"the device's verdict is bad", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)), Checksum: link.Bad}, netif.EndpointStats{RxBadChecksum: 1}},
+		{"NDP with a wrong checksum", link.Frame{Data: ndpBadSum}, netif.EndpointStats{RxBadChecksum: 1}},
+		{"NDP from beyond a router", link.Frame{Data: ndpRouted}, netif.EndpointStats{RxMalformed: 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t, nil)
@@ -361,7 +362,7 @@ func TestNoAnswer(t *testing.T) {
 	if questions != 3 || b.unresolved < 100 || b.unresolved > 200 {
 		t.Errorf("%d questions, %d packets reported, want 3 and 100 to 200", questions, b.unresolved)
 	}
-	want := link.NeighbourStats{RequestsSent: 3, Failures: 1, HeldDropped: packets}
+	want := netif.NeighbourStats{RequestsSent: 3, Failures: 1, HeldDropped: packets}
 	if diff := cmp.Diff(want, b.neighbours.Stats()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -435,7 +436,7 @@ func TestAgeing(t *testing.T) {
 	}
 }
 
-// resolver is a link.Resolver that remembers what it was asked.
+// resolver is a netif.Resolver that remembers what it was asked.
 type resolver struct{ asked []tcpip.Address }
 
 func (r *resolver) Resolve(a tcpip.Address) { r.asked = append(r.asked, a) }
@@ -576,10 +577,10 @@ func TestAsleepWhileTheDeviceIsFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		neighbours := link.NewNeighbours(ourMAC, faketime.NewManualClock(), nil)
+		neighbours := netif.NewNeighbours(ourMAC, faketime.NewManualClock(), nil)
 		defer neighbours.Close()
 		neighbours.Set(peer4, peerMAC)
-		b := &bench{t: t, endpoint: link.NewEndpoint(nic.Info(), nic.Queue(0), neighbours, 1500)}
+		b := &bench{t: t, endpoint: netif.NewEndpoint(nic.Info(), nic.Queue(0), neighbours, 1500)}
 		b.endpoint.SetAsleep(true)
 		nic.StallTransmit(0, true)
 		if err := b.write(packet(our4, peer4, nil, stack.GSO{})); err != nil || !b.endpoint.Pending() {

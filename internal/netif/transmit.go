@@ -1,4 +1,4 @@
-package link
+package netif
 
 import (
 	"encoding/binary"
@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/link"
 )
 
 // A sender whose queue is full lets others run maxTxYields times, a few
@@ -67,13 +68,13 @@ func (e *Endpoint) flushLocked() {
 	e.staged, _ = e.queue.Flush()
 	e.pending.Store(e.staged > 0 || e.acks.n > 0)
 	if n := staged - e.staged; n > 0 {
-		c := &e.stats.txBursts[BurstBucket(n)]
+		c := &e.stats.txBursts[link.BurstBucket(n)]
 		c.Store(c.Load() + 1) // txMu is held
 	}
 }
 
 // commitLocked stages the n bytes in the buffer last reserved.
-func (e *Endpoint) commitLocked(n int, tx TxOffload) {
+func (e *Endpoint) commitLocked(n int, tx link.TxOffload) {
 	e.queue.Commit(n, tx)
 	if e.staged++; e.staged >= flushAt {
 		e.flushLocked()
@@ -143,13 +144,13 @@ func nap() {
 }
 
 // sendFrame sends a payload that this package made itself.
-func (e *Endpoint) sendFrame(dst MAC, etherType uint16, payload []byte) {
-	n := EthernetHeaderLen + len(payload)
+func (e *Endpoint) sendFrame(dst link.MAC, etherType uint16, payload []byte) {
+	n := link.EthernetHeaderLen + len(payload)
 	e.txMu.Lock()
 	if b := e.reserveLocked(n, false); b != nil {
 		putEthernet(b, dst, e.mac, etherType)
-		copy(b[EthernetHeaderLen:], payload)
-		e.commitLocked(n, TxOffload{})
+		copy(b[link.EthernetHeaderLen:], payload)
+		e.commitLocked(n, link.TxOffload{})
 	}
 	e.unlock()
 }
@@ -200,7 +201,7 @@ func (e *Endpoint) hopTo(destination, routed tcpip.Address) tcpip.Address {
 }
 
 // lookupLocked returns the MAC address of a next hop, keeping the last one.
-func (e *Endpoint) lookupLocked(addr tcpip.Address) (MAC, bool) {
+func (e *Endpoint) lookupLocked(addr tcpip.Address) (link.MAC, bool) {
 	generation := e.neighbours.generation.Load()
 	if e.hop.addr == addr && e.hop.generation == generation {
 		return e.hop.mac, true
@@ -247,7 +248,7 @@ func (e *Endpoint) write(pkt *stack.PacketBuffer) tcpip.Error {
 }
 
 // groupMAC returns the address of a multicast or broadcast group.
-func groupMAC(addr tcpip.Address) (MAC, bool) {
+func groupMAC(addr tcpip.Address) (link.MAC, bool) {
 	switch {
 	case addr == header.IPv4Broadcast:
 		return broadcastMAC, true
@@ -256,7 +257,7 @@ func groupMAC(addr tcpip.Address) (MAC, bool) {
 	case header.IsV6MulticastAddress(addr):
 		return ipv6MulticastMAC(addr.AsSlice()), true
 	}
-	return MAC{}, false
+	return link.MAC{}, false
 }
 
 // plainTCP tells whether the packet is unfragmented TCP right behind the IP
@@ -270,20 +271,20 @@ func plainTCP(ip []byte, v6 bool) bool {
 }
 
 // writeWholeLocked sends a packet as it stands.
-func (e *Endpoint) writeWholeLocked(mac MAC, v6 bool, pkt *stack.PacketBuffer) tcpip.Error {
+func (e *Endpoint) writeWholeLocked(mac link.MAC, v6 bool, pkt *stack.PacketBuffer) tcpip.Error {
 	size := pkt.Size()
 	if size > int(e.mtu.Load()) {
 		e.stats.txTooLong.Add(1)
 		return &tcpip.ErrMessageTooLong{}
 	}
-	b := e.reserveLocked(EthernetHeaderLen+size, false)
+	b := e.reserveLocked(link.EthernetHeaderLen+size, false)
 	if b == nil {
 		return &tcpip.ErrNoBufferSpace{}
 	}
 	putEthernet(b, mac, e.mac, etherTypeOf(v6))
 	src := newCursor(pkt, 0)
-	src.read(b[EthernetHeaderLen : EthernetHeaderLen+size])
-	e.commitLocked(EthernetHeaderLen+size, TxOffload{})
+	src.read(b[link.EthernetHeaderLen : link.EthernetHeaderLen+size])
+	e.commitLocked(link.EthernetHeaderLen+size, link.TxOffload{})
 	return nil
 }
 
@@ -351,7 +352,7 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 // writeTCPLocked sends a TCP segment behind the given IP header, whose length
 // and checksum fields it fills in. The segment starts skip bytes into pkt. One
 // that exceeds the MSS is cut up: by the device where it can, else here.
-func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.PacketBuffer) tcpip.Error {
+func (e *Endpoint) writeTCPLocked(mac link.MAC, ip []byte, skip int, pkt *stack.PacketBuffer) tcpip.Error {
 	size := pkt.Size() - skip
 	mtu := int(e.mtu.Load())
 	v6 := len(ip) == header.IPv6MinimumSize && ip[0]>>4 == 6
@@ -362,13 +363,13 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 	// takes.
 	cut := pkt.GSOOptions.Type != stack.GSONone && mss > 0 && size-len(tcp) > mss
 	if !cut && len(ip)+size <= mtu {
-		b := e.reserveLocked(EthernetHeaderLen+len(ip)+size, size > len(tcp))
+		b := e.reserveLocked(link.EthernetHeaderLen+len(ip)+size, size > len(tcp))
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}
 		putEthernet(b, mac, e.mac, etherTypeOf(v6))
-		copy(b[EthernetHeaderLen:], ip)
-		src.read(b[EthernetHeaderLen+len(ip):][:size])
+		copy(b[link.EthernetHeaderLen:], ip)
+		src.read(b[link.EthernetHeaderLen+len(ip):][:size])
 		e.finishTCPLocked(b, len(ip), size, 0, v6)
 		return nil
 	}
@@ -376,14 +377,14 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 		e.stats.txTooLong.Add(1)
 		return &tcpip.ErrMessageTooLong{}
 	}
-	if frame := EthernetHeaderLen + len(ip) + size; frame <= e.caps.TSO {
+	if frame := link.EthernetHeaderLen + len(ip) + size; frame <= e.caps.TSO {
 		b := e.reserveLocked(frame, true)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}
 		putEthernet(b, mac, e.mac, etherTypeOf(v6))
-		copy(b[EthernetHeaderLen:], ip)
-		src.read(b[EthernetHeaderLen+len(ip):][:size])
+		copy(b[link.EthernetHeaderLen:], ip)
+		src.read(b[link.EthernetHeaderLen+len(ip):][:size])
 		e.finishTCPLocked(b, len(ip), size, mss, v6)
 		return nil
 	}
@@ -392,19 +393,19 @@ func (e *Endpoint) writeTCPLocked(mac MAC, ip []byte, skip int, pkt *stack.Packe
 
 // segmentLocked cuts a segment with left payload bytes, found at src behind its
 // header, into pieces of at most mss bytes.
-func (e *Endpoint) segmentLocked(mac MAC, ip, tcp []byte, src cursor, left, mss int, v6 bool) tcpip.Error {
+func (e *Endpoint) segmentLocked(mac link.MAC, ip, tcp []byte, src cursor, left, mss int, v6 bool) tcpip.Error {
 	src.skip(len(tcp))
 	seq := binary.BigEndian.Uint32(tcp[4:])
 	first := true
 	for left > 0 {
 		n := min(left, mss)
-		b := e.reserveLocked(EthernetHeaderLen+len(ip)+len(tcp)+n, true)
+		b := e.reserveLocked(link.EthernetHeaderLen+len(ip)+len(tcp)+n, true)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
 		}
 		putEthernet(b, mac, e.mac, etherTypeOf(v6))
-		copy(b[EthernetHeaderLen:], ip)
-		t := b[EthernetHeaderLen+len(ip):]
+		copy(b[link.EthernetHeaderLen:], ip)
+		t := b[link.EthernetHeaderLen+len(ip):]
 		copy(t, tcp)
 		binary.BigEndian.PutUint32(t[4:], seq)
 		// FIN and PSH belong to the last piece, CWR (RFC 3168 section 6.1.2) to
@@ -429,9 +430,9 @@ func (e *Endpoint) segmentLocked(mac MAC, ip, tcp []byte, src cursor, left, mss 
 // device to, and stages it. tcpLen counts header and payload. A non-zero mss
 // asks the device to cut the frame up.
 func (e *Endpoint) finishTCPLocked(b []byte, ipLen, tcpLen, mss int, v6 bool) {
-	ip := b[EthernetHeaderLen:][:ipLen]
-	tcp := b[EthernetHeaderLen+ipLen:][:tcpLen]
-	tx := TxOffload{}
+	ip := b[link.EthernetHeaderLen:][:ipLen]
+	tcp := b[link.EthernetHeaderLen+ipLen:][:tcpLen]
+	tx := link.TxOffload{}
 	var addrs []byte
 	if v6 {
 		binary.BigEndian.PutUint16(ip[4:], uint16(tcpLen))
@@ -442,7 +443,7 @@ func (e *Endpoint) finishTCPLocked(b []byte, ipLen, tcpLen, mss int, v6 bool) {
 		if mss == 0 || !e.caps.TxIPv4Checksum {
 			binary.BigEndian.PutUint16(ip[10:], ^checksum.Checksum(ip, 0))
 		} else {
-			tx.Flags |= TxIPv4Checksum
+			tx.Flags |= link.TxIPv4Checksum
 		}
 		addrs = ip[12:20]
 	}
@@ -453,17 +454,17 @@ func (e *Endpoint) finishTCPLocked(b []byte, ipLen, tcpLen, mss int, v6 bool) {
 	tcp[16], tcp[17] = 0, 0
 	if mss == 0 && !e.caps.TxTCPChecksum {
 		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Checksum(tcp, pseudo))
-		e.commitLocked(EthernetHeaderLen+ipLen+tcpLen, tx)
+		e.commitLocked(link.EthernetHeaderLen+ipLen+tcpLen, tx)
 		return
 	}
 	binary.BigEndian.PutUint16(tcp[16:], pseudo)
-	tx.Flags |= TxTCPChecksum
+	tx.Flags |= link.TxTCPChecksum
 	if v6 {
-		tx.Flags |= TxIPv6
+		tx.Flags |= link.TxIPv6
 	}
-	tx.L2Len, tx.L3Len, tx.L4Len = EthernetHeaderLen, uint8(ipLen), tcp[12]>>4*4
+	tx.L2Len, tx.L3Len, tx.L4Len = link.EthernetHeaderLen, uint8(ipLen), tcp[12]>>4*4
 	tx.MSS = uint16(mss)
-	e.commitLocked(EthernetHeaderLen+ipLen+tcpLen, tx)
+	e.commitLocked(link.EthernetHeaderLen+ipLen+tcpLen, tx)
 }
 
 // A cursor reads the bytes of a packet in order without allocating.

@@ -1,4 +1,4 @@
-package link
+package netif
 
 import (
 	"encoding/binary"
@@ -6,6 +6,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // Neighbour solicitations and advertisements, RFC 4861 sections 4.3 and 4.4:
@@ -122,32 +124,32 @@ func (n *Neighbours) localFor(addr tcpip.Address) tcpip.Address {
 }
 
 // ndpOption finds a link-layer address option. Malformed options end the search.
-func ndpOption(b []byte, kind byte) (MAC, bool) {
+func ndpOption(b []byte, kind byte) (link.MAC, bool) {
 	for len(b) >= 8 {
 		size := int(b[1]) * 8
 		if size == 0 || size > len(b) {
-			return MAC{}, false
+			return link.MAC{}, false
 		}
 		if b[0] == kind && size == 8 {
-			return MAC(b[2:8]), true
+			return link.MAC(b[2:8]), true
 		}
 		b = b[size:]
 	}
-	return MAC{}, false
+	return link.MAC{}, false
 }
 
 // sendSolicitation asks for addr: its solicited-node group, or the neighbour
 // itself.
-func (e *Endpoint) sendSolicitation(addr, source tcpip.Address, to MAC) {
+func (e *Endpoint) sendSolicitation(addr, source tcpip.Address, to link.MAC) {
 	destination := addr
-	if to == (MAC{}) {
+	if to == (link.MAC{}) {
 		destination = header.SolicitedNodeAddr(addr)
 		to = ipv6MulticastMAC(destination.AsSlice())
 	}
 	e.sendNDP(ndpSolicit, 0, source, destination, addr, to)
 }
 
-func (e *Endpoint) sendNDP(kind, flags byte, source, destination, target tcpip.Address, to MAC) {
+func (e *Endpoint) sendNDP(kind, flags byte, source, destination, target tcpip.Address, to link.MAC) {
 	var p [header.IPv6MinimumSize + ndpLen]byte
 	p[0] = 6 << 4
 	binary.BigEndian.PutUint16(p[4:], ndpLen)

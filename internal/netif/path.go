@@ -1,10 +1,12 @@
-package link
+package netif
 
 import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // A TCPPath is where the segments of one connection go: their Ethernet and IP
@@ -14,7 +16,7 @@ type TCPPath struct {
 	// generation is that of the neighbour table in which the next hop was found, 0
 	// for none.
 	generation uint32
-	headers    [EthernetHeaderLen + ipHeaderMax]byte
+	headers    [link.EthernetHeaderLen + ipHeaderMax]byte
 	size       int
 	v6         bool
 }
@@ -28,9 +30,9 @@ type TCPPayload interface {
 // the neighbour hop.
 func NewTCPPath(local, remote, hop tcpip.Address, ttl uint8) TCPPath {
 	p := TCPPath{hop: hop, v6: remote.Len() == header.IPv6AddressSize}
-	ip := p.headers[EthernetHeaderLen:]
+	ip := p.headers[link.EthernetHeaderLen:]
 	if p.v6 {
-		p.size = EthernetHeaderLen + header.IPv6MinimumSize
+		p.size = link.EthernetHeaderLen + header.IPv6MinimumSize
 		ip[0] = 6 << 4
 		ip[6] = uint8(header.TCPProtocolNumber)
 		ip[7] = ttl
@@ -39,7 +41,7 @@ func NewTCPPath(local, remote, hop tcpip.Address, ttl uint8) TCPPath {
 		copy(ip[24:], d[:])
 		return p
 	}
-	p.size = EthernetHeaderLen + header.IPv4MinimumSize
+	p.size = link.EthernetHeaderLen + header.IPv4MinimumSize
 	ip[0] = 0x45
 	ip[6] = 0x40 // do not fragment
 	ip[8] = ttl
@@ -77,7 +79,7 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 		putEthernet(p.headers[:], mac, e.mac, etherTypeOf(p.v6))
 		p.generation = generation
 	}
-	mtu := int(e.mtu.Load()) + EthernetHeaderLen
+	mtu := int(e.mtu.Load()) + link.EthernetHeaderLen
 	headers := p.size + len(tcp)
 	if headers+min(n, mss) > mtu {
 		e.stats.txTooLong.Add(1)
@@ -139,6 +141,6 @@ func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload,
 	if n > 0 {
 		payload.CopyAt(b[p.size+len(tcp):][:n], at)
 	}
-	e.finishTCPLocked(b, p.size-EthernetHeaderLen, len(tcp)+n, mss, p.v6)
+	e.finishTCPLocked(b, p.size-link.EthernetHeaderLen, len(tcp)+n, mss, p.v6)
 	return true
 }

@@ -1,4 +1,4 @@
-package link
+package netif
 
 import (
 	"maps"
@@ -9,6 +9,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // Limits of the neighbour table. A flood of packets to, or of claims by,
@@ -55,7 +57,7 @@ type Resolver interface {
 // Lookups take no lock: the table is a map that is replaced, never changed.
 // Everything else goes through mu and is rare.
 type Neighbours struct {
-	mac      MAC
+	mac      link.MAC
 	clock    tcpip.Clock
 	resolver Resolver
 
@@ -77,7 +79,7 @@ type Neighbours struct {
 
 // neighbour is one entry. mac does not change; a new one is a new entry.
 type neighbour struct {
-	mac MAC
+	mac link.MAC
 	// via and source are where and under which address to ask again; via is nil
 	// for entries that a Resolver looks after.
 	via    *Endpoint
@@ -130,7 +132,7 @@ type NeighbourStats struct {
 // NewNeighbours returns an empty table for a device with the given MAC address.
 // With a nil resolver the table sends and answers ARP and neighbour discovery
 // itself.
-func NewNeighbours(mac MAC, clock tcpip.Clock, resolver Resolver) *Neighbours {
+func NewNeighbours(mac link.MAC, clock tcpip.Clock, resolver Resolver) *Neighbours {
 	n := &Neighbours{
 		mac: mac, clock: clock, resolver: resolver,
 		local:      make(map[tcpip.Address]bool),
@@ -155,10 +157,10 @@ func (n *Neighbours) RemoveLocal(addr tcpip.Address) {
 }
 
 // Lookup returns the MAC address of a next hop. Anyone may call it.
-func (n *Neighbours) Lookup(addr tcpip.Address) (MAC, bool) {
+func (n *Neighbours) Lookup(addr tcpip.Address) (link.MAC, bool) {
 	e := (*n.known.Load())[addr]
 	if e == nil {
-		return MAC{}, false
+		return link.MAC{}, false
 	}
 	if !e.used.Load() {
 		e.used.Store(true)
@@ -168,7 +170,7 @@ func (n *Neighbours) Lookup(addr tcpip.Address) (MAC, bool) {
 
 // Set enters what another authority knows of a neighbour, and sends what was
 // held for it.
-func (n *Neighbours) Set(addr tcpip.Address, mac MAC) {
+func (n *Neighbours) Set(addr tcpip.Address, mac link.MAC) {
 	n.learn(addr, mac, true, nil, tcpip.Address{})
 }
 
@@ -182,9 +184,9 @@ func (n *Neighbours) Delete(addr tcpip.Address) {
 }
 
 // All returns the table's entries.
-func (n *Neighbours) All() map[tcpip.Address]MAC {
+func (n *Neighbours) All() map[tcpip.Address]link.MAC {
 	known := *n.known.Load()
-	all := make(map[tcpip.Address]MAC, len(known))
+	all := make(map[tcpip.Address]link.MAC, len(known))
 	for addr, e := range known {
 		all[addr] = e.mac
 	}
@@ -283,12 +285,12 @@ func (n *Neighbours) ask(addr tcpip.Address, r *resolution) {
 		n.resolver.Resolve(addr)
 		return
 	}
-	n.request(r.via, addr, r.source, MAC{})
+	n.request(r.via, addr, r.source, link.MAC{})
 }
 
 // request sends an ARP request or a neighbour solicitation for addr: to
 // everyone, or to the neighbour itself when its address is known.
-func (n *Neighbours) request(via *Endpoint, addr, source tcpip.Address, to MAC) {
+func (n *Neighbours) request(via *Endpoint, addr, source tcpip.Address, to link.MAC) {
 	n.stats.requestsSent.Add(1)
 	if addr.Len() == 4 {
 		via.sendARPRequest(addr, source, to)
@@ -324,8 +326,8 @@ func (n *Neighbours) retry(addr tcpip.Address, r *resolution) {
 // learn takes in that addr is at mac. Unless create is set, only addresses that
 // are in the table or being asked for are taken: nobody can fill the table with
 // unasked replies. via and source are where we were told and as whom.
-func (n *Neighbours) learn(addr tcpip.Address, mac MAC, create bool, via *Endpoint, source tcpip.Address) {
-	if mac.multicast() || mac == (MAC{}) || addr.Unspecified() {
+func (n *Neighbours) learn(addr tcpip.Address, mac link.MAC, create bool, via *Endpoint, source tcpip.Address) {
+	if mac.Multicast() || mac == (link.MAC{}) || addr.Unspecified() {
 		return
 	}
 	n.mu.Lock()

@@ -1,4 +1,4 @@
-package link
+package netif
 
 import (
 	"sync"
@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/link"
 )
 
 // gsoMaxSize is the greatest TCP segment in bytes, headers included, that the
@@ -21,10 +23,10 @@ const gsoMaxSize = 65535
 // The poller of the queue calls Deliver and Kick. The stack calls the rest from
 // any goroutine. Attach and Close come before and after everything else.
 type Endpoint struct {
-	queue      Queue
-	waiter     Waiter // the queue, if it can wake the poller
-	mac        MAC
-	caps       Capabilities
+	queue      link.Queue
+	waiter     link.Waiter // the queue, if it can wake the poller
+	mac        link.MAC
+	caps       link.Capabilities
 	neighbours *Neighbours
 	mtu        atomic.Uint32
 	dispatcher stack.NetworkDispatcher
@@ -61,13 +63,13 @@ var (
 type nextHop struct {
 	addr       tcpip.Address
 	generation uint32
-	mac        MAC
+	mac        link.MAC
 }
 
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
 	txWaits, txNoBuffer, txTooLong, txSegmented, txAcksSaved atomic.Uint64
-	txBursts                                                 [BurstBuckets]atomic.Uint64
+	txBursts                                                 [link.BurstBuckets]atomic.Uint64
 }
 
 // EndpointStats are counters since the endpoint was made. Each counts frames
@@ -95,15 +97,15 @@ type EndpointStats struct {
 	// made superfluous.
 	TxAcksSaved uint64
 	// TxBursts counts flushes by the number of frames they handed over; see
-	// BurstBucket.
-	TxBursts [BurstBuckets]uint64
+	// link.BurstBucket.
+	TxBursts [link.BurstBuckets]uint64
 }
 
 // NewEndpoint returns an endpoint for a queue of the device. neighbours is
 // shared by all endpoints of the device. mtu is at most the device's.
-func NewEndpoint(dev Info, q Queue, neighbours *Neighbours, mtu int) *Endpoint {
+func NewEndpoint(dev link.Info, q link.Queue, neighbours *Neighbours, mtu int) *Endpoint {
 	e := &Endpoint{queue: q, caps: dev.Capabilities, neighbours: neighbours}
-	e.waiter, _ = q.(Waiter)
+	e.waiter, _ = q.(link.Waiter)
 	copy(e.mac[:], dev.HardwareAddr)
 	e.mtu.Store(uint32(mtu))
 	return e
@@ -148,21 +150,21 @@ func (e *Endpoint) CountBadChecksum() { e.stats.rxBadChecksum.Add(1) }
 
 // Deliver hands a received frame to the stack, which copies what it keeps. Only
 // the poller calls it.
-func (e *Endpoint) Deliver(f *Frame) {
+func (e *Endpoint) Deliver(f *link.Frame) {
 	b := f.Data
-	if len(b) < EthernetHeaderLen {
+	if len(b) < link.EthernetHeaderLen {
 		e.stats.rxMalformed.Add(1)
 		return
 	}
-	if f.Checksum == Bad {
+	if f.Checksum == link.Bad {
 		e.stats.rxBadChecksum.Add(1)
 		return
 	}
-	if dst := MAC(b); dst != e.mac && !dst.multicast() {
+	if dst := link.MAC(b); dst != e.mac && !dst.Multicast() {
 		e.stats.rxNotOurs.Add(1)
 		return
 	}
-	payload := b[EthernetHeaderLen:]
+	payload := b[link.EthernetHeaderLen:]
 	switch etherType := uint16(b[12])<<8 | uint16(b[13]); etherType {
 	case etherTypeIPv4:
 		e.deliverIP(header.IPv4ProtocolNumber, header.IPv4MinimumSize, payload)
