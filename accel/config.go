@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
@@ -121,7 +122,7 @@ type TCP = shard.TCP
 
 // Limits bound what peers can make a runtime hold, so that nothing that comes
 // from outside grows without end.
-type Limits = shard.Limits
+type Limits = limits.Limits
 
 // DPDK is the environment of DPDK devices. It applies once per process: the
 // first runtime with a DPDK device sets it.

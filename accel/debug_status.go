@@ -16,6 +16,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/eventlog"
 	"github.com/gotpa/tpa/link"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // Status is all that is known about a runtime at one moment, for people and for
@@ -265,7 +266,8 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 	var conns []ConnStatus
 	for _, s := range rt.shards {
 		for c := range s.Conns() {
-			i := c.Info()
+			tc := c.Conn().(*tpanet.Conn)
+			i := tc.Info()
 			trace := uint64(0)
 			if t := c.Trace(); t != nil {
 				trace = t.ID()
@@ -273,7 +275,7 @@ func (rt *Runtime) conns(now time.Time) []ConnStatus {
 			conns = append(conns, ConnStatus{
 				Trace: trace,
 				Shard: i.Shard, State: i.State,
-				Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String(), Age: now.Sub(i.Since),
+				Local: tc.LocalAddr().String(), Remote: tc.RemoteAddr().String(), Age: now.Sub(i.Since),
 				RTT: i.RTT, RTTVar: i.RTTVar, RTO: i.RTO,
 				Cwnd: i.CongestionWindow, Ssthresh: i.SlowStartThreshold,
 				Retransmits: i.Retransmits, FastRetransmits: i.FastRetransmits, Timeouts: i.Timeouts,

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/histogram"
+	"github.com/gotpa/tpa/internal/transport"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
@@ -92,7 +93,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return fail(err)
 	}
-	a := attempt{rt: rt, network: network, laddr: laddr, near: d.Near, options: tpanet.DialOptions{
+	a := attempt{rt: rt, network: network, laddr: laddr, near: d.Near, options: transport.DialOptions{
 		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig),
 	}}
 	first, second := partition(addrs)
@@ -131,7 +132,7 @@ type attempt struct {
 	network string
 	laddr   *net.TCPAddr
 	near    net.Conn // on whose shard, nil for any
-	options tpanet.DialOptions
+	options transport.DialOptions
 }
 
 // partition splits addresses into those of the IP version of the first and the
@@ -251,11 +252,11 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 			return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: err}
 		}
 	}
-	var c *tpanet.Conn
+	var c net.Conn
 	var err error
 	first := a.shard(raddr)
 	for i := range a.rt.stacks {
-		c, err = tpanet.Dial(ctx, a.rt.stacks[(first+i)%len(a.rt.stacks)], a.laddr, raddr, a.network, a.options)
+		c, err = transport.Dial(ctx, a.rt.stacks[(first+i)%len(a.rt.stacks)], a.laddr, raddr, a.network, a.options)
 		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			break
 		}
@@ -263,10 +264,7 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	if lease != nil {
 		lease.end() // as far as it has no connection
 	}
-	if err != nil {
-		return nil, err // not c, which would be a net.Conn that is not nil
-	}
-	return c, nil
+	return c, err
 }
 
 // shard chooses the shard of a connection.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gotpa/tpa/internal/transport"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
@@ -164,7 +165,7 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 			return fail(err)
 		}
 	}
-	l, err := tpanet.Listen(rt.stacks, &addr, network, tpanet.ListenOptions{
+	l, err := transport.Listen(rt.stacks, &addr, network, transport.ListenOptions{
 		Backlog: lc.backlog(), KeepAlive: keepAlive(lc.KeepAlive, lc.KeepAliveConfig),
 	})
 	if err != nil {
@@ -173,7 +174,7 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 		}
 		return nil, err
 	}
-	tracked := &listener{Listener: l, rt: rt, lease: lease}
+	tracked := &listener{Listener: l.(*tpanet.Listener), rt: rt, lease: lease}
 	if kernel != nil {
 		if tracked.kernel, err = kernel(tracked); err != nil {
 			tracked.Close()
@@ -188,7 +189,7 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 	return tracked, nil
 }
 
-func (lc *ListenConfig) backlog() int { return cmp.Or(lc.Backlog, tpanet.DefaultBacklog) }
+func (lc *ListenConfig) backlog() int { return cmp.Or(lc.Backlog, transport.DefaultBacklog) }
 
 // listener is a listener that its runtime knows of.
 type listener struct {

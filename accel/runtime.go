@@ -17,12 +17,13 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/eventlog"
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
-	tpanet "github.com/gotpa/tpa/net"
 )
 
 // A Runtime is a device and the shards that drive its queues. One that could not
@@ -37,9 +38,9 @@ type Runtime struct {
 	sharing    *sharing // nil on a device of our own
 	neighbours *netif.Neighbours
 	shards     []*shard.Shard
-	stacks     []tpanet.Stack
-	budget     *shard.Budget // of what the shards share
-	next       atomic.Uint32 // the shard of the next dial
+	stacks     []transport.Stack
+	budget     *limits.Budget // of what the shards share
+	next       atomic.Uint32  // the shard of the next dial
 	spreading  spreading
 	spreadNow  atomic.Pointer[rss.Spread] // nil while unknown
 
@@ -145,7 +146,7 @@ func (rt *Runtime) start() (err error) {
 	}
 	rt.openRecorder()
 	rt.neighbours = netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
-	rt.budget = shard.NewBudget(c.Limits)
+	rt.budget = limits.NewBudget(c.Limits)
 	for i := range queues {
 		cpu := -1
 		if len(c.CPUs) > 0 {
@@ -153,7 +154,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Zone: tpanet.Zone{Name: cmp.Or(c.Zone, info.Name)},
+			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
 			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
 		})
 		if err != nil {
@@ -163,7 +164,7 @@ func (rt *Runtime) start() (err error) {
 		rt.stacks = append(rt.stacks, s)
 	}
 	if rt.sharing != nil {
-		if f, ok := rt.sharing.steering.Filter().(shard.Shield); ok {
+		if f, ok := rt.sharing.steering.Filter().(limits.Shield); ok {
 			rt.budget.SetShield(f)
 		}
 	}

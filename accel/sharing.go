@@ -13,9 +13,9 @@ import (
 	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/internal/shard"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
-	tpanet "github.com/gotpa/tpa/net"
 )
 
 // outboundPorts is how many local ports each shard gets for connections of its
@@ -183,7 +183,7 @@ func (s *sharing) apply(state follower.State) error {
 	}
 	for _, sh := range rt.shards {
 		sh.SetMTU(min(state.MTU, s.limit))
-		sh.SetZone(tpanet.Zone{Name: state.Name, Index: state.Index})
+		sh.SetZone(transport.Zone{Name: state.Name, Index: state.Index})
 	}
 	return errors.Join(errs...)
 }

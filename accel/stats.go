@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/follower"
+	"github.com/gotpa/tpa/internal/handover"
 	"github.com/gotpa/tpa/internal/histogram"
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
@@ -63,11 +65,11 @@ func (rt *Runtime) watch() {
 type ShardStats = shard.Stats
 
 // LimitStats tell how near a shard is to its limits, and what they cost.
-type LimitStats = shard.LimitStats
+type LimitStats = limits.Stats
 
 // HandoverStats count what arrived on the queue of one shard and belonged to
 // another.
-type HandoverStats = shard.HandoverStats
+type HandoverStats = handover.MemberStats
 
 // Histogram is the distribution of durations.
 type Histogram = histogram.Snapshot

@@ -3,9 +3,6 @@ package tpanet
 import (
 	"net"
 	"net/netip"
-
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // family is the kind of socket that package net would open: IPv6 sockets also
@@ -40,26 +37,25 @@ func unspecified(a *net.TCPAddr) bool { return a == nil || len(a.IP) == 0 || a.I
 // isIPv4 tells whether an IPv4 socket can use the address.
 func isIPv4(a *net.TCPAddr) bool { return a == nil || len(a.IP) <= 4 || a.IP.To4() != nil }
 
-// address is a as the stack knows it. An unspecified IP becomes an empty
-// address.
-func (f family) address(a *net.TCPAddr) (tcpip.FullAddress, error) {
-	full := tcpip.FullAddress{Port: uint16(a.Port)}
+// address is a as the stack knows it. An unspecified IP becomes no address.
+func (f family) address(a *net.TCPAddr) (netip.AddrPort, error) {
+	var addr netip.Addr
 	switch {
 	case unspecified(a):
 	case !f.ipv6:
 		ip := a.IP.To4()
 		if ip == nil {
-			return full, &net.AddrError{Err: "non-IPv4 address", Addr: a.IP.String()}
+			return netip.AddrPort{}, &net.AddrError{Err: "non-IPv4 address", Addr: a.IP.String()}
 		}
-		full.Addr = tcpip.AddrFromSlice(ip)
+		addr = netip.AddrFrom4([4]byte(ip))
 	default:
 		ip := a.IP.To16()
 		if ip == nil {
-			return full, &net.AddrError{Err: "non-IPv6 address", Addr: a.IP.String()}
+			return netip.AddrPort{}, &net.AddrError{Err: "non-IPv6 address", Addr: a.IP.String()}
 		}
-		full.Addr = tcpip.AddrFromSlice(ip)
+		addr = netip.AddrFrom16([16]byte(ip))
 	}
-	return full, nil
+	return netip.AddrPortFrom(addr, uint16(a.Port)), nil
 }
 
 // endpoints are the two addresses of a connection. They share one allocation
@@ -71,35 +67,35 @@ type endpoints struct {
 }
 
 // zone is that of link-local addresses.
-func (f family) endpoints(local, remote tcpip.FullAddress, zone string) *endpoints {
+func (f family) endpoints(local, remote netip.AddrPort, zone string) *endpoints {
 	e := new(endpoints)
 	f.fill(&e.local, &e.ips[0], local, zone)
 	f.fill(&e.remote, &e.ips[1], remote, zone)
 	return e
 }
 
-// tcpAddr is full as package net shows it: 4 bytes long on an IPv4 socket and 16
+// tcpAddr is from as package net shows it: 4 bytes long on an IPv4 socket and 16
 // bytes on an IPv6 one, whatever the address.
-func (f family) tcpAddr(full tcpip.FullAddress, zone string) *net.TCPAddr {
+func (f family) tcpAddr(from netip.AddrPort, zone string) *net.TCPAddr {
 	a, ip := new(net.TCPAddr), new([16]byte)
-	f.fill(a, ip, full, zone)
+	f.fill(a, ip, from, zone)
 	return a
 }
 
-func (f family) fill(a *net.TCPAddr, ip *[16]byte, full tcpip.FullAddress, zone string) {
-	a.Port = int(full.Port)
-	switch {
-	case !f.ipv6:
+func (f family) fill(a *net.TCPAddr, ip *[16]byte, from netip.AddrPort, zone string) {
+	a.Port = int(from.Port())
+	addr := from.Addr()
+	if !f.ipv6 {
 		a.IP = ip[:4]
-		copy(a.IP, full.Addr.AsSlice())
-	case full.Addr.Len() == 4:
-		*ip = netip.AddrFrom4(full.Addr.As4()).As16()
-		a.IP = ip[:]
-	default:
-		a.IP = ip[:]
-		copy(a.IP, full.Addr.AsSlice())
-		if header.IsV6LinkLocalUnicastAddress(full.Addr) {
-			a.Zone = zone
+		if addr.IsValid() {
+			four := addr.As4()
+			copy(a.IP, four[:])
 		}
+		return
+	}
+	*ip = addr.As16()
+	a.IP = ip[:]
+	if !addr.Is4() && addr.IsLinkLocalUnicast() {
+		a.Zone = zone
 	}
 }

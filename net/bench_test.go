@@ -4,14 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/waiter"
-
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -59,22 +58,21 @@ func BenchmarkRoundTrip(b *testing.B) {
 // An acceptStack is a shard on which connections arrive when the benchmark says so.
 type acceptStack struct {
 	fakeStack
-	queue   waiter.Queue
-	pending atomic.Int64
+	listener *acceptEndpoint
+	pending  atomic.Int64
 }
 
-func (s *acceptStack) Socket(bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
-	e := &acceptEndpoint{shard: s}
-	e.stack = &s.fakeStack
-	e.opts.InitHandler(&tcpip.DefaultSocketOptionsHandler{}, nil, nil, nil)
-	return e, &s.queue, nil
+func (s *acceptStack) Socket(bool, bool) (transport.Endpoint, error) {
+	s.listener = &acceptEndpoint{shard: s}
+	s.listener.stack = &s.fakeStack
+	return s.listener, nil
 }
 
-func (*acceptStack) Established(tpanet.Endpoint, *tpanet.Conn) {}
+func (*acceptStack) Established(transport.Endpoint, transport.User) {}
 
 func (s *acceptStack) arrive() {
 	s.pending.Add(1)
-	s.queue.Notify(waiter.ReadableEvents)
+	s.listener.sink.Notify(transport.Readable)
 }
 
 type acceptEndpoint struct {
@@ -82,45 +80,44 @@ type acceptEndpoint struct {
 	shard *acceptStack
 }
 
-func (e *acceptEndpoint) Accept(*tcpip.FullAddress) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
+func (e *acceptEndpoint) Accept() (transport.Endpoint, error) {
 	for {
 		n := e.shard.pending.Load()
 		if n == 0 {
-			return nil, nil, &tcpip.ErrWouldBlock{}
+			return nil, transport.ErrWouldBlock
 		}
 		if e.shard.pending.CompareAndSwap(n, n-1) {
-			return &acceptedEndpoint{of: e}, new(waiter.Queue), nil
+			return &acceptedEndpoint{of: e}, nil
 		}
 	}
 }
 
-// An acceptedEndpoint has of tcpip.Endpoint what a new connection asks for.
+// An acceptedEndpoint has of an endpoint what a new connection asks for.
 type acceptedEndpoint struct {
-	tcpip.Endpoint
+	transport.Endpoint
 	of *acceptEndpoint
 }
 
-func (e *acceptedEndpoint) SocketOptions() *tcpip.SocketOptions { return e.of.SocketOptions() }
-func (e *acceptedEndpoint) GetLocalAddress() (tcpip.FullAddress, tcpip.Error) {
-	return e.of.GetLocalAddress()
-}
+func (*acceptedEndpoint) SetSink(transport.Sink)               {}
+func (e *acceptedEndpoint) LocalAddr() netip.AddrPort          { return e.of.LocalAddr() }
+func (e *acceptedEndpoint) RemoteAddr() (netip.AddrPort, bool) { return e.of.LocalAddr(), true }
 
 // BenchmarkAccept is what a listener adds to a connection that waits: the price
 // must not depend on the number of shards.
 func BenchmarkAccept(b *testing.B) {
 	for _, shards := range []int{1, 16} {
 		open := func(b *testing.B) (*tpanet.Listener, []*acceptStack) {
-			var stacks []tpanet.Stack
+			var stacks []transport.Stack
 			var all []*acceptStack
 			for range shards {
 				s := new(acceptStack)
 				all, stacks = append(all, s), append(stacks, s)
 			}
-			ln, err := tpanet.Listen(stacks, nil, "tcp", tpanet.ListenOptions{})
+			ln, err := transport.Listen(stacks, nil, "tcp", transport.ListenOptions{})
 			if err != nil {
 				b.Fatal(err)
 			}
-			return ln, all
+			return ln.(*tpanet.Listener), all
 		}
 		b.Run(fmt.Sprintf("merged/shards=%d", shards), func(b *testing.B) {
 			ln, stacks := open(b)

@@ -4,19 +4,20 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // Listeners set SO_REUSEADDR, as those of package net do, so that a server can
 // come back to its port while connections of its predecessor last or wait in
 // TIME_WAIT. Linux still keeps two listeners from sharing an address; the
 // stack's option does not, hence this record of who listens where.
-var listening = bindings{of: map[Stack][]binding{}}
+var listening = bindings{of: map[transport.Stack][]binding{}}
 
 type bindings struct {
 	mu sync.Mutex
-	of map[Stack][]binding
+	of map[transport.Stack][]binding
 }
 
 // A binding is an address that a listener has.
@@ -26,10 +27,9 @@ type binding struct {
 	port   uint16
 }
 
-func (f family) binding(a tcpip.FullAddress) binding {
-	addr, _ := netip.AddrFromSlice(a.Addr.AsSlice())
-	addr = addr.Unmap()
-	b := binding{addr: addr, port: a.Port, v4: addr.Is4(), v6: addr.Is6()}
+func (f family) binding(a netip.AddrPort) binding {
+	addr := a.Addr().Unmap()
+	b := binding{addr: addr, port: a.Port(), v4: addr.Is4(), v6: addr.Is6()}
 	if !addr.IsValid() {
 		b.v4, b.v6 = !f.v6Only, f.ipv6
 	}
@@ -42,17 +42,17 @@ func (b binding) conflicts(o binding) bool {
 }
 
 // add records b, unless another listener is in its way.
-func (l *bindings) add(s Stack, b binding) tcpip.Error {
+func (l *bindings) add(s transport.Stack, b binding) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if slices.ContainsFunc(l.of[s], b.conflicts) {
-		return &tcpip.ErrPortInUse{}
+		return syscall.EADDRINUSE
 	}
 	l.of[s] = append(l.of[s], b)
 	return nil
 }
 
-func (l *bindings) remove(s Stack, b binding) {
+func (l *bindings) remove(s transport.Stack, b binding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if i := slices.Index(l.of[s], b); i >= 0 {

@@ -6,58 +6,45 @@ import (
 	"sync/atomic"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/waiter"
-
-	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // A Conn is a TCP connection. Besides net.Conn it has the methods of
 // *net.TCPConn that programs look for by type assertion.
 type Conn struct {
-	ep      Endpoint
-	queue   *waiter.Queue
-	stack   Stack
+	ep      transport.Endpoint
+	stack   transport.Stack
 	network string // as the caller of Dial or Listen named it
 	addrs   *endpoints
-	since   time.Time    // when the connection was established
-	entry   waiter.Entry // registered with queue from newConn until Close
+	since   time.Time // when the connection was established
 
 	rd half
 	wr half
 
-	// The following fields are guarded by rd.mu.
-
 	// drained says that the last read emptied the endpoint, and that since then
-	// nothing was announced: the next read can park without asking.
+	// nothing was announced: the next read can park without asking. It is guarded by
+	// rd.mu.
 	drained bool
-	copied  int // bytes read since the endpoint last tuned its receive buffer
-	dst     tcpip.SliceWriter
 
-	// The following field is guarded by wr.mu.
-	src payload
+	linger atomic.Int64 // SetLinger's, in nanoseconds
 
 	bytesRead, bytesWritten atomic.Uint64
-
-	trace  *recorder.Trace  // nil: not recorded
-	shared *recorder.Shared // nil: not recorded here
 }
 
 var (
-	_ net.Conn             = (*Conn)(nil)
-	_ io.ReaderFrom        = (*Conn)(nil)
-	_ io.WriterTo          = (*Conn)(nil)
-	_ waiter.EventListener = (*Conn)(nil)
+	_ net.Conn       = (*Conn)(nil)
+	_ io.ReaderFrom  = (*Conn)(nil)
+	_ io.WriterTo    = (*Conn)(nil)
+	_ transport.User = user{}
 )
 
 // newConn takes over ep and listens to its events. The caller calls start once
 // the connection is established.
-func newConn(stack Stack, ep Endpoint, queue *waiter.Queue, network string) *Conn {
-	c := &Conn{ep: ep, queue: queue, stack: stack, network: network}
+func newConn(stack transport.Stack, ep transport.Endpoint, network string) *Conn {
+	c := &Conn{ep: ep, stack: stack, network: network}
 	c.rd.init()
 	c.wr.init()
-	c.entry.Init(c, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr|waiter.EventRdHUp)
-	queue.EventRegister(&c.entry)
+	ep.SetSink(user{c})
 	return c
 }
 
@@ -65,25 +52,30 @@ func newConn(stack Stack, ep Endpoint, queue *waiter.Queue, network string) *Con
 // delay, and keep-alive unless it is refused.
 func (c *Conn) start(addrs *endpoints, keepAlive net.KeepAliveConfig) {
 	c.addrs, c.since = addrs, time.Now()
-	c.stack.Established(c.ep, c)
-	if opts := c.ep.SocketOptions(); opts.GetDelayOption() {
-		opts.SetDelayOption(false)
-	}
+	c.stack.Established(c.ep, user{c})
 	if keepAlive.Enable {
 		c.setKeepAliveConfig(keepAlive)
 	}
 }
 
-// NotifyEvent wakes the goroutines that an event concerns. The stack calls it,
-// with the endpoint locked.
-func (c *Conn) NotifyEvent(mask waiter.EventMask) {
-	if mask&^waiter.WritableEvents != 0 {
-		c.rd.waker.Assert()
+// A user is a Conn as TCP sees it.
+type user struct{ c *Conn }
+
+// Notify implements transport.Sink: it wakes the goroutines that events concern.
+func (u user) Notify(e transport.Events) {
+	if e&(transport.Readable|transport.Ended) != 0 {
+		u.c.rd.waker.Assert()
 	}
-	if mask&(waiter.WritableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
-		c.wr.waker.Assert()
+	if e&(transport.Writable|transport.Ended) != 0 {
+		u.c.wr.waker.Assert()
 	}
 }
+
+// Bytes implements transport.User.
+func (u user) Bytes() (read, written uint64) { return u.c.Bytes() }
+
+// Conn implements transport.User.
+func (u user) Conn() net.Conn { return u.c }
 
 // opError is err as package net reports it.
 func (c *Conn) opError(op string, err error) error {
@@ -98,23 +90,17 @@ func (c *Conn) Close() error {
 		return c.opError("close", net.ErrClosed)
 	}
 	c.wr.close()
-	c.stack.Closed(c.ep, c)
+	c.stack.Closed(c.ep, user{c})
 	c.shutdown()
-	c.queue.EventUnregister(&c.entry)
 	return nil
 }
 
 // shutdown closes the endpoint. With SetLinger(n > 0) it waits up to n seconds
 // until the peer has acknowledged everything, as Linux does.
 func (c *Conn) shutdown() {
-	linger := c.ep.SocketOptions().GetLinger()
-	if !linger.Enabled || linger.Timeout <= 0 {
-		c.ep.Close()
-		return
-	}
 	c.ep.Close()
 	// The endpoint does not announce the acknowledgement of its FIN.
-	for pause, left := time.Millisecond, linger.Timeout; left > 0 && c.unacknowledged(); pause = min(2*pause, 20*time.Millisecond) {
+	for pause, left := time.Millisecond, time.Duration(c.linger.Load()); left > 0 && c.unacknowledged(); pause = min(2*pause, 20*time.Millisecond) {
 		pause = min(pause, left)
 		time.Sleep(pause)
 		left -= pause

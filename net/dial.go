@@ -5,24 +5,19 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
+	"github.com/gotpa/tpa/internal/transport"
 )
-
-// DialOptions are what a dial needs besides addresses.
-type DialOptions struct {
-	// KeepAlive is the keep-alive of the connection. The zero value turns it off;
-	// package net's default is Enable alone.
-	KeepAlive net.KeepAliveConfig
-}
 
 var errMissingAddress = errors.New("missing address")
 
-// Dial connects to raddr from laddr, which may be nil, on one shard. network is
-// "tcp", "tcp4" or "tcp6". Errors are those of net.Dialer.
-func Dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network string, opts DialOptions) (*Conn, error) {
+func init() { transport.Dial, transport.Listen = dialConn, listenOn }
+
+// dialConn is transport.Dial.
+func dialConn(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr, network string, opts transport.DialOptions) (net.Conn, error) {
 	c, err := dial(ctx, stack, laddr, raddr, network, opts)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Source: opAddr(laddr), Addr: opAddr(raddr), Err: err}
@@ -30,7 +25,7 @@ func Dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 	return c, nil
 }
 
-func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network string, opts DialOptions) (*Conn, error) {
+func dial(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr, network string, opts transport.DialOptions) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
 	}
@@ -42,34 +37,29 @@ func dial(ctx context.Context, stack Stack, laddr, raddr *net.TCPAddr, network s
 	if err != nil {
 		return nil, err
 	}
-	zone := stack.Zone()
-	if err := cmp.Or(zone.bind(laddr), zone.connect(laddr, raddr)); err != nil {
+	z := zone(stack.Zone())
+	if err := cmp.Or(z.bind(laddr), z.connect(laddr, raddr)); err != nil {
 		return nil, err
 	}
-	ep, queue, terr := stack.Socket(f.ipv6)
-	if terr != nil {
-		return nil, sysError("socket", terr)
+	ep, err := stack.Socket(f.ipv6, f.v6Only)
+	if err != nil {
+		return nil, sysError("socket", err)
 	}
-	if f.ipv6 {
-		ep.SocketOptions().SetV6Only(f.v6Only)
-	}
-	c := newConn(stack, ep, queue, network)
+	c := newConn(stack, ep, network)
 	if err := c.connect(ctx, f, laddr, remote); err != nil {
-		queue.EventUnregister(&c.entry)
 		ep.Close()
 		return nil, err
 	}
-	local, _ := ep.GetLocalAddress()
 	if !linkLocal(laddr) && !linkLocal(raddr) {
-		zone.Name = "" // Linux knows none of a connection by way of a router
+		z.Name = "" // Linux knows none of a connection by way of a router
 	}
-	c.start(f.endpoints(local, remote, zone.Name), opts.KeepAlive)
+	c.start(f.endpoints(ep.LocalAddr(), remote, z.Name), opts.KeepAlive)
 	return c, nil
 }
 
 // connect does the handshake. ctx ends it early.
-func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote tcpip.FullAddress) error {
-	var local tcpip.FullAddress
+func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote netip.AddrPort) error {
+	var local netip.AddrPort
 	call := "connect" // the stack may bind, where package net leaves it to connect
 	if laddr != nil {
 		var err error
@@ -78,27 +68,26 @@ func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote
 		}
 		call = "bind"
 	}
-	if terr := c.stack.Bind(c.ep, local, remote); terr != nil {
-		return sysError(call, terr)
+	if err := c.stack.Bind(c.ep, local, remote); err != nil {
+		return sysError(call, err)
 	}
 	stop := context.AfterFunc(ctx, c.wr.waker.Assert)
 	defer stop()
-	terr := c.ep.Connect(remote)
-	if _, started := terr.(*tcpip.ErrConnectStarted); !started {
-		return sysError("connect", terr)
+	if err := c.ep.Connect(remote); err != nil {
+		return sysError("connect", err)
 	}
 	for {
 		c.wr.wait()
 		if err := ctx.Err(); err != nil {
 			return contextError(err)
 		}
-		if _, terr := c.ep.GetRemoteAddress(); terr == nil {
+		if _, ok := c.ep.RemoteAddr(); ok {
 			return nil
 		}
-		if terr := c.ep.LastError(); terr != nil {
-			return sysError("connect", terr)
+		if err := c.ep.LastError(); err != nil {
+			return sysError("connect", err)
 		}
-		if c.dead() {
+		if c.ep.State() == transport.StateClosed {
 			return os.NewSyscallError("connect", syscall.ECONNABORTED)
 		}
 	}

@@ -24,5 +24,5 @@
 // # Threads
 //
 // Every method of Conn and Listener may be called by any goroutine at any time.
-// The stack calls NotifyEvent with its locks held; it only wakes.
+// TCP announces events with its locks held; that only wakes.
 package tpanet

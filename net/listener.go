@@ -3,29 +3,15 @@ package tpanet
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/sleep"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
-
-// DefaultBacklog is how many connections wait for Accept on each shard unless
-// ListenOptions says otherwise: the limit that Linux has by default.
-const DefaultBacklog = 4096
-
-// ListenOptions are what a listener needs besides its address.
-type ListenOptions struct {
-	// Backlog is how many established connections may wait for Accept on each
-	// shard, 1 to 65535. Default: DefaultBacklog.
-	Backlog int
-	// KeepAlive is the keep-alive of accepted connections. The zero value turns it
-	// off; package net's default is Enable alone.
-	KeepAlive net.KeepAliveConfig
-}
 
 // A Listener listens on one port of several shards and merges their accept
 // queues.
@@ -45,11 +31,9 @@ type Listener struct {
 
 // An acceptQueue is the listening endpoint of one shard.
 type acceptQueue struct {
-	stack   Stack
-	ep      Endpoint
-	queue   *waiter.Queue
+	stack   transport.Stack
+	ep      transport.Endpoint
 	binding binding
-	entry   waiter.Entry
 	waker   sleep.Waker
 	// ready says that a connection was announced since the queue was last found
 	// empty.
@@ -61,26 +45,21 @@ type acceptQueue struct {
 }
 
 var (
-	_ net.Listener         = (*Listener)(nil)
-	_ waiter.EventListener = (*acceptQueue)(nil)
+	_ net.Listener   = (*Listener)(nil)
+	_ transport.Sink = (*acceptQueue)(nil)
 )
 
-// NotifyEvent says that a connection waits, once for each, or that the endpoint
-// ended. The stack calls it with its locks held.
-func (q *acceptQueue) NotifyEvent(mask waiter.EventMask) {
-	if mask == waiter.ReadableEvents {
+// Notify implements transport.Sink: a connection waits, or the endpoint ended.
+func (q *acceptQueue) Notify(e transport.Events) {
+	if e == transport.Readable {
 		q.queued.Add(1)
 	}
 	q.ready.Store(true)
 	q.waker.Assert()
 }
 
-// Listen listens on laddr on every stack, of which there is at least one: at the
-// same port on all of them, which is chosen when laddr's is 0. laddr may be nil.
-// network is "tcp", which on no or an unspecified address serves IPv4 and IPv6,
-// "tcp4" or "tcp6". Errors are those of package net. Split makes it
-// one listener per shard.
-func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
+// listenOn is transport.Listen. Split makes it one listener per shard.
+func listenOn(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts transport.ListenOptions) (net.Listener, error) {
 	if laddr == nil {
 		laddr = new(net.TCPAddr)
 	}
@@ -95,17 +74,17 @@ func Listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 // use on another shard before listening gives up.
 const portAttempts = 16
 
-func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptions) (*Listener, error) {
+func listen(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts transport.ListenOptions) (*Listener, error) {
 	f := listenFamily(network, laddr)
 	addr, err := f.address(laddr)
 	if err != nil {
 		return nil, err
 	}
-	if err := stacks[0].Zone().bind(laddr); err != nil {
+	if err := zone(stacks[0].Zone()).bind(laddr); err != nil {
 		return nil, err
 	}
 	if opts.Backlog <= 0 {
-		opts.Backlog = DefaultBacklog
+		opts.Backlog = transport.DefaultBacklog
 	}
 	for range portAttempts {
 		l := &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
@@ -114,7 +93,7 @@ func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 			return l, nil
 		}
 		l.closeQueues()
-		if addr.Port != 0 || len(l.queues) == 0 || !errors.Is(err, syscall.EADDRINUSE) {
+		if addr.Port() != 0 || len(l.queues) == 0 || !errors.Is(err, syscall.EADDRINUSE) {
 			break // another port would not help
 		}
 	}
@@ -122,7 +101,7 @@ func listen(stacks []Stack, laddr *net.TCPAddr, network string, opts ListenOptio
 }
 
 // open makes the queues. After an error, those made so far are in l.queues.
-func (l *Listener) open(stacks []Stack, addr tcpip.FullAddress, backlog int) error {
+func (l *Listener) open(stacks []transport.Stack, addr netip.AddrPort, backlog int) error {
 	for _, stack := range stacks {
 		q, err := openQueue(stack, l.family, addr, backlog)
 		if err != nil {
@@ -130,19 +109,18 @@ func (l *Listener) open(stacks []Stack, addr tcpip.FullAddress, backlog int) err
 		}
 		l.queues = append(l.queues, q)
 		l.acc.sleeper.AddWaker(&q.waker)
-		addr.Port = q.binding.port
+		addr = netip.AddrPortFrom(addr.Addr(), q.binding.port)
 	}
-	addr, _ = l.queues[0].ep.GetLocalAddress()
-	l.addr = l.family.tcpAddr(addr, stacks[0].Zone().Name)
+	l.addr = l.family.tcpAddr(l.queues[0].ep.LocalAddr(), stacks[0].Zone().Name)
 	return nil
 }
 
-func openQueue(stack Stack, f family, addr tcpip.FullAddress, backlog int) (*acceptQueue, error) {
-	ep, queue, terr := stack.Socket(f.ipv6)
-	if terr != nil {
-		return nil, sysError("socket", terr)
+func openQueue(stack transport.Stack, f family, addr netip.AddrPort, backlog int) (*acceptQueue, error) {
+	ep, err := stack.Socket(f.ipv6, f.v6Only)
+	if err != nil {
+		return nil, sysError("socket", err)
 	}
-	q := &acceptQueue{stack: stack, ep: ep, queue: queue}
+	q := &acceptQueue{stack: stack, ep: ep}
 	if err := q.listen(f, addr, backlog); err != nil {
 		ep.Close()
 		return nil, err
@@ -150,30 +128,20 @@ func openQueue(stack Stack, f family, addr tcpip.FullAddress, backlog int) (*acc
 	return q, nil
 }
 
-func (q *acceptQueue) listen(f family, addr tcpip.FullAddress, backlog int) error {
-	opts := q.ep.SocketOptions()
-	if f.ipv6 {
-		opts.SetV6Only(f.v6Only)
+func (q *acceptQueue) listen(f family, addr netip.AddrPort, backlog int) error {
+	if err := q.ep.Bind(addr, true); err != nil {
+		return sysError("bind", err)
 	}
-	opts.SetReuseAddress(true)
-	if terr := q.ep.Bind(addr); terr != nil {
-		return sysError("bind", terr)
+	q.binding = f.binding(q.ep.LocalAddr())
+	if err := listening.add(q.stack, q.binding); err != nil {
+		return sysError("bind", err)
 	}
-	local, terr := q.ep.GetLocalAddress()
-	if terr != nil {
-		return sysError("getsockname", terr)
-	}
-	q.binding = f.binding(local)
-	if terr := listening.add(q.stack, q.binding); terr != nil {
-		return sysError("bind", terr)
-	}
-	q.entry.Init(q, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
-	q.queue.EventRegister(&q.entry)
+	q.ep.SetSink(q)
 	backlog = q.stack.Listening(q.ep, backlog, q.waiting)
-	if terr := q.ep.Listen(backlog); terr != nil {
+	if err := q.ep.Listen(backlog); err != nil {
 		q.stack.NotListening(q.ep)
 		listening.remove(q.stack, q.binding)
-		return sysError("listen", terr)
+		return sysError("listen", err)
 	}
 	return nil
 }
@@ -183,7 +151,6 @@ func (l *Listener) closeQueues() {
 		if q.closed.Swap(true) {
 			continue // by a part of the listener
 		}
-		q.queue.EventUnregister(&q.entry)
 		q.stack.NotListening(q.ep)
 		q.ep.Close()
 		listening.remove(q.stack, q.binding) // last: now the port is free
@@ -232,37 +199,36 @@ func (l *Listener) take() (*Conn, error) {
 		if !q.ready.Load() {
 			continue
 		}
-		var peer tcpip.FullAddress
-		ep, queue, terr := q.ep.Accept(&peer)
-		if _, empty := terr.(*tcpip.ErrWouldBlock); empty {
+		ep, err := q.ep.Accept()
+		if err == transport.ErrWouldBlock {
 			q.ready.Store(false)
 			// One that came before that may have been announced before it, too.
-			if ep, queue, terr = q.ep.Accept(&peer); terr == nil {
+			if ep, err = q.ep.Accept(); err == nil {
 				q.ready.Store(true)
-			} else if _, empty := terr.(*tcpip.ErrWouldBlock); empty {
+			} else if err == transport.ErrWouldBlock {
 				continue
 			}
 		}
-		if terr != nil {
+		if err != nil {
 			if err := l.acc.err(); err != nil {
 				return nil, err
 			}
-			return nil, sysError("accept", terr)
+			return nil, sysError("accept", err)
 		}
 		q.accepted.Add(1)
-		return l.newConn(q.stack, ep, queue, peer), nil
+		return l.newConn(q.stack, ep), nil
 	}
 	return nil, nil
 }
 
-func (l *Listener) newConn(stack Stack, ep Endpoint, queue *waiter.Queue, peer tcpip.FullAddress) *Conn {
-	c := newConn(stack, ep, queue, l.network)
-	local, _ := ep.GetLocalAddress()
+func (l *Listener) newConn(stack transport.Stack, ep transport.Endpoint) *Conn {
+	c := newConn(stack, ep, l.network)
+	peer, _ := ep.RemoteAddr()
 	zone := ""
-	if linkLocal(l.addr) || header.IsV6LinkLocalUnicastAddress(peer.Addr) {
+	if linkLocal(l.addr) || peer.Addr().Is6() && peer.Addr().IsLinkLocalUnicast() {
 		zone = stack.Zone().Name
 	}
-	c.start(l.family.endpoints(local, peer, zone), l.keepAlive)
+	c.start(l.family.endpoints(ep.LocalAddr(), peer, zone), l.keepAlive)
 	return c
 }
 

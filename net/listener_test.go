@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/waiter"
-
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -138,58 +137,54 @@ func TestBacklog(t *testing.T) {
 
 // A fakeStack is a shard whose ports can be taken.
 type fakeStack struct {
-	tpanet.Stack
+	transport.Stack
 	binds []error
 	port  uint16
 	open  int
 }
 
 type fakeEndpoint struct {
-	tpanet.Endpoint
+	transport.Endpoint
 	stack *fakeStack
-	opts  tcpip.SocketOptions
+	sink  transport.Sink
 	port  uint16
 }
 
-func (s *fakeStack) Socket(bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
+func (s *fakeStack) Socket(bool, bool) (transport.Endpoint, error) {
 	s.open++
-	e := &fakeEndpoint{stack: s}
-	e.opts.InitHandler(&tcpip.DefaultSocketOptionsHandler{}, nil, nil, nil)
-	return e, new(waiter.Queue), nil
+	return &fakeEndpoint{stack: s}, nil
 }
 
-func (s *fakeStack) Listening(_ tpanet.Endpoint, backlog int, _ func() int) int { return backlog }
-func (s *fakeStack) NotListening(tpanet.Endpoint)                               {}
-func (s *fakeStack) Zone() tpanet.Zone                                          { return tpanet.Zone{} }
+func (s *fakeStack) Listening(_ transport.Endpoint, backlog int, _ func() int) int { return backlog }
+func (s *fakeStack) NotListening(transport.Endpoint)                               {}
+func (s *fakeStack) Zone() transport.Zone                                          { return transport.Zone{} }
 
-func (e *fakeEndpoint) SocketOptions() *tcpip.SocketOptions { return &e.opts }
-func (e *fakeEndpoint) Listen(int) tcpip.Error              { return nil }
-func (e *fakeEndpoint) Close()                              { e.stack.open-- }
+func (e *fakeEndpoint) SetSink(s transport.Sink) { e.sink = s }
+func (e *fakeEndpoint) Listen(int) error         { return nil }
+func (e *fakeEndpoint) Close()                   { e.stack.open-- }
 
-func (e *fakeEndpoint) Bind(a tcpip.FullAddress) tcpip.Error {
+func (e *fakeEndpoint) Bind(a netip.AddrPort, _ bool) error {
 	s := e.stack
 	if len(s.binds) > 0 {
 		err := s.binds[0]
 		s.binds = s.binds[1:]
 		if err != nil {
-			return &tcpip.ErrPortInUse{}
+			return err
 		}
 	}
-	if e.port = a.Port; a.Port == 0 {
+	if e.port = a.Port(); e.port == 0 {
 		s.port++
 		e.port = s.port
 	}
 	return nil
 }
 
-func (e *fakeEndpoint) GetLocalAddress() (tcpip.FullAddress, tcpip.Error) {
-	return tcpip.FullAddress{Port: e.port}, nil
-}
+func (e *fakeEndpoint) LocalAddr() netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, e.port) }
 
 // TestPortOnAllShards makes a port that is free on one shard be in use on
 // another.
 func TestPortOnAllShards(t *testing.T) {
-	taken := errors.New("taken")
+	taken := error(syscall.EADDRINUSE)
 	for _, tt := range []struct {
 		name     string
 		port     int
@@ -204,7 +199,7 @@ func TestPortOnAllShards(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := &fakeStack{port: 1000}, &fakeStack{binds: tt.binds}
-			ln, err := tpanet.Listen([]tpanet.Stack{a, b}, &net.TCPAddr{Port: tt.port}, "tcp", tpanet.ListenOptions{})
+			ln, err := transport.Listen([]transport.Stack{a, b}, &net.TCPAddr{Port: tt.port}, "tcp", transport.ListenOptions{})
 			if tt.wantPort == 0 {
 				if !errors.Is(err, syscall.EADDRINUSE) {
 					t.Errorf("got %v, want EADDRINUSE", err)
@@ -237,12 +232,12 @@ func make16(err error) (errs []error) {
 // TestListenerPerShard has a listener for each shard on the same port.
 func TestListenerPerShard(t *testing.T) {
 	a, b := &fakeStack{port: 1000}, &fakeStack{}
-	first, err := tpanet.Listen([]tpanet.Stack{a}, nil, "tcp", tpanet.ListenOptions{})
+	first, err := transport.Listen([]transport.Stack{a}, nil, "tcp", transport.ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	second, err := tpanet.Listen([]tpanet.Stack{b}, first.Addr().(*net.TCPAddr), "tcp", tpanet.ListenOptions{})
+	second, err := transport.Listen([]transport.Stack{b}, first.Addr().(*net.TCPAddr), "tcp", transport.ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +248,7 @@ func TestListenerPerShard(t *testing.T) {
 }
 
 func TestDialNowhere(t *testing.T) {
-	_, err := tpanet.Dial(context.Background(), &fakeStack{}, nil, nil, "tcp", tpanet.DialOptions{})
+	_, err := transport.Dial(context.Background(), &fakeStack{}, nil, nil, "tcp", transport.DialOptions{})
 	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" || op.Addr != nil {
 		t.Errorf("got %#v, want an OpError without an address", err)
 	}

@@ -1,12 +1,11 @@
 package tpanet
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"syscall"
 	"time"
-
-	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 // Defaults of package net's keep-alive.
@@ -32,7 +31,7 @@ func (c *Conn) set(change func() error) error {
 // leaves as soon as the windows allow.
 func (c *Conn) SetNoDelay(noDelay bool) error {
 	return c.set(func() error {
-		c.ep.SocketOptions().SetDelayOption(!noDelay)
+		c.ep.SetNoDelay(noDelay)
 		return nil
 	})
 }
@@ -43,10 +42,9 @@ func (c *Conn) SetNoDelay(noDelay bool) error {
 // seconds for it.
 func (c *Conn) SetLinger(sec int) error {
 	return c.set(func() error {
-		c.ep.SocketOptions().SetLinger(tcpip.LingerOption{
-			Enabled: sec >= 0,
-			Timeout: time.Duration(max(sec, 0)) * time.Second,
-		})
+		d := time.Duration(max(sec, -1)) * time.Second
+		c.linger.Store(int64(d))
+		c.ep.SetLinger(d)
 		return nil
 	})
 }
@@ -54,29 +52,29 @@ func (c *Conn) SetLinger(sec int) error {
 // SetReadBuffer sets the size of the receive buffer in bytes, within the limits
 // of the stack, and stops its automatic tuning.
 func (c *Conn) SetReadBuffer(bytes int) error {
-	return c.setBuffer(func(o *tcpip.SocketOptions) { o.SetReceiveBufferSize(int64(bytes), true) })
+	return c.setBuffer(bytes, c.ep.SetReadBuffer)
 }
 
 // SetWriteBuffer sets the size of the send buffer in bytes, within the limits of
 // the stack, and stops its automatic tuning.
 func (c *Conn) SetWriteBuffer(bytes int) error {
-	return c.setBuffer(func(o *tcpip.SocketOptions) { o.SetSendBufferSize(int64(bytes), true) })
+	return c.setBuffer(bytes, c.ep.SetWriteBuffer)
 }
 
 // setBuffer differs from set as package net does: the error has the local
 // address only.
-func (c *Conn) setBuffer(change func(*tcpip.SocketOptions)) error {
+func (c *Conn) setBuffer(bytes int, change func(int)) error {
 	if c.rd.state.Load()&closed != 0 {
 		return c.deadlineError(net.ErrClosed)
 	}
-	change(c.ep.SocketOptions())
+	change(bytes)
 	return nil
 }
 
 // SetKeepAlive turns keep-alive probes on or off.
 func (c *Conn) SetKeepAlive(keepAlive bool) error {
 	return c.set(func() error {
-		c.ep.SocketOptions().SetKeepAlive(keepAlive)
+		c.ep.SetKeepAlive(keepAlive)
 		return nil
 	})
 }
@@ -87,7 +85,13 @@ func (c *Conn) SetKeepAlivePeriod(d time.Duration) error {
 	if d < 0 {
 		return nil // even on a closed connection
 	}
-	return c.set(func() error { return c.setKeepAliveIdle(d) })
+	return c.set(func() error {
+		idle, err := keepAliveDuration(d, keepAliveIdle)
+		if err == nil {
+			c.ep.TuneKeepAlive(idle, 0, 0)
+		}
+		return err
+	})
 }
 
 // SetKeepAliveConfig sets all of keep-alive, with the defaults and rules of
@@ -96,45 +100,26 @@ func (c *Conn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	return c.set(func() error { return c.setKeepAliveConfig(config) })
 }
 
+// setKeepAliveConfig sets what comes before an option out of range, as package net
+// does, which sets one by one.
 func (c *Conn) setKeepAliveConfig(config net.KeepAliveConfig) error {
-	c.ep.SocketOptions().SetKeepAlive(config.Enable)
-	if err := c.setKeepAliveIdle(config.Idle); err != nil {
+	c.ep.SetKeepAlive(config.Enable)
+	idle, err := keepAliveDuration(config.Idle, keepAliveIdle)
+	if err != nil {
 		return err
 	}
-	if err := c.setKeepAliveInterval(config.Interval); err != nil {
+	interval, err := keepAliveDuration(config.Interval, keepAliveInterval)
+	if err != nil {
+		c.ep.TuneKeepAlive(idle, 0, 0)
 		return err
 	}
-	return c.setKeepAliveCount(config.Count)
-}
-
-func (c *Conn) setKeepAliveIdle(d time.Duration) error {
-	d, err := keepAliveDuration(d, keepAliveIdle)
-	if err != nil || d < 0 {
-		return err
-	}
-	opt := tcpip.KeepaliveIdleOption(d)
-	return sysError("setsockopt", c.ep.SetSockOpt(&opt))
-}
-
-func (c *Conn) setKeepAliveInterval(d time.Duration) error {
-	d, err := keepAliveDuration(d, keepAliveInterval)
-	if err != nil || d < 0 {
-		return err
-	}
-	opt := tcpip.KeepaliveIntervalOption(d)
-	return sysError("setsockopt", c.ep.SetSockOpt(&opt))
-}
-
-func (c *Conn) setKeepAliveCount(n int) error {
-	switch {
-	case n == 0:
-		n = keepAliveCount
-	case n < 0:
-		return nil
-	case n > 127: // Linux's MAX_TCP_KEEPCNT
+	count := cmp.Or(config.Count, keepAliveCount)
+	if count > 127 { // Linux's MAX_TCP_KEEPCNT
+		c.ep.TuneKeepAlive(idle, interval, 0)
 		return os.NewSyscallError("setsockopt", syscall.EINVAL)
 	}
-	return sysError("setsockopt", c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, n))
+	c.ep.TuneKeepAlive(idle, interval, count)
+	return nil
 }
 
 // SetUserTimeout ends the connection, with ETIMEDOUT, when the peer acknowledges
@@ -147,8 +132,8 @@ func (c *Conn) SetUserTimeout(d time.Duration) error {
 		if d < 0 {
 			return os.NewSyscallError("setsockopt", syscall.EINVAL)
 		}
-		opt := tcpip.TCPUserTimeoutOption(d.Truncate(time.Millisecond))
-		return sysError("setsockopt", c.ep.SetSockOpt(&opt))
+		c.ep.SetUserTimeout(d.Truncate(time.Millisecond))
+		return nil
 	})
 }
 

@@ -3,15 +3,10 @@ package tpanet
 import (
 	"io"
 	"net"
+	"syscall"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/waiter"
+	"github.com/gotpa/tpa/internal/transport"
 )
-
-// moderateEvery is after how many bytes read the endpoint is asked to tune its
-// receive buffer. Asking costs a lock and a clock; it matters to bulk transfers,
-// which pass 32 KB many times per round trip.
-const moderateEvery = 32 << 10
 
 // Read reads up to len(b) bytes. It waits until there is at least one, and
 // returns io.EOF after the peer's last.
@@ -37,16 +32,13 @@ func (c *Conn) read(b []byte) (int, error) {
 		if err := c.readable(); err != nil {
 			return 0, err
 		}
-		c.dst = b
-		res, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
-		c.dst = nil
-		if n := res.Count; n > 0 {
-			// A short read leaves no data behind, but perhaps the end.
-			c.drained = n < len(b) && c.ep.Readiness(waiter.ReadableEvents) == 0
-			c.received(n)
+		n, more, err := c.ep.Read(b)
+		if n > 0 {
+			c.drained = !more
+			c.bytesRead.Add(uint64(n))
 			return n, nil
 		}
-		if err := c.readError(terr); err != nil {
+		if err := c.readError(err); err != nil {
 			return 0, err
 		}
 	}
@@ -69,8 +61,8 @@ func (c *Conn) readable() error {
 
 // readError says what a read that brought nothing means. nil means to wait.
 // rd.mu is held.
-func (c *Conn) readError(terr tcpip.Error) error {
-	if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
+func (c *Conn) readError(err error) error {
+	if err == transport.ErrWouldBlock {
 		if c.rd.state.Load()&shut != 0 {
 			return io.EOF
 		}
@@ -81,19 +73,7 @@ func (c *Conn) readError(terr tcpip.Error) error {
 	if err := c.rd.err(); err != nil {
 		return err
 	}
-	return sysError("read", terr)
-}
-
-// received accounts for n bytes read. rd.mu is held.
-func (c *Conn) received(n int) {
-	c.bytesRead.Add(uint64(n))
-	if c.shared != nil {
-		c.shared.Read(n)
-	}
-	if c.copied += n; c.copied >= moderateEvery {
-		c.ep.ModerateRecvBuf(c.copied)
-		c.copied = 0
-	}
+	return sysError("read", err)
 }
 
 // CloseRead ends reading: what has arrived can still be read, then reads return
@@ -103,7 +83,7 @@ func (c *Conn) CloseRead() error {
 	case c.rd.state.Load()&closed != 0:
 		return c.opError("close", net.ErrClosed)
 	case !c.connected():
-		return c.opError("close", sysError("shutdown", &tcpip.ErrNotConnected{}))
+		return c.opError("close", sysError("shutdown", syscall.ENOTCONN))
 	}
 	c.rd.set(shut)
 	return nil

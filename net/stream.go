@@ -8,7 +8,7 @@ import (
 	"os"
 	"sync"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // copyBuffers hold what cannot pass directly. 32 KB is what io.Copy takes.
@@ -20,12 +20,11 @@ type (
 	onlyWriter struct{ io.Writer }
 )
 
-// ReadFrom writes what r reads until io.EOF. Regular files, alone or in an
-// io.LimitedReader, are read straight into the stack's buffers; another Conn is
-// spliced, copied once from the segments of the one to those of the other;
-// *net.Buffers are gathered. Other sources write to the connection if they have
-// WriteTo, or read into memory that becomes the stack's. Only with gVisor's TCP
-// does that pass through a pooled buffer.
+// ReadFrom writes what r reads until io.EOF, read into memory that becomes the
+// stack's. Another Conn is spliced, copied once from the memory of the one to that
+// of the other; *net.Buffers are gathered. What has a WriteTo and is no regular
+// file writes to the connection itself. Only with gVisor's TCP is all that copied
+// once more.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, err := c.readFrom(r)
 	if err != nil {
@@ -50,56 +49,40 @@ func (c *Conn) readFrom(r io.Reader) (int64, error) {
 		}
 	}
 	var n int64
-	src := &source{r: r}
 	for left := known(r); left > 0; {
-		k, err := c.writeDirect(src, int(min(left, maxChunk)))
+		k, err := c.writeKnown(r, left)
 		n += k
 		left -= k
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			return n, nil // shorter than it looked
 		}
 		if err != nil {
 			return n, err
 		}
 	}
-	if d, ok := c.ep.(drafter); ok {
-		if _, writes := r.(io.WriterTo); !writes {
-			k, err := c.draftFrom(r, d)
-			return n + k, err
-		}
+	if _, writes := r.(io.WriterTo); writes {
+		k, err := io.Copy(onlyWriter{c}, r)
+		return n + k, err
 	}
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
-	k, err := io.CopyBuffer(onlyWriter{c}, r, buf[:])
+	k, err := c.draftFrom(r)
 	return n + k, err
 }
 
-// A drafter is an endpoint that hands out memory to be filled and takes it over
-// with WriteDraft, unless that fails.
-type drafter interface {
-	Draft() interface {
-		Space() []byte
-		Return()
-	}
-	WriteDraft(d interface {
-		Space() []byte
-		Return()
-	}, n int) tcpip.Error
-}
-
-// draftFrom is ReadFrom without a copy. No lock is held while r is read, which may
-// take its time.
-func (c *Conn) draftFrom(r io.Reader, d drafter) (read int64, err error) {
+// draftFrom is ReadFrom of what may take its time to be read: no lock is held
+// meanwhile.
+func (c *Conn) draftFrom(r io.Reader) (read int64, err error) {
 	for {
-		draft := d.Draft()
+		draft := c.ep.Draft()
 		n, rerr := r.Read(draft.Space())
 		if n > 0 {
-			err = c.writeDraft(draft, n, d)
+			c.wr.mu.Lock()
+			err = c.writeDraft(draft, n)
+			c.wr.mu.Unlock()
 		} else {
 			draft.Return()
 		}
 		if err != nil {
-			return read, err
+			return read, c.opError("write", err)
 		}
 		read += int64(max(n, 0))
 		if rerr == io.EOF {
@@ -111,26 +94,56 @@ func (c *Conn) draftFrom(r io.Reader, d drafter) (read int64, err error) {
 	}
 }
 
-// writeDraft writes the first n bytes of a draft, which it takes over.
-func (c *Conn) writeDraft(draft interface {
-	Space() []byte
-	Return()
-}, n int, d drafter) error {
+// writeKnown writes up to limit bytes that r has ready. It reads nothing before
+// there is room for it, so that nothing is lost when none comes.
+func (c *Conn) writeKnown(r io.Reader, limit int64) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
+	if err := c.room(); err != nil {
+		return 0, c.opError("write", err)
+	}
+	draft := c.ep.Draft()
+	space := draft.Space()
+	n, rerr := r.Read(space[:min(limit, int64(len(space)))])
+	if n <= 0 {
+		draft.Return()
+		return 0, rerr
+	}
+	if err := c.writeDraft(draft, n); err != nil {
+		return 0, c.opError("write", err)
+	}
+	return int64(n), rerr
+}
+
+// room waits until there is room to write. wr.mu is held.
+func (c *Conn) room() error {
 	err := c.wr.err()
 	for err == nil {
-		terr := d.WriteDraft(draft, n)
-		if terr == nil {
-			c.wrote(n)
+		if _, err = c.ep.Write(nil); err == nil {
 			return nil
 		}
-		if err = c.writeError(terr); err == nil {
+		if err = c.writeError(err); err == nil {
+			err = c.writable()
+		}
+	}
+	return err
+}
+
+// writeDraft writes the first n bytes of a draft, which it takes over. wr.mu is
+// held.
+func (c *Conn) writeDraft(draft transport.Draft, n int) error {
+	err := c.wr.err()
+	for err == nil {
+		if err = c.ep.WriteDraft(draft, n); err == nil {
+			c.bytesWritten.Add(uint64(n))
+			return nil
+		}
+		if err = c.writeError(err); err == nil {
 			err = c.writable()
 		}
 	}
 	draft.Return()
-	return c.opError("write", err)
+	return err
 }
 
 // known is how many bytes are sure to come from r without waiting, as far as
@@ -162,103 +175,27 @@ func known(r io.Reader) int64 {
 	return left
 }
 
-// writeDirect writes up to size bytes that src reads straight into the stack's
-// buffer. It returns less than it could take, or the error of src, only when src
-// did.
-func (c *Conn) writeDirect(src *source, size int) (int64, error) {
-	c.wr.mu.Lock()
-	defer c.wr.mu.Unlock()
-	if err := c.wr.err(); err != nil {
-		return 0, c.opError("write", err)
-	}
-	*src = source{r: src.r, size: size}
-	for {
-		// Not atomic: the endpoint gives its locks away while it reads.
-		n, terr := c.ep.Write(src, tcpip.WriteOptions{})
-		switch {
-		case src.err != nil:
-			// The endpoint drops a chunk that is not filled.
-			k, err := c.write(src.kept)
-			if err != nil {
-				return int64(k), c.opError("write", err)
-			}
-			return int64(k), src.err
-		case terr == nil:
-			c.wrote(int(n))
-			if int(n) < src.n {
-				// SetWriteBuffer took away the room meanwhile.
-				return n, io.ErrShortWrite
-			}
-			return n, nil
-		}
-		err := c.writeError(terr)
-		if err == nil {
-			err = c.writable()
-		}
-		if err != nil {
-			return 0, c.opError("write", err)
-		}
-	}
-}
-
-// A source hands size bytes of r to the endpoint, which reads them into a chunk
-// of its own. The endpoint has no notion of a chunk that ends early: it fails,
-// and what was read so far is in kept.
-type source struct {
-	r    io.Reader
-	size int
-	n    int    // bytes read so far
-	buf  []byte // what was read so far, in the endpoint's chunk
-	err  error  // why it ended early
-	kept []byte
-}
-
-func (s *source) Len() int { return s.size }
-
-func (s *source) Read(b []byte) (int, error) {
-	if len(b) == 0 { // asked before each read, whether there is an end
-		return 0, nil
-	}
-	n, err := s.r.Read(b)
-	if s.n == 0 {
-		s.buf = b
-	}
-	s.n += n
-	if err == nil || s.n == s.size || n == len(b) {
-		return n, nil // the chunk is full, or more may come
-	}
-	s.err = err
-	s.kept = append([]byte(nil), s.buf[:s.n]...)
-	return n, errShort
-}
-
-// errShort makes the endpoint give up a chunk. It would ask again after io.EOF.
-var errShort = errors.New("short source")
-
 // splice writes what src reads until io.EOF, or as much as limit.
 //
-// The endpoint of c reads from that of src while its own locks are free: two
-// goroutines that splice a pair of connections in both directions do not block
-// each other. Reading the other way around, writing to c from inside src's Read,
-// would.
+// No lock of one endpoint is held while the other is asked: two goroutines that
+// splice a pair of connections in both directions do not block each other.
 func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	src.rd.mu.Lock()
 	defer src.rd.mu.Unlock()
-	from := &source{r: unlockedReader{src}}
 	var written int64
 	for limit == nil || limit.N > 0 {
-		ready, err := src.awaitData()
+		err := src.awaitData()
 		if err == io.EOF {
 			return written, nil
 		}
 		if err != nil {
 			return written, err
 		}
-		size := min(ready, maxChunk)
+		most := int64(1 << 62)
 		if limit != nil {
-			size = int(min(int64(size), limit.N))
+			most = limit.N
 		}
-		n, err := c.writeDirect(from, size)
+		n, err := c.writeKnown(unlockedReader{src}, most)
 		written += n
 		if limit != nil {
 			limit.N -= n
@@ -270,24 +207,18 @@ func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	return written, nil
 }
 
-// awaitData waits until the connection has data, and tells how much. rd.mu is
-// held.
-func (c *Conn) awaitData() (int, error) {
+// awaitData waits until there is data to read. rd.mu is held.
+func (c *Conn) awaitData() error {
 	for {
 		if err := c.readable(); err != nil {
-			return 0, err
+			return err
 		}
-		if n, terr := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); terr == nil && n > 0 {
-			return n, nil
+		_, _, err := c.ep.Read(nil)
+		if err == nil {
+			return nil
 		}
-		// Reading into nothing fails in this way when there is something after all.
-		c.dst = nil
-		_, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
-		if _, ok := terr.(*tcpip.ErrBadBuffer); ok {
-			continue
-		}
-		if err := c.readError(terr); err != nil {
-			return 0, spliceError(err)
+		if err := c.readError(err); err != nil {
+			return spliceError(err)
 		}
 	}
 }
@@ -307,15 +238,12 @@ func spliceError(err error) error {
 type unlockedReader struct{ c *Conn }
 
 func (u unlockedReader) Read(b []byte) (int, error) {
-	c := u.c
-	c.dst = b
-	res, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{})
-	c.dst = nil
-	if res.Count > 0 {
-		c.received(res.Count)
-		return res.Count, nil
+	n, _, err := u.c.ep.Read(b)
+	if n > 0 {
+		u.c.bytesRead.Add(uint64(n))
+		return n, nil
 	}
-	if err := c.readError(terr); err != nil {
+	if err := u.c.readError(err); err != nil {
 		return 0, err
 	}
 	return 0, io.ErrNoProgress // not reached: nobody else reads
@@ -323,16 +251,12 @@ func (u unlockedReader) Read(b []byte) (int, error) {
 
 // WriteTo writes to w what the connection reads until io.EOF. Another Conn is
 // spliced, and a writer that has ReadFrom reads into its own memory. Others get
-// the memory in which the data came, where the TCP lends it: ours does, gVisor's
-// locks the connection while it is looked at, and w may take its time, so that
-// there the data passes through a pooled buffer.
+// the memory in which the data came.
 func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
-	if l, ok := c.ep.(lender); ok && !reads(w) {
-		n, err = c.lendTo(w, l)
+	if reads(w) {
+		n, err = w.(io.ReaderFrom).ReadFrom(onlyReader{c})
 	} else {
-		buf := copyBuffers.Get().(*[32 << 10]byte)
-		defer copyBuffers.Put(buf)
-		n, err = io.CopyBuffer(w, onlyReader{c}, buf[:])
+		n, err = c.lendTo(w)
 	}
 	if err != nil {
 		err = c.opError("writeto", err)
@@ -351,18 +275,8 @@ func reads(w io.Writer) bool {
 	return ok
 }
 
-// A lender is an endpoint that gives received data away in the memory where it
-// lies, until Return. nil without an error means that there is little, which is
-// better copied.
-type lender interface {
-	Lend() (interface {
-		Bytes() []byte
-		Return()
-	}, tcpip.Error)
-}
-
 // lendTo is WriteTo without a copy.
-func (c *Conn) lendTo(w io.Writer, l lender) (written int64, err error) {
+func (c *Conn) lendTo(w io.Writer) (written int64, err error) {
 	var buf *[32 << 10]byte // for what is not lent
 	defer func() {
 		if buf != nil {
@@ -370,7 +284,7 @@ func (c *Conn) lendTo(w io.Writer, l lender) (written int64, err error) {
 		}
 	}()
 	for {
-		loan, err := c.borrow(l)
+		loan, err := c.borrow()
 		var b []byte
 		switch {
 		case err != nil:
@@ -405,24 +319,21 @@ func (c *Conn) lendTo(w io.Writer, l lender) (written int64, err error) {
 }
 
 // borrow waits for data.
-func (c *Conn) borrow(l lender) (interface {
-	Bytes() []byte
-	Return()
-}, error) {
+func (c *Conn) borrow() (transport.Loan, error) {
 	c.rd.mu.Lock()
 	defer c.rd.mu.Unlock()
 	for {
 		if err := c.readable(); err != nil {
 			return nil, err
 		}
-		loan, terr := l.Lend()
-		if terr == nil {
+		loan, err := c.ep.Lend()
+		if err == nil {
 			if loan != nil {
-				c.received(len(loan.Bytes()))
+				c.bytesRead.Add(uint64(len(loan.Bytes())))
 			}
 			return loan, nil
 		}
-		if err := c.readError(terr); err != nil {
+		if err := c.readError(err); err != nil {
 			return nil, err
 		}
 	}
@@ -436,7 +347,7 @@ func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
 	n, err := c.writeBuffers(bufs)
-	c.wrote(int(n))
+	c.bytesWritten.Add(uint64(n))
 	if err != nil {
 		err = c.opError("writev", err)
 	}
@@ -447,26 +358,21 @@ func (c *Conn) writeBuffers(bufs *net.Buffers) (int64, error) {
 	if err := c.wr.err(); err != nil {
 		return 0, err
 	}
-	g := &gather{bufs: bufs}
+	left := 0
 	for _, b := range *bufs {
-		g.left += len(b)
+		left += len(b)
 	}
 	var n int64
 	for {
-		k, terr := c.ep.Write(g, tcpip.WriteOptions{Atomic: true})
-		n += k
-		if terr == nil {
-			if g.left == 0 {
-				return n, nil
+		k, err := c.ep.Writev(*bufs)
+		consume(bufs, k)
+		n += int64(k)
+		left -= k
+		if err != nil {
+			err = c.writeError(err)
+			if err == nil && left > 0 {
+				err = c.writable()
 			}
-			continue
-		}
-		err := c.writeError(terr)
-		if err == nil && g.left == 0 {
-			return n, nil
-		}
-		if err == nil {
-			err = c.writable()
 		}
 		if err != nil {
 			if sys, ok := errors.AsType[*os.SyscallError](err); ok {
@@ -474,19 +380,22 @@ func (c *Conn) writeBuffers(bufs *net.Buffers) (int64, error) {
 			}
 			return n, err
 		}
+		if left == 0 {
+			return n, nil
+		}
 	}
 }
 
-// A gather hands several buffers to the endpoint as one.
-type gather struct {
-	bufs *net.Buffers
-	left int
-}
-
-func (g *gather) Len() int { return min(g.left, maxChunk) }
-
-func (g *gather) Read(b []byte) (int, error) {
-	n, _ := g.bufs.Read(b)
-	g.left -= n
-	return n, nil
+// consume drops the first n bytes, and buffers that are empty then.
+func consume(bufs *net.Buffers, n int) {
+	for len(*bufs) > 0 {
+		b := (*bufs)[0]
+		if len(b) > n {
+			(*bufs)[0] = b[n:]
+			return
+		}
+		n -= len(b)
+		(*bufs)[0] = nil
+		*bufs = (*bufs)[1:]
+	}
 }

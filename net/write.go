@@ -3,24 +3,8 @@ package tpanet
 import (
 	"net"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
+	"github.com/gotpa/tpa/internal/transport"
 )
-
-// maxChunk is the most that one call hands to the endpoint, in bytes. The
-// endpoint copies under its lock, and 64 KB is the largest piece it keeps in one
-// buffer and the largest a device cuts into segments.
-const maxChunk = 64 << 10
-
-// payload hands a caller's buffer to the endpoint.
-type payload []byte
-
-func (p *payload) Len() int { return min(len(*p), maxChunk) }
-
-func (p *payload) Read(b []byte) (int, error) {
-	n := copy(b, *p)
-	*p = (*p)[n:]
-	return n, nil
-}
 
 // Write writes b. It waits for room in the send buffer, and no other write gets
 // between its bytes.
@@ -41,25 +25,23 @@ func (c *Conn) write(b []byte) (int, error) {
 		return n, err
 	}
 	for {
-		c.src = b[n:]
-		k, terr := c.ep.Write(&c.src, tcpip.WriteOptions{Atomic: true})
-		c.src = nil
-		n += int(k)
-		if terr == nil {
+		k, err := c.ep.Write(b[n:])
+		n += k
+		if err == nil {
 			if n == len(b) {
-				c.wrote(n)
+				c.bytesWritten.Add(uint64(n))
 				return n, nil
 			}
 			continue
 		}
-		err := c.writeError(terr)
+		err = c.writeError(err)
 		if err == nil && len(b) > 0 {
 			err = c.writable()
 		} else if err == nil {
 			return 0, nil // an empty write does not wait for room
 		}
 		if err != nil {
-			c.wrote(n)
+			c.bytesWritten.Add(uint64(n))
 			return n, err
 		}
 	}
@@ -75,14 +57,14 @@ func (c *Conn) writable() error {
 
 // writeError says what a refused write means. nil means to wait for room. wr.mu
 // is held.
-func (c *Conn) writeError(terr tcpip.Error) error {
-	if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
+func (c *Conn) writeError(err error) error {
+	if err == transport.ErrWouldBlock {
 		return nil
 	}
 	if c.wr.state.Load()&closed != 0 {
 		return net.ErrClosed
 	}
-	return sysError("write", terr)
+	return sysError("write", err)
 }
 
 // CloseWrite ends writing: the peer reads io.EOF after what was written so far.
@@ -90,16 +72,8 @@ func (c *Conn) CloseWrite() error {
 	if c.wr.state.Load()&closed != 0 {
 		return c.opError("close", net.ErrClosed)
 	}
-	if terr := c.ep.Shutdown(tcpip.ShutdownWrite); terr != nil {
-		return c.opError("close", sysError("shutdown", terr))
+	if err := c.ep.CloseWrite(); err != nil {
+		return c.opError("close", sysError("shutdown", err))
 	}
 	return nil
-}
-
-// wrote accounts for n bytes written. wr.mu is held.
-func (c *Conn) wrote(n int) {
-	c.bytesWritten.Add(uint64(n))
-	if c.shared != nil {
-		c.shared.Write(n)
-	}
 }

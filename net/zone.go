@@ -4,17 +4,12 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
-// A Zone is the network on which link-local addresses of IPv6 are valid (RFC
-// 4007): that of a stack's only device.
-type Zone struct {
-	// Name follows the % in an address, as in fe80::1%eth0.
-	Name string
-	// Index may stand for the name: the number of the kernel's interface, 0 where
-	// the kernel has none.
-	Index int
-}
+// A zone is that of a stack's device, with what package net makes of it.
+type zone transport.Zone
 
 // linkLocal tells whether an address means nothing without a zone. a may be nil.
 func linkLocal(a *net.TCPAddr) bool {
@@ -23,7 +18,7 @@ func linkLocal(a *net.TCPAddr) bool {
 
 // bind tells why nobody can bind to a, which may be nil, as Linux does; nil when
 // that depends on the addresses of the device.
-func (z Zone) bind(a *net.TCPAddr) error {
+func (z zone) bind(a *net.TCPAddr) error {
 	if a != nil && a.IP.To4() == nil && a.IP.IsMulticast() {
 		return os.NewSyscallError("bind", syscall.EINVAL)
 	}
@@ -43,7 +38,7 @@ func (z Zone) bind(a *net.TCPAddr) error {
 
 // connect tells why there is no way from laddr, which may be nil, to raddr; nil
 // when that depends on routes. A link-local laddr has the zone for both.
-func (z Zone) connect(laddr, raddr *net.TCPAddr) error {
+func (z zone) connect(laddr, raddr *net.TCPAddr) error {
 	if raddr.IP.IsMulticast() || raddr.IP.Equal(net.IPv4bcast) {
 		return os.NewSyscallError("connect", syscall.ENETUNREACH)
 	}
@@ -71,7 +66,7 @@ const (
 )
 
 // find reads a zone as package net does: a name, or else the digits it starts with.
-func (z Zone) find(zone string) place {
+func (z zone) find(zone string) place {
 	switch zone {
 	case "":
 		return none

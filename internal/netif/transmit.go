@@ -12,7 +12,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
-	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -295,6 +294,11 @@ func etherTypeOf(v6 bool) uint16 {
 	return etherTypeIPv4
 }
 
+// recording is an owner of packets that notes those that leave.
+type recording interface {
+	Sent(header []byte, size int, held bool)
+}
+
 // WriteTCP sends a TCP segment that has no IP header yet, by the short way. It
 // reports false, and has done nothing, when the packet needs the long way: its
 // next hop is not known, it may be fragmented, or it stays on this host.
@@ -337,7 +341,7 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	var err tcpip.Error
 	tcp := pkt.TransportHeader().Slice()
 	held := e.holdAckLocked(mac, ip[:ipLen], tcp, pkt.Hash, pkt.Size()-len(tcp))
-	if t, ok := pkt.Owner.(*recorder.Shared); ok {
+	if t, ok := pkt.Owner.(recording); ok {
 		t.Sent(tcp, pkt.Size()-len(tcp), held)
 	}
 	if held {

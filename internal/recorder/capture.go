@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // A capture is one that is due: trace got into trouble.
@@ -144,7 +144,7 @@ func (r *Recorder) findStates() {
 	closed := slices.Concat(r.closed, r.failed)
 	r.mu.Unlock()
 	for _, t := range closed {
-		if state := t.noticeState(t.now(), 0, 0); state == tcp.StateClose || state == tcp.StateError {
+		if state := t.noticeState(t.now(), 0, 0); state == transport.StateClosed || state == transport.StateError {
 			t.endpoint.Store(nil)
 		}
 	}

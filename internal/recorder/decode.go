@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // A Recording is what a recorder's file holds.
@@ -114,7 +114,7 @@ func text(b []byte) string {
 
 // stateName is TCP's name of a state; what no state is has none.
 func stateName(n int) string {
-	if s := tcp.EndpointState(n); s >= tcp.StateEstablished && s <= tcp.StateError {
+	if s := transport.State(n); s >= transport.StateEstablished && s <= transport.StateError {
 		return s.String()
 	}
 	return fmt.Sprintf("state %d", n)

@@ -13,8 +13,8 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Offsetof(Trace{}.recovering) + 8; n > 64 {
 		t.Errorf("what every record needs of a trace ends at %d, want 64", n)
 	}
-	if n := unsafe.Sizeof(Trace{}); n != 192 { // memory of this size begins with a line
-		t.Errorf("a trace has %d bytes, want 192", n)
+	if n := unsafe.Sizeof(Trace{}); n != 128 { // memory of this size begins with a line
+		t.Errorf("a trace has %d bytes, want 128", n)
 	}
 	if headerSize%64 != 0 || slotSize%64 != 0 || unsafe.Offsetof(slot{}.rows)%64 != 0 {
 		t.Errorf("header %d, slot %d, rows at %d: want multiples of 64", headerSize, slotSize, unsafe.Offsetof(slot{}.rows))

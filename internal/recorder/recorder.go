@@ -189,7 +189,7 @@ func (r *Recorder) Snapshot() []byte { return append([]byte(nil), r.memory...) }
 
 // An Endpoint is what TCP knows about a connection.
 type Endpoint struct {
-	// State returns a tcp.EndpointState. It may be called by anyone.
+	// State returns a transport.State. It may be called by anyone.
 	State func() uint32
 	// Timeouts counts retransmission timers that ran out.
 	Timeouts *tcpip.StatCounter

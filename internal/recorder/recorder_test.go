@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	transport "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 const (
@@ -220,7 +220,7 @@ func TestSYN(t *testing.T) {
 // connections, and those of closed connections alone.
 func TestHalfOpen(t *testing.T) {
 	r := newRecorder(t, 8, "")
-	state := uint32(transport.StateSynRecv)
+	state := uint32(transport.StateSynReceived)
 	knock := func() *Trace {
 		ep := endpoint()
 		ep.State, ep.HalfOpen = func() uint32 { return state }, true
@@ -245,7 +245,7 @@ func TestHalfOpen(t *testing.T) {
 	}
 	// Those that succeed make room for others.
 	for range 3 {
-		state = uint32(transport.StateSynRecv)
+		state = uint32(transport.StateSynReceived)
 		trace := knock()
 		if trace == nil {
 			t.Fatal("a handshake is not recorded, though the others are through")
@@ -376,7 +376,7 @@ func TestRare(t *testing.T) {
 	trace.Close()
 	state.Store(uint32(transport.StateTimeWait))
 	acked(32)
-	state.Store(uint32(transport.StateClose))
+	state.Store(uint32(transport.StateClosed))
 	var got []string
 	eventually(t, "the last state is noticed", func() bool {
 		got = nil
@@ -428,35 +428,6 @@ func TestClosedStates(t *testing.T) {
 	if want := []string{"in", "state ESTABLISHED", "state CLOSE-WAIT", "held", "state LAST-ACK", "out"}; !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-}
-
-// TestSendQueue checks what is left to be acknowledged, across the wrap of
-// sequence numbers too.
-func TestSendQueue(t *testing.T) {
-	r := newRecorder(t, 1, "")
-	trace := (*Shared)(r.Open(clock.New(), 0, local, remote, nil))
-	queue := func(written uint64, want int) {
-		t.Helper()
-		if got := trace.SendQueue(written); got != want {
-			t.Errorf("%d bytes written: got %d in the queue, want %d", written, got, want)
-		}
-	}
-	queue(0, 0)
-	queue(10, 10)
-	const first = 0xfffffff0
-	trace.Sent(head(first, 1, ack, 100), 0, false)
-	trace.Sent(head(first, 1, ack, 100), 10, false)
-	queue(30, 30)
-	trace.Received(head(1, first, ack, 100), 5)
-	queue(30, 30)
-	trace.Received(head(6, first+10, ack, 100), 0)
-	queue(30, 20)
-	trace.Sent(head(first+10, 6, ack|psh, 100), 20, false)
-	trace.Received(head(6, 14, ack, 100), 0)
-	queue(30, 0)
-	queue(1<<32+35, 5)
-	trace.Received(head(6, 15, ack, 100), 0) // our FIN too
-	queue(30, 0)
 }
 
 // TestPanicked checks what a poller's panic leaves behind: the connections that

@@ -7,11 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // TCP flags that the recorder looks at.
@@ -23,7 +22,7 @@ const (
 )
 
 // A Trace records one connection. Received, Sent, Read and Write must not be called
-// by two at once: see Shared.
+// by two at once.
 type Trace struct {
 	// What every record looks at lies in the first cache line: see TestSizes.
 
@@ -50,14 +49,6 @@ type Trace struct {
 	// expired is what Timeouts was at the last retransmission.
 	expired uint64
 
-	// mu is that of Shared. It guards acked, too, which is what the peer acknowledged
-	// last, 0 for nothing yet.
-	mu    sync.Mutex
-	acked uint32
-	// first is 0, or known and the sequence number of the first byte that the
-	// program wrote.
-	first uint64
-
 	recorder *Recorder
 	id       uint64
 	// endpoint keeps the connection's endpoint alive: it is nil once that has
@@ -68,12 +59,11 @@ type Trace struct {
 	// lastTrouble is when it was last captured, in nanoseconds.
 	lastTrouble atomic.Int64
 
-	// rareMu guards state and the rare events. It is taken with mu held, not the other
-	// way around.
+	// rareMu guards state and the rare events.
 	rareMu sync.Mutex
-	state  tcp.EndpointState
+	state  transport.State
 
-	_ [48]byte // so that the memory of a trace begins with a cache line
+	_ [8]byte // so that the memory of a trace begins with a cache line
 }
 
 // A step is an event's place in a row.
@@ -86,7 +76,7 @@ const (
 	sent
 )
 
-// known marks a Trace.recovering or Trace.first that holds a sequence number.
+// known marks a Trace.recovering that holds a sequence number.
 const known = 1 << 32
 
 // ID is the connection's number, from 1.
@@ -167,19 +157,19 @@ func (t *Trace) TailProbe() {
 
 // noticeState records the state of TCP where it has changed, at some time and place,
 // and returns it: 0 when it is not known.
-func (t *Trace) noticeState(at int64, number uint32, after step) tcp.EndpointState {
+func (t *Trace) noticeState(at int64, number uint32, after step) transport.State {
 	ep := t.endpoint.Load()
 	if ep == nil {
 		return 0
 	}
 	t.rareMu.Lock()
 	defer t.rareMu.Unlock()
-	if now := tcp.EndpointState(ep.State()); now != t.state {
+	if now := transport.State(ep.State()); now != t.state {
 		t.state = now
 		switch now {
-		case tcp.StateInitial, tcp.StateBound, tcp.StateConnecting:
+		case transport.StateInitial, transport.StateBound, transport.StateConnecting:
 			return now // not yet a connection
-		case tcp.StateEstablished:
+		case transport.StateEstablished:
 			t.through()
 		}
 		t.rareLocked(record{time: at, kind: State, n: uint32(now), number: number, step: after})
@@ -262,7 +252,6 @@ func (t *Trace) Sent(header []byte, size int, held bool) {
 		kind = Held
 	case !t.valid:
 		// Nothing was sent before: recording began with the connection.
-		t.first = known | uint64(seq)
 		t.end, t.valid = t.end+uint32(ahead), true
 	case ahead > 0:
 		t.end += uint32(ahead)
@@ -378,66 +367,4 @@ func (t *Trace) trouble(why Reason) {
 	case t.recorder.captures <- capture{t, why, time.Now().Add(captureDelay)}:
 	default:
 	}
-}
-
-// Shared is a Trace whose events come from several places at once: it locks itself.
-//
-// It is the owner of the connection's packets, so that who sends one finds it
-// without a look-up.
-type Shared Trace
-
-var _ tcpip.PacketOwner = (*Shared)(nil)
-
-// KUID implements tcpip.PacketOwner. Nobody asks.
-func (t *Shared) KUID() uint32 { return 0 }
-
-// KGID implements tcpip.PacketOwner. Nobody asks.
-func (t *Shared) KGID() uint32 { return 0 }
-
-// Received is Trace.Received. The poller calls it.
-func (t *Shared) Received(header []byte, size int) {
-	t.mu.Lock()
-	(*Trace)(t).Received(header, size)
-	if header[13]&flagACK != 0 {
-		t.acked = binary.BigEndian.Uint32(header[8:])
-	}
-	t.mu.Unlock()
-}
-
-// Sent is Trace.Sent. The holder of the transmit lock calls it.
-func (t *Shared) Sent(header []byte, size int, held bool) {
-	t.mu.Lock()
-	(*Trace)(t).Sent(header, size, held)
-	t.mu.Unlock()
-}
-
-// Read is Trace.Read. The reader calls it.
-func (t *Shared) Read(size int) {
-	t.mu.Lock()
-	(*Trace)(t).Read(size)
-	t.mu.Unlock()
-}
-
-// Write is Trace.Write. The writer calls it.
-func (t *Shared) Write(size int) {
-	t.mu.Lock()
-	(*Trace)(t).Write(size)
-	t.mu.Unlock()
-}
-
-// SendQueue returns how many of the bytes that the program wrote the peer has not
-// acknowledged, sent or not.
-func (t *Shared) SendQueue(written uint64) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.first == 0 {
-		return int(min(written, math.MaxInt32)) // nothing has left
-	}
-	first, acked := uint32(t.first), uint32(t.first)
-	if t.acked != 0 {
-		acked = t.acked
-	}
-	// More than 2 GB cannot wait, so that the difference tells how much. It is
-	// negative for the FIN, and for what was written since written was read.
-	return int(max(0, int32(uint32(written)-(acked-first))))
 }

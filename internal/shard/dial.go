@@ -3,14 +3,15 @@ package shard
 import (
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/rss"
-	tpanet "github.com/gotpa/tpa/net"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // outbound chooses the local ports of connections that this shard makes, when
@@ -23,33 +24,29 @@ type outbound struct {
 	block bool
 }
 
-// Bind implements tpanet.Stack. A local port that is left open becomes one from
+// Bind implements transport.Stack. A local port that is left open becomes one from
 // which remote's answers come back to this shard's queue, as far as it is known
 // how the device spreads flows. If it is not, shards take ports in turn, so that
 // two never have the same connection, and answers are handed over.
-func (s *Shard) Bind(ep tpanet.Endpoint, local, remote tcpip.FullAddress) tcpip.Error {
-	if s.peers == nil || local.Port != 0 {
-		if local == (tcpip.FullAddress{}) {
-			return nil // gVisor chooses
+func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error {
+	if s.handover == nil || local.Port() != 0 {
+		if local == (netip.AddrPort{}) {
+			return nil // the stack chooses
 		}
-		return ep.Bind(local)
+		return ep.Bind(local, false)
 	}
-	proto := header.IPv4ProtocolNumber
-	if remote.Addr.Len() == header.IPv6AddressSize {
-		proto = header.IPv6ProtocolNumber
-		if header.IsV4MappedAddress(remote.Addr) {
-			return nil
-		}
+	if remote.Addr().Is4In6() {
+		return nil
 	}
-	route, err := s.stack.FindRoute(0, local.Addr, remote.Addr, proto, false)
-	if err != nil {
-		return err
+	to := netstack.Address(remote.Addr())
+	proto := netstack.Network(to)
+	route, terr := s.stack.FindRoute(0, netstack.Address(local.Addr()), to, proto, false)
+	if terr != nil {
+		return netstack.Error(terr)
 	}
-	local.Addr = route.LocalAddress()
+	from := netstack.Addr(route.LocalAddress())
 	route.Release()
-	from, ok1 := netip.AddrFromSlice(local.Addr.AsSlice())
-	to, ok2 := netip.AddrFromSlice(remote.Addr.AsSlice())
-	if !ok1 || !ok2 {
+	if !from.IsValid() || !remote.Addr().IsValid() {
 		return nil
 	}
 
@@ -62,60 +59,43 @@ func (s *Shard) Bind(ep tpanet.Endpoint, local, remote tcpip.FullAddress) tcpip.
 		random := s.stack.SecureRNG()
 		o.ports, _ = rss.NewPorts(first, last, random.Uint32)
 	}
-	// Ports serve several connections, to different ends.
-	ep.SocketOptions().SetReuseAddress(true)
-	spread := s.peers.spread.Load()
-	search := o.ports.Search(spread, from, netip.AddrPortFrom(to, remote.Port), s.index)
+	spread := s.handover.Spread()
+	search := o.ports.Search(spread, from, remote, s.index)
 	for {
 		port, ok := search.Next()
 		if !ok {
-			return &tcpip.ErrNoPortAvailable{}
+			return netstack.Error(&tcpip.ErrNoPortAvailable{})
 		}
-		if spread == nil && !o.block && int(port)%s.peers.count != s.index {
+		if spread == nil && !o.block && int(port)%s.handover.Shards() != s.index {
 			continue
 		}
-		local.Port = port
+		local = netip.AddrPortFrom(from, port)
 		if s.taken(proto, local, remote) {
 			continue
 		}
-		if err := ep.Bind(local); err != nil {
-			if _, busy := err.(*tcpip.ErrPortInUse); busy {
-				continue
-			}
+		// Ports serve several connections, to different ends.
+		if err := ep.Bind(local, true); err != syscall.EADDRINUSE {
 			return err
 		}
-		return nil
 	}
 }
 
 // taken tells whether there is a connection between two addresses already.
-func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote tcpip.FullAddress) bool {
+func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote netip.AddrPort) bool {
 	if local == remote {
 		return true
 	}
-	found := s.stack.FindTransportEndpoint(proto, tcp.ProtocolNumber, stack.TransportEndpointID{
-		LocalAddress: local.Addr, LocalPort: local.Port, RemoteAddress: remote.Addr, RemotePort: remote.Port,
-	}, nicID)
-	if e, ok := found.(interface{ Reusable() bool }); ok && e.Reusable() {
+	id := stack.TransportEndpointID{
+		LocalAddress: netstack.Address(local.Addr()), LocalPort: local.Port(),
+		RemoteAddress: netstack.Address(remote.Addr()), RemotePort: remote.Port(),
+	}
+	found := s.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, nicID)
+	if s.engine.Reusable(found) {
 		// In TIME-WAIT for long enough: Connect takes its place.
-	} else if e, ok := found.(interface{ Info() tcpip.EndpointInfo }); ok {
-		// A listener is found, too.
-		if info, ok := e.Info().(*stack.TransportEndpointInfo); ok && info.ID.RemotePort != 0 {
-			return true
-		}
+	} else if other, ok := s.engine.ID(found); ok && other.RemotePort != 0 { // a listener is found, too
+		return true
 	}
 	// Another shard may have it from before the device changed its RSS.
-	k, ok := keyOf(remote.Addr, remote.Port, local.Addr, local.Port)
-	if !ok {
-		return false
-	}
-	for _, o := range s.peers.others {
-		if _, ok := o.flows.Lookup(&k); ok {
-			return true
-		}
-		if _, ok := o.peers.closing.Lookup(&k); ok {
-			return true
-		}
-	}
-	return false
+	k, ok := netstack.Key(&id)
+	return ok && s.handover.Taken(&k)
 }

@@ -10,14 +10,13 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
-	tpanet "github.com/gotpa/tpa/net"
 )
 
 // A peer sends frames of its own making to a shard that nobody polls, and reads
@@ -26,13 +25,10 @@ type peer struct {
 	t        testing.TB
 	shard    *Shard
 	wire     link.Queue
-	listener tpanet.Endpoint
+	listener transport.Endpoint
 	// conn is the established connection, next what it expects, acked what it
 	// sent last.
-	conn interface {
-		endpoint
-		tpanet.Endpoint
-	}
+	conn        transport.Endpoint
 	port        uint16
 	next, acked uint32
 }
@@ -64,15 +60,15 @@ func newPeer(f testing.TB, engine string) *peer {
 	s.SetRoutes([]Route{{Destination: ours.Subnet()}})
 	f.Cleanup(func() { s.stack.Destroy(); n.Close(); da.Close(); db.Close() })
 	p := &peer{t: f, shard: s, wire: da.Queue(0), port: 1024}
-	ep, _, terr := s.Socket(false)
-	if terr == nil {
-		terr = ep.Bind(tcpip.FullAddress{Port: 7})
+	ep, err := s.Socket(false, false)
+	if err == nil {
+		err = ep.Bind(netip.AddrPortFrom(netip.Addr{}, 7), true)
 	}
-	if terr == nil {
-		terr = ep.Listen(s.Listening(ep, 16, func() int { return 0 }))
+	if err == nil {
+		err = ep.Listen(s.Listening(ep, 16, func() int { return 0 }))
 	}
-	if terr != nil {
-		f.Fatal(terr)
+	if err != nil {
+		f.Fatal(err)
 	}
 	p.listener = ep
 	return p
@@ -89,7 +85,7 @@ func (p *peer) segment(port uint16, seq, ack uint32, flags header.TCPFlags, opti
 }
 
 // give lets the shard receive a frame.
-func (p *peer) give(frame []byte) { p.shard.receive([]link.Frame{{Data: frame}}) }
+func (p *peer) give(frame []byte) { p.shard.engine.Receive([]link.Frame{{Data: frame}}) }
 
 // answers returns the segments that the shard has sent, and checks them.
 func (p *peer) answers() []header.TCP {
@@ -125,7 +121,7 @@ func (p *peer) until(what string, done func() bool) {
 	}
 }
 
-// connect makes an established connection with the short way on.
+// connect makes an established connection on the fast path.
 func (p *peer) connect() {
 	if p.conn != nil {
 		p.shard.Closed(p.conn, nil)
@@ -150,15 +146,12 @@ func (p *peer) connect() {
 	p.give(p.segment(p.port, p.next, p.acked, header.TCPFlagAck, nil, nil))
 	p.until("the connection", func() bool {
 		for {
-			ep, _, terr := p.listener.Accept(nil)
-			if terr != nil {
+			ep, err := p.listener.Accept()
+			if err != nil {
 				return false
 			}
-			p.conn = ep.(interface {
-				endpoint
-				tpanet.Endpoint
-			})
-			if info, _ := p.conn.GetRemoteAddress(); info.Port == p.port {
+			p.conn = ep
+			if peer, _ := ep.RemoteAddr(); peer.Port() == p.port {
 				return true
 			}
 			p.conn.Abort() // one of a fuzzed handshake
@@ -166,6 +159,54 @@ func (p *peer) connect() {
 		}
 	})
 	p.shard.Established(p.conn, nil)
+}
+
+// held is what all connections hold.
+func (p *peer) held() (received, sent int) {
+	for c := range (host{p.shard}).Held() {
+		r, s := c.Held()
+		received, sent = received+r, sent+s
+	}
+	return received, sent
+}
+
+// TestChallenges checks that what is refused is counted and answered,
+// twice a second at most, and changes nothing.
+func TestChallenges(t *testing.T) {
+	p := newPeer(t, "gvisor")
+	p.connect()
+	for range 100 {
+		p.give(p.segment(p.port, p.next, p.acked+100, header.TCPFlagAck, nil, []byte("evil")))
+	}
+	p.until("a challenge", func() bool {
+		for _, h := range p.answers() {
+			if h.Flags() == header.TCPFlagAck && h.SequenceNumber() == p.acked && h.AckNumber() == p.next {
+				return true
+			}
+		}
+		return false
+	})
+	if got := p.shard.Stats().Refused.Acks; got != 100 {
+		t.Errorf("%d segments were refused, want 100", got)
+	}
+	p.give(p.segment(p.port, p.next, p.acked, header.TCPFlagAck|header.TCPFlagPsh, nil, []byte("good")))
+	more := 0
+	p.until("an acknowledgement of the right data", func() bool {
+		for _, h := range p.answers() {
+			if h.AckNumber() == p.next+4 {
+				return true
+			}
+			more++
+		}
+		return false
+	})
+	// On a slow machine the first half second may be over.
+	if more > 1 {
+		t.Errorf("%d more challenges", more)
+	}
+	if p.conn.Info().ReceiveQueue == 0 {
+		t.Error("the right data was not taken")
+	}
 }
 
 // FuzzSegment feeds TCP segments with the right checksums, some to a connection
@@ -200,15 +241,15 @@ func (p *peer) fuzz(established bool, seq, ack uint32, flags header.TCPFlags, op
 	frame := p.segment(port, seq, ack, flags, options, payload[:min(len(payload), 1400)])
 	p.give(frame)
 	p.answers()
-	received, sent := held(p.conn)
+	received, sent := p.held()
 	if received > 8<<20 || sent > 0 {
-		p.t.Errorf("the connection holds %d bytes received and %d to send", received, sent)
+		p.t.Errorf("the shard holds %d bytes received and %d to send", received, sent)
 	}
 	// The same bytes as they are: checksums, lengths and all.
 	raw := append([]byte(nil), frame[:link.EthernetHeaderLen]...)
 	p.give(append(raw, binary.BigEndian.AppendUint32(payload, seq)...))
 	p.answers()
-	if p.conn.EndpointState() != tcp.StateEstablished || received > 4<<20 {
+	if p.conn.State() != transport.StateEstablished || received > 4<<20 {
 		p.connect()
 	}
 }

@@ -85,7 +85,7 @@ func (s *Shard) poll() {
 	}
 	frames := make([]link.Frame, link.MaxBurst)
 	var handed []link.Frame
-	if s.peers != nil {
+	if s.handover != nil {
 		handed = make([]link.Frame, link.MaxBurst)
 	}
 	waiter, _ := s.queue.(link.Waiter)
@@ -101,27 +101,31 @@ func (s *Shard) poll() {
 		}
 		now := s.clock.Refresh()
 		bump(&c.polls, 1)
-		m := s.fromPeers(handed)
+		m := 0
+		if s.handover != nil {
+			m = s.handover.Receive(handed)
+		}
 		if n+m == 0 {
 			bump(&c.empty, 1)
 			s.link.Kick()
-			s.resume()
+			s.engine.Resume()
 			idle.pause(now)
 			continue
 		}
 		idle.reset()
-		s.receive(frames[:n])
-		s.receive(handed[:m])
-		s.flushPeers()
-		// So that the answers of the readers that were woken leave with this flush.
-		// Two rounds, for gVisor's TCP wakes them from a goroutine of its own.
-		gsync.Goyield()
-		if s.cpu < 0 {
-			gsync.Goyield()
+		fast := s.engine.Receive(frames[:n])
+		if s.handover != nil {
+			if m > 0 {
+				fast += s.engine.Receive(handed[:m])
+			}
+			s.handover.Flush()
 		}
-		s.acknowledge()
+		bump(&s.fast, uint64(fast))
+		// So that the answers of the readers that were woken leave with this flush.
+		gsync.Goyield()
+		s.engine.FinishPoll()
 		s.link.Kick()
-		s.resume()
+		s.engine.Resume()
 		if n > 0 {
 			bump(&c.bursts[link.BurstBucket(n)], 1)
 		}
@@ -154,25 +158,23 @@ func (i *idler) pause(now int64) {
 		return
 	}
 	s.link.SetAsleep(true)
-	if s.peers != nil {
-		s.peers.parked.Store(true)
-	}
+	s.parked.Store(true)
 	s.clock.Stop()
 	s.link.Kick()
 	bump(&s.counters.sleeps, 1)
 	switch {
-	case s.closing.Load(), s.peers != nil && s.peers.port.Waiting():
+	case s.closing.Load(), s.handover != nil && s.handover.Waiting():
 	case i.waiter != nil:
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
-		if s.link.Pending() || s.own != nil && s.own.Stalled() {
+		if s.link.Pending() || s.engine.Stalled() {
 			timeout = s.polling.MaxSleep
 		}
 		i.waiter.Wait(timeout)
-	case s.peers != nil:
+	case s.handover != nil:
 		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
 		select {
-		case <-s.peers.wakeup:
+		case <-s.wakeup:
 		case <-time.After(i.sleep):
 		}
 	default:
@@ -181,9 +183,7 @@ func (i *idler) pause(now int64) {
 	}
 	s.clock.Refresh()
 	s.link.SetAsleep(false)
-	if s.peers != nil {
-		s.peers.parked.Store(false)
-	}
+	s.parked.Store(false)
 	if i.waiter != nil {
 		i.since = 0
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -19,16 +18,15 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/clock"
-	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/handover"
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
-	owntcp "github.com/gotpa/tpa/internal/tcp"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
-	tpanet "github.com/gotpa/tpa/net"
 )
 
 // nicID is the number of the only network interface of each stack.
@@ -48,9 +46,9 @@ type Options struct {
 	TCP     TCP
 	// Budget keeps the limits that the shards of a runtime share. Default: one of
 	// its own, that nobody keeps.
-	Budget *Budget
+	Budget *limits.Budget
 	// Zone is that of link-local addresses; SetZone changes it. Default: none.
-	Zone tpanet.Zone
+	Zone transport.Zone
 	// Recorder records the connections. Default: none.
 	Recorder *recorder.Recorder
 	// Random is where the stack takes its secrets from. Default: the system's.
@@ -79,68 +77,47 @@ type Shard struct {
 	clock  *clock.Clock
 	link   *netif.Endpoint
 	stack  *stack.Stack
+	engine Engine
 	routed atomic.Bool // SetRoutes was called
-	zone   atomic.Pointer[tpanet.Zone]
+	zone   atomic.Pointer[transport.Zone]
 	// stackStats are the stack's counters: the pointers to them.
 	stackStats tcpip.Stats
-	queuer     queuer
-	// transport is the stack behind its IP layers.
-	transport stack.TransportDispatcher
-	flows     flow.Table[*established]
-	peers     *peers // nil when alone
-	outbound  outbound
-	// own is our own TCP, nil when it is gVisor's. owing are connections of it that
-	// have something to acknowledge at the end of the poll; the poller's alone.
-	own   *owntcp.Protocol
-	owing []*owntcp.Endpoint
-	// conntrack guards gVisor's TCP, nil when it is our own. unclaimed answers a
-	// segment as one that belongs to no connection.
-	conntrack *conntrack
-	unclaimed func(stack.TransportEndpointID, *stack.PacketBuffer) stack.UnknownDestinationPacketDisposition
+	// slowPath is where the stack's IP layers hand on what is not for another shard.
+	slowPath stack.TransportDispatcher
+	account  *limits.Account
+	outbound outbound
+
+	// handover and joined, all shards of the device by their number, are nil when
+	// the shard is alone.
+	handover *handover.Member
+	joined   []*Shard
+	// parked is set while the poller sleeps. wakeup ends the sleep of one whose
+	// queue cannot.
+	parked atomic.Bool
+	wakeup chan struct{}
 
 	closing   atomic.Bool
 	done      chan struct{}
 	closeOnce sync.Once
 
-	counters  pollerCounters
-	shortcuts atomic.Uint64 // written by the poller alone
-	conns     connCounters
-
-	admission admission
-	census    atomic.Pointer[Census] // the last one
-	timeWait  atomic.Int64           // what it found in TIME-WAIT
-	// timeWaitShort belongs to Budget.Keep.
-	timeWaitShort bool
+	counters pollerCounters
+	fast     atomic.Uint64 // written by the poller alone
+	conns    connCounters
 }
 
-var _ tpanet.Stack = (*Shard)(nil)
-
-// queuer is the way past IP into gVisor's TCP: its transport protocol exports
-// it for its own demultiplexer.
-type queuer interface {
-	QueuePacket(stack.TransportEndpoint, stack.TransportEndpointID, *stack.PacketBuffer)
-}
-
-// oneProcessor guards GOMAXPROCS while a stack is made.
-var oneProcessor sync.Mutex
+var _ transport.Stack = (*Shard)(nil)
 
 // New makes a shard. Its poller starts with Start.
 func New(o Options) (*Shard, error) {
-	if errHeld != nil {
-		return nil, errHeld
-	}
 	s := &Shard{
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
-		clock: clock.New(), done: make(chan struct{}), maxFrame: o.Device.MaxFrame,
+		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame,
 	}
 	if o.Budget == nil {
-		o.Budget = NewBudget(Limits{})
+		o.Budget = limits.NewBudget(limits.Limits{})
 	}
-	s.admission.shard, s.admission.budget, s.admission.limits = s, o.Budget, o.Budget.Limits()
-	s.admission.resets.rate = int64(s.admission.limits.Resets)
-	s.census.Store(new(Census))
 	s.SetZone(o.Zone)
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = netif.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
@@ -148,81 +125,53 @@ func New(o Options) (*Shard, error) {
 	if s.polling.Spin >= 0 && s.polling.Spin < time.Microsecond {
 		s.link.NoNaps()
 	}
-
-	// gVisor starts GOMAXPROCS goroutines per stack that share out TCP's work.
-	// One is right for a stack that has one queue: more would spread each burst
-	// over several wake-ups.
-	oneProcessor.Lock()
-	procs := runtime.GOMAXPROCS(1)
-	s.stack = stack.New(stack.Options{
-		NetworkProtocols: []stack.NetworkProtocolFactory{
-			shortcut(ipv4.NewProtocol, s), shortcut(ipv6.NewProtocol, s),
-		},
-		TransportProtocols: []stack.TransportProtocolFactory{s.guarded(s.engine())},
-		Clock:              s.clock,
-		SecureRNG:          o.Random,
-		HandleLocal:        true,
-	})
-	runtime.GOMAXPROCS(procs)
-	oneProcessor.Unlock()
-
-	if s.queuer == nil {
-		s.stack.Destroy()
-		return nil, fmt.Errorf("shard: gVisor's TCP does not export QueuePacket and SendBufferSize any more; pin the version in go.mod")
+	if err := s.makeStack(o); err != nil {
+		return nil, err
 	}
 	s.stackStats = s.stack.Stats()
 	if err := s.configure(); err != nil {
 		s.stack.Destroy()
 		return nil, err
 	}
-	o.Budget.add(s)
+	s.account = o.Budget.Open(host{s}, limits.Settings{
+		ReceiveBuffer: s.tcp.ReceiveBuffer, SendBuffer: s.tcp.SendBuffer, FirstSend: s.engine.FirstSend(), TimeWait: s.tcp.TimeWait,
+	})
+	s.engine.Attach(s.account)
 	return s, nil
 }
 
-// engine makes the TCP that the shard is to have.
-func (s *Shard) engine() stack.TransportProtocolFactory {
-	if s.tcp.Engine == "tpa" {
-		return owntcp.New(s.link)
+// makeStack makes the stack with the engine as its TCP.
+func (s *Shard) makeStack(o Options) (err error) {
+	if s.engine, err = s.newEngine(o.Budget.Limits()); err != nil {
+		return err
 	}
-	return tcp.NewProtocolCUBIC
+	err = s.engine.MakeStack(func() {
+		s.stack = stack.New(stack.Options{
+			NetworkProtocols: []stack.NetworkProtocolFactory{
+				s.wrapNetwork(ipv4.NewProtocol), s.wrapNetwork(ipv6.NewProtocol),
+			},
+			TransportProtocols: []stack.TransportProtocolFactory{s.engine.NewProtocol},
+			Clock:              s.clock,
+			SecureRNG:          o.Random,
+			HandleLocal:        true,
+		})
+	})
+	if err != nil {
+		s.stack.Destroy()
+	}
+	return err
 }
 
-// routesChanged tells TCP to look for its routes anew.
-func (s *Shard) routesChanged() {
-	if s.own != nil {
-		s.own.RoutesChanged()
-	}
-}
-
-// configure sets TCP's options and makes the network interface.
+// configure sets TCP's options and makes the network interface. What depends on
+// the limits is set with the account.
 func (s *Shard) configure() error {
-	set := func(o tcpip.SettableTransportProtocolOption) error {
-		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
-			return fmt.Errorf("shard: setting %T: %v", o, err)
-		}
-		return nil
-	}
 	sack := tcpip.TCPSACKEnabled(!s.tcp.NoSACK)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	congestion := tcpip.CongestionControlOption(s.tcp.Congestion)
-	receive, send := s.bufferRanges(false)
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
-	options := []tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &receive, &send, &timeWait}
-	if s.tcp.Engine == "gvisor" {
-		// Without RACK-TLP (RFC 8985): as gVisor has it, it takes segments for lost
-		// that are not, on a link that loses none (149 MB/s with it, 2,143 MB/s
-		// without, one connection over link/memory), and a flow that did lose the tail
-		// of a burst sends two segments per retransmission timeout from then on, for
-		// good. Tailscale has it off as well (tailscale/tailscale#9707). A loss at the
-		// end of a flight costs a retransmission timeout then.
-		// It also stops the retransmission timer on each write, sent or not: a program
-		// that keeps writing into a full window never gets its losses sent again.
-		recovery := tcpip.TCPRecovery(0)
-		options = append(options, &recovery)
-	}
-	for _, o := range options {
-		if err := set(o); err != nil {
-			return err
+	for _, o := range append([]tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &timeWait}, s.engine.Options()...) {
+		if err := s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, o); err != nil {
+			return fmt.Errorf("shard: setting %T: %v", o, err)
 		}
 	}
 	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{
@@ -243,7 +192,7 @@ func (s *Shard) AddAddress(a tcpip.AddressWithPrefix) error {
 	if err != nil {
 		return fmt.Errorf("adding address %v: %v", a, err)
 	}
-	s.routesChanged()
+	s.engine.RoutesChanged()
 	return nil
 }
 
@@ -253,7 +202,7 @@ func (s *Shard) RemoveAddress(a tcpip.Address) error {
 	if err := s.stack.RemoveAddress(nicID, a); err != nil {
 		return fmt.Errorf("removing address %v: %v", a, err)
 	}
-	s.routesChanged()
+	s.engine.RoutesChanged()
 	return nil
 }
 
@@ -274,14 +223,14 @@ func (s *Shard) SetRoutes(routes []Route) {
 	if s.routed.Swap(true) {
 		s.link.SetRoutes(table)
 	}
-	s.routesChanged()
+	s.engine.RoutesChanged()
 }
 
 // Addresses returns our unicast addresses, sorted.
 func (s *Shard) Addresses() []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range s.stack.AllAddresses()[nicID] {
-		if ip, ok := netip.AddrFromSlice(a.AddressWithPrefix.Address.AsSlice()); ok && a.AddressWithPrefix.Address != header.IPv4Broadcast {
+		if ip := netstack.Addr(a.AddressWithPrefix.Address); ip.IsValid() && a.AddressWithPrefix.Address != header.IPv4Broadcast {
 			all = append(all, netip.PrefixFrom(ip, a.AddressWithPrefix.PrefixLen))
 		}
 	}
@@ -348,76 +297,61 @@ func (s *Shard) unresolved(pkt *stack.PacketBuffer) {
 	}
 }
 
-// Index implements tpanet.Stack.
+// Index implements transport.Stack.
 func (s *Shard) Index() int { return s.index }
 
-// Zone implements tpanet.Stack.
-func (s *Shard) Zone() tpanet.Zone { return *s.zone.Load() }
+// Zone implements transport.Stack.
+func (s *Shard) Zone() transport.Zone { return *s.zone.Load() }
 
 // SetZone changes what Zone returns. Connections that stand keep their addresses.
-func (s *Shard) SetZone(z tpanet.Zone) { s.zone.Store(&z) }
+func (s *Shard) SetZone(z transport.Zone) { s.zone.Store(&z) }
 
-// Socket implements tpanet.Stack.
-func (s *Shard) Socket(v6 bool) (tpanet.Endpoint, *waiter.Queue, tcpip.Error) {
-	proto := header.IPv4ProtocolNumber
-	if v6 {
-		proto = header.IPv6ProtocolNumber
-	}
-	wq := new(waiter.Queue)
-	ep, err := s.stack.NewEndpoint(tcp.ProtocolNumber, proto, wq)
-	if err != nil {
-		return nil, nil, err
-	}
-	return ep, wq, nil
+// Socket implements transport.Stack.
+func (s *Shard) Socket(v6, v6Only bool) (transport.Endpoint, error) {
+	return s.engine.Socket(v6, v6Only)
 }
 
-// Established implements tpanet.Stack.
-func (s *Shard) Established(ep tpanet.Endpoint, c *tpanet.Conn) {
-	if f, ok := flowOf(ep); ok {
-		f.conn = c
-		if s.conntrack != nil {
-			f.tracked = s.conntrack.track(f.key, f.id, networkOf(f.id.LocalAddress))
-		}
-		s.record(ep, c, f)
-		s.flows.Insert(f.key, f)
-		if s.peers != nil {
-			s.peers.opening.Forget(&f.key)
-		}
-	}
+// Listening implements transport.Stack.
+func (s *Shard) Listening(ep transport.Endpoint, backlog int, waiting func() int) int {
+	return s.account.Listening(ep, backlog, waiting)
 }
 
-// Closed implements tpanet.Stack. The FIN and what follows it take the long way.
-func (s *Shard) Closed(ep tpanet.Endpoint, c *tpanet.Conn) {
-	if f, ok := flowOf(ep); ok {
-		if s.peers != nil {
-			s.peers.closing.Insert(f.key, f)
-		}
-		s.flows.Delete(f.key)
-		s.conns.closed(c)
-		if f.own == nil && c != nil && c.Trace() != nil {
-			c.Trace().Close()
-		}
-	}
-}
+// NotListening implements transport.Stack.
+func (s *Shard) NotListening(ep transport.Endpoint) { s.account.NotListening(ep) }
 
-// flowOf returns the flow of an endpoint that the demultiplexer knows.
-func flowOf(ep tpanet.Endpoint) (*established, bool) {
-	t, ok := ep.(stack.TransportEndpoint)
+// Established implements transport.Stack.
+func (s *Shard) Established(ep transport.Endpoint, u transport.User) {
+	k, ok := s.engine.Key(ep)
 	if !ok {
-		return nil, false
+		return
 	}
-	e, ok := ep.(interface{ Info() tcpip.EndpointInfo })
+	s.engine.Established(k, ep, u)
+	if s.handover != nil {
+		s.handover.Opened(&k)
+	}
+}
+
+// Closed implements transport.Stack. The FIN and what follows it take the slow
+// path.
+func (s *Shard) Closed(ep transport.Endpoint, u transport.User) {
+	k, ok := s.engine.Key(ep)
 	if !ok {
-		return nil, false
+		return
 	}
-	info, ok := e.Info().(*stack.TransportEndpointInfo)
-	if !ok || info.ID.RemotePort == 0 {
-		return nil, false
+	if s.handover != nil {
+		s.handover.Closing(k, ep)
 	}
-	f := &established{endpoint: t, id: info.ID}
-	f.own, _ = t.(*owntcp.Endpoint)
-	f.key, ok = keyOf(info.ID.RemoteAddress, info.ID.RemotePort, info.ID.LocalAddress, info.ID.LocalPort)
-	return f, ok
+	s.engine.Closed(k, ep)
+	s.conns.closed(ep, u)
+}
+
+// Tidy forgets flows that have ended since the program closed them. Somebody has
+// to call it now and then.
+func (s *Shard) Tidy() {
+	s.engine.Tidy()
+	if s.handover != nil {
+		s.handover.Tidy()
+	}
 }
 
 // Stats are a shard's counters and gauges.
@@ -427,36 +361,32 @@ type Stats struct {
 	Poller PollerStats
 	Queue  link.QueueStats
 	Link   netif.EndpointStats
-	// Shortcuts counts segments that went straight to TCP.
+	// Shortcuts counts segments that took the fast path.
 	Shortcuts uint64
 	// Handover counts what arrived on another queue than its flow's.
-	Handover HandoverStats
+	Handover handover.MemberStats
 	// Flows is the number of established flows.
 	Flows int
 	// Conns tell about the connections, those that ended included.
 	Conns ConnStats
 	// Limits tell how near the limits are.
-	Limits LimitStats
+	Limits limits.Stats
 	// Refused counts what was not believed of those who pretend to be a peer or a
 	// router.
-	Refused owntcp.Refused
-	// Stack holds gVisor's counters. Read its fields with Value.
+	Refused transport.Refused
+	// Stack holds the stack's counters. Read its fields with Value.
 	Stack tcpip.Stats
 }
 
 // Stats reads the counters. It takes no lock that the data path takes.
 func (s *Shard) Stats() Stats {
-	var refused owntcp.Refused
-	if s.own != nil {
-		refused = s.own.Refused()
-	} else {
-		refused = s.conntrack.refused()
+	st := Stats{
+		CPU: s.cpu, Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
+		Shortcuts: s.fast.Load(), Flows: s.engine.Flows(), Conns: s.connStats(),
+		Limits: s.account.Stats(), Refused: s.engine.Refused(), Stack: s.stackStats,
 	}
-	return Stats{
-		Refused: refused,
-		CPU:     s.cpu,
-		Poller:  s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.shortcuts.Load(), Handover: s.handoverStats(), Flows: s.flows.Len(), Conns: s.connStats(),
-		Stack: s.stackStats, Limits: s.limitStats(),
+	if s.handover != nil {
+		st.Handover = s.handover.Stats()
 	}
+	return st
 }

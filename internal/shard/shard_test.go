@@ -7,18 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
@@ -66,64 +65,45 @@ func newPair(t testing.TB, o memory.Options, tcp TCP) (a, b *Shard) {
 	return make(da, "1"), make(db, "2")
 }
 
-// connect returns both ends of an established connection with the short way on.
-func connect(t testing.TB, a, b *Shard, proto tcpip.NetworkProtocolNumber, to tcpip.Address) (client, server *gonet.TCPConn) {
+// connect returns both ends of an established connection from a to an address of b.
+func connect(t testing.TB, a, b *Shard, to string) (client, server *tpanet.Conn) {
 	t.Helper()
-	ep, wq, terr := b.Socket(proto == header.IPv6ProtocolNumber)
-	if terr != nil {
-		t.Fatal(terr)
+	at := netip.AddrPortFrom(netip.MustParseAddr(to), 7)
+	ln, err := transport.Listen([]transport.Stack{b}, net.TCPAddrFromAddrPort(at), "tcp", transport.ListenOptions{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer ep.Close()
-	ready := make(chan struct{}, 1)
-	entry := waiter.NewFunctionEntry(waiter.ReadableEvents, func(waiter.EventMask) {
-		select {
-		case ready <- struct{}{}:
-		default:
-		}
-	})
-	wq.EventRegister(&entry)
-	if terr := ep.Bind(tcpip.FullAddress{Port: 7}); terr != nil {
-		t.Fatal(terr)
-	}
-	if terr := ep.Listen(16); terr != nil {
-		t.Fatal(terr)
-	}
+	defer ln.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	client, err := gonet.DialContextTCP(ctx, a.stack, tcpip.FullAddress{Addr: to, Port: 7}, proto)
+	c, err := transport.Dial(ctx, a, nil, net.TCPAddrFromAddrPort(at), "tcp", transport.DialOptions{})
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}
-	select {
-	case <-ready:
-	case <-ctx.Done():
-		t.Fatal("no connection to accept within 10s")
+	s, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
 	}
-	accepted, awq, terr := ep.Accept(nil)
-	if terr != nil {
-		t.Fatal(terr)
-	}
-	b.Established(accepted.(tpanet.Endpoint), nil)
-	return client, gonet.NewTCPConn(awq, accepted)
+	return c.(*tpanet.Conn), s.(*tpanet.Conn)
 }
 
 func TestStream(t *testing.T) {
 	for _, tc := range []struct {
-		name  string
-		proto tcpip.NetworkProtocolNumber
-		to    tcpip.Address
-		link  memory.Options
-		tcp   TCP
+		name string
+		to   string
+		link memory.Options
+		tcp  TCP
 	}{
-		{name: "IPv4", proto: header.IPv4ProtocolNumber, to: address("10.0.0.2")},
-		{name: "IPv6", proto: header.IPv6ProtocolNumber, to: address("fd00::2")},
-		{name: "IPv4 uncoalesced", proto: header.IPv4ProtocolNumber, to: address("10.0.0.2"), tcp: TCP{NoCoalescing: true}},
-		{name: "IPv6 jumbo", proto: header.IPv6ProtocolNumber, to: address("fd00::2"), link: memory.Options{MTU: 9000}},
-		{name: "IPv4 small ring", proto: header.IPv4ProtocolNumber, to: address("10.0.0.2"), link: memory.Options{Ring: 8}},
+		{name: "IPv4", to: "10.0.0.2"},
+		{name: "IPv4 with gVisor's TCP", to: "10.0.0.2", tcp: TCP{Engine: "gvisor"}},
+		{name: "IPv6", to: "fd00::2"},
+		{name: "IPv4 uncoalesced", to: "10.0.0.2", tcp: TCP{Engine: "gvisor", NoCoalescing: true}},
+		{name: "IPv6 jumbo", to: "fd00::2", link: memory.Options{MTU: 9000}},
+		{name: "IPv4 small ring", to: "10.0.0.2", link: memory.Options{Ring: 8}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a, b := newPair(t, tc.link, tc.tcp)
-			client, server := connect(t, a, b, tc.proto, tc.to)
+			client, server := connect(t, a, b, tc.to)
 			defer client.Close()
 			defer server.Close()
 			data := make([]byte, 4<<20)
@@ -142,7 +122,7 @@ func TestStream(t *testing.T) {
 			}
 			st := b.Stats()
 			if st.Shortcuts == 0 {
-				t.Error("no segment took the short way in")
+				t.Error("no segment took the fast path")
 			}
 			if st.Link.RxMalformed+st.Link.RxBadChecksum != 0 {
 				t.Errorf("refused frames: %+v", st.Link)
@@ -157,7 +137,7 @@ func TestStream(t *testing.T) {
 // TestPingPong checks that both ends of an idle connection wake up.
 func TestPingPong(t *testing.T) {
 	a, b := newPair(t, memory.Options{}, TCP{})
-	client, server := connect(t, a, b, header.IPv4ProtocolNumber, address("10.0.0.2"))
+	client, server := connect(t, a, b, "10.0.0.2")
 	defer client.Close()
 	defer server.Close()
 	go io.Copy(server, server)
@@ -183,11 +163,9 @@ func TestPingPong(t *testing.T) {
 // TestUnresolved checks that a neighbour who does not answer fails the dial.
 func TestUnresolved(t *testing.T) {
 	a, _ := newPair(t, memory.Options{}, TCP{})
-	for proto, to := range map[tcpip.NetworkProtocolNumber]tcpip.Address{
-		header.IPv4ProtocolNumber: address("10.0.0.99"), header.IPv6ProtocolNumber: address("fd00::99"),
-	} {
+	for _, to := range []string{"10.0.0.99", "fd00::99"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		_, err := gonet.DialContextTCP(ctx, a.stack, tcpip.FullAddress{Addr: to, Port: 7}, proto)
+		_, err := transport.Dial(ctx, a, nil, &net.TCPAddr{IP: net.ParseIP(to), Port: 7}, "tcp", transport.DialOptions{})
 		cancel()
 		if err == nil || ctx.Err() == context.DeadlineExceeded {
 			t.Errorf("dial %v: got %v, want no route to host", to, err)
@@ -197,7 +175,7 @@ func TestUnresolved(t *testing.T) {
 
 func BenchmarkPingPong(bench *testing.B) {
 	a, b := newPair(bench, memory.Options{}, TCP{})
-	client, server := connect(bench, a, b, header.IPv4ProtocolNumber, address("10.0.0.2"))
+	client, server := connect(bench, a, b, "10.0.0.2")
 	defer client.Close()
 	defer server.Close()
 	go io.Copy(server, server)
@@ -211,7 +189,7 @@ func BenchmarkPingPong(bench *testing.B) {
 
 func BenchmarkStream(bench *testing.B) {
 	a, b := newPair(bench, memory.Options{}, TCP{})
-	client, server := connect(bench, a, b, header.IPv4ProtocolNumber, address("10.0.0.2"))
+	client, server := connect(bench, a, b, "10.0.0.2")
 	defer client.Close()
 	defer server.Close()
 	go io.Copy(io.Discard, server)

@@ -2,12 +2,10 @@ package shard
 
 import (
 	"fmt"
-	"net/netip"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -38,52 +36,27 @@ func (s *Shard) SetMTU(mtu int) {
 		return
 	}
 	for _, ep := range s.stack.RegisteredEndpoints() {
-		info, ok := ep.(interface{ Info() tcpip.EndpointInfo }).Info().(*stack.TransportEndpointInfo)
+		id, ok := s.engine.ID(ep)
 		if !ok {
 			continue
 		}
 		headers := header.IPv4MinimumSize
-		if info.ID.LocalAddress.Len() == header.IPv6AddressSize {
+		if id.LocalAddress.Len() == header.IPv6AddressSize {
 			headers = header.IPv6MinimumSize
 		}
-		ep.HandleError(packetTooBig(mtu-headers), nil)
+		ep.HandleError(netstack.PacketTooBig(mtu-headers), nil)
 	}
 }
-
-// packetTooBig is the error that an ICMP message of that kind becomes in the
-// stack. It holds the greatest payload of an IP packet in bytes.
-type packetTooBig uint32
-
-var _ stack.TransportError = packetTooBig(0)
-
-func (packetTooBig) Origin() tcpip.SockErrOrigin    { return tcpip.SockExtErrorOriginLocal }
-func (packetTooBig) Type() uint8                    { return 0 }
-func (packetTooBig) Code() uint8                    { return 0 }
-func (p packetTooBig) Info() uint32                 { return uint32(p) }
-func (packetTooBig) Kind() stack.TransportErrorKind { return stack.PacketTooBigTransportError }
 
 // Flows returns the connections at a local port, in whatever state: also those
 // that are being closed and those that only wait for old duplicates.
 func (s *Shard) Flows(port uint16) []link.Flow {
 	var flows []link.Flow
 	for _, ep := range s.stack.RegisteredEndpoints() {
-		t, ok := ep.(interface{ Info() tcpip.EndpointInfo })
-		if !ok {
-			continue
+		if id, ok := s.engine.ID(ep); ok && id.LocalPort == port && id.RemotePort != 0 {
+			local, remote := netstack.Ends(&id)
+			flows = append(flows, link.Flow{Local: local, Remote: remote})
 		}
-		info, ok := t.Info().(*stack.TransportEndpointInfo)
-		if !ok || info.ID.LocalPort != port || info.ID.RemotePort == 0 {
-			continue
-		}
-		flows = append(flows, link.Flow{
-			Local:  addrPort(info.ID.LocalAddress, port),
-			Remote: addrPort(info.ID.RemoteAddress, info.ID.RemotePort),
-		})
 	}
 	return flows
-}
-
-func addrPort(a tcpip.Address, port uint16) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(a.AsSlice())
-	return netip.AddrPortFrom(addr.Unmap(), port)
 }

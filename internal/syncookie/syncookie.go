@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"time"
 )
 
 // A Key keeps others from making cookies.
@@ -90,3 +91,15 @@ func (k Key) hash(b []byte) uint64 {
 	rounds(4)
 	return v0 ^ v1 ^ v2 ^ v3
 }
+
+// Cookies are what SYN cookies are made with. Those of the shards of a runtime are
+// the same: the filter of their device, which makes them, too, does not know to
+// whom an answer goes.
+type Cookies struct {
+	Key Key
+	// Now is a monotonic clock in nanoseconds.
+	Now func() int64
+}
+
+// Minute is the time that cookies tell.
+func (c *Cookies) Minute() uint32 { return uint32(c.Now() / int64(time.Minute)) }

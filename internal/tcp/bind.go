@@ -1,14 +1,19 @@
 package tcp
 
 import (
+	"net/netip"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/ports"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/transport"
 )
+
+// The methods of this file that are not exported need Endpoint.mu held.
 
 func (e *Endpoint) reservation(port uint16) ports.Reservation {
 	return ports.Reservation{
@@ -17,19 +22,20 @@ func (e *Endpoint) reservation(port uint16) ports.Reservation {
 	}
 }
 
-// Bind implements tcpip.Endpoint.
-func (e *Endpoint) Bind(addr tcpip.FullAddress) tcpip.Error {
+// Bind implements transport.Endpoint.
+func (e *Endpoint) Bind(local netip.AddrPort, shared bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.bind(addr)
+	e.flags.TupleOnly = e.flags.TupleOnly || shared
+	return netstack.Error(e.bind(netstack.FullAddress(local)))
 }
 
 func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
-	if e.current() != gtcp.StateInitial {
+	if e.current() != transport.StateInitial {
 		return &tcpip.ErrAlreadyBound{}
 	}
 	e.BindAddr = addr.Addr
-	addr, proto, err := e.AddrNetProtoLocked(addr, e.ops.GetV6Only(), true)
+	addr, proto, err := e.AddrNetProtoLocked(addr, e.v6Only, true)
 	if err != nil {
 		return err
 	}
@@ -39,7 +45,7 @@ func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
 		if s.CheckLocalAddress(addr.NIC, proto, addr.Addr) == 0 {
 			return &tcpip.ErrBadLocalAddress{}
 		}
-	} else if proto == header.IPv6ProtocolNumber && !e.ops.GetV6Only() && s.CheckNetworkProtocol(header.IPv4ProtocolNumber) {
+	} else if proto == header.IPv6ProtocolNumber && !e.v6Only && s.CheckNetworkProtocol(header.IPv4ProtocolNumber) {
 		protocols = append(protocols, header.IPv4ProtocolNumber)
 	}
 	e.protocols, e.boundFlags = protocols, e.flags
@@ -56,53 +62,60 @@ func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
 	}
 	e.reserved = true
 	e.ID.LocalPort = port
-	e.setState(gtcp.StateBound)
+	e.setState(transport.StateBound)
 	return nil
 }
 
-// Listen implements tcpip.Endpoint.
-func (e *Endpoint) Listen(backlog int) tcpip.Error {
+// Listen implements transport.Endpoint.
+func (e *Endpoint) Listen(backlog int) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return netstack.Error(e.startListening(backlog))
+}
+
+func (e *Endpoint) startListening(backlog int) tcpip.Error {
 	switch e.current() {
-	case gtcp.StateListen:
+	case transport.StateListen:
 		e.listen.backlog = backlog
 		return nil
-	case gtcp.StateInitial:
+	case transport.StateInitial:
 		if err := e.bind(tcpip.FullAddress{}); err != nil {
 			return err
 		}
-	case gtcp.StateBound:
+	case transport.StateBound:
 	default:
 		return &tcpip.ErrInvalidEndpointState{}
 	}
 	e.listen = &listener{backlog: backlog, pending: make(map[*Endpoint]struct{})}
-	e.setState(gtcp.StateListen)
+	e.setState(transport.StateListen)
 	if err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
-		e.setState(gtcp.StateBound)
+		e.setState(transport.StateBound)
 		return err
 	}
 	e.registered = true
 	return nil
 }
 
-// Connect implements tcpip.Endpoint: it sends a SYN and returns
-// ErrConnectStarted.
-func (e *Endpoint) Connect(addr tcpip.FullAddress) tcpip.Error {
+// Connect implements transport.Endpoint.
+func (e *Endpoint) Connect(remote netip.AddrPort) error {
 	e.mu.Lock()
 	defer e.unlock()
-	addr, proto, err := e.AddrNetProtoLocked(addr, e.ops.GetV6Only(), false)
+	return netstack.Error(e.connect(netstack.FullAddress(remote)))
+}
+
+func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
+	addr, proto, err := e.AddrNetProtoLocked(addr, e.v6Only, false)
 	if err != nil {
 		return err
 	}
 	before := e.current()
 	switch {
-	case before == gtcp.StateInitial || before == gtcp.StateBound:
+	case before == transport.StateInitial || before == transport.StateBound:
 	case open(before):
 		return &tcpip.ErrAlreadyConnected{}
 	case connecting(before):
 		return &tcpip.ErrAlreadyConnecting{}
-	case before == gtcp.StateError:
+	case before == transport.StateError:
 		if err := e.takeFailure(); err != nil {
 			return err
 		}
@@ -148,9 +161,9 @@ func (e *Endpoint) Connect(addr tcpip.FullAddress) tcpip.Error {
 	e.setRoute(route, epoch)
 	s.Stats().TCP.ActiveConnectionOpenings.Increment()
 	e.record(false)
-	e.setState(gtcp.StateSynSent)
+	e.setState(transport.StateSynSent)
 	e.open()
-	return &tcpip.ErrConnectStarted{}
+	return nil
 }
 
 // narrow changes a reservation that was made for all addresses, or both IP
@@ -212,7 +225,7 @@ const reuseAfter = int64(time.Second)
 // place of this one: it is in TIME-WAIT, the program is done with it, and its
 // timestamps tell old segments from new ones.
 func (e *Endpoint) Reusable() bool {
-	if e.current() != gtcp.StateTimeWait {
+	if e.current() != transport.StateTimeWait {
 		return false
 	}
 	e.mu.Lock()
@@ -221,7 +234,7 @@ func (e *Endpoint) Reusable() bool {
 }
 
 func (e *Endpoint) reusable() bool {
-	return e.current() == gtcp.StateTimeWait && e.closed && e.tsOK && e.p.now()-e.heard > reuseAfter
+	return e.current() == transport.StateTimeWait && e.closed && e.tsOK && e.p.now()-e.heard > reuseAfter
 }
 
 // succeed ends an old connection with id in TIME-WAIT, if there is one that may be
@@ -229,13 +242,13 @@ func (e *Endpoint) reusable() bool {
 // ones. e's mu is held; the old connection never waits for another one's.
 func (e *Endpoint) succeed(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
 	old, ok := e.p.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, 0).(*Endpoint)
-	if !ok || old == e || old.current() != gtcp.StateTimeWait || !old.mu.TryLock() {
+	if !ok || old == e || old.current() != transport.StateTimeWait || !old.mu.TryLock() {
 		return false
 	}
 	ok = old.ID == id && old.reusable()
 	if ok {
 		e.iss = e.p.sequenceBeyond(&id, old.sendMax+old.maxWindow)
-		old.finish(gtcp.StateClose, nil)
+		old.finish(transport.StateClosed, nil)
 	}
 	old.unlock()
 	return ok

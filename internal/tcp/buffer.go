@@ -1,9 +1,6 @@
 package tcp
 
-import (
-	"io"
-	"sync"
-)
+import "sync"
 
 // Sizes of a buffer's chunks in bytes. A connection keeps its small ones, so
 // that requests and replies of that size never ask the pool; an idle one holds
@@ -85,23 +82,14 @@ func (q *buffer) write(b []byte) {
 	}
 }
 
-// writeTo hands bytes to w until it takes no more, and forgets them unless peek
-// is set.
-func (q *buffer) writeTo(w io.Writer, peek bool) (n int, err error) {
-	for c := q.head; c != nil && c.w > c.r; {
-		next := c.next
-		k, err := w.Write(c.b[c.r:c.w])
+// read moves bytes to b, as many as there are and fit.
+func (q *buffer) read(b []byte) (n int) {
+	for c := q.head; c != nil && n < len(b); c = q.head {
+		k := copy(b[n:], c.b[c.r:c.w])
 		n += k
-		short := k < c.w-c.r
-		if !peek {
-			q.discard(k)
-		}
-		if err != nil || short {
-			return n, err
-		}
-		c = next
+		q.discard(k)
 	}
-	return n, nil
+	return n
 }
 
 // discard forgets the first n bytes.

@@ -6,7 +6,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestTimeWait(t *testing.T) {
@@ -14,13 +15,13 @@ func TestTimeWait(t *testing.T) {
 		name  string
 		o     func(h *host) out
 		wants []string
-		state gtcp.EndpointState
+		state transport.State
 	}{
-		{"SYN beyond the old connection", func(h *host) out { return out{flags: syn, seq: h.next + 1000, options: shape{}.options(h)} }, []string{"SA"}, gtcp.StateClose},
-		{"old SYN", func(h *host) out { return out{flags: syn, seq: h.next - 1000, options: shape{}.options(h)} }, []string{"A"}, gtcp.StateTimeWait},
-		{"reset", func(*host) out { return out{flags: rst} }, nil, gtcp.StateTimeWait},
-		{"the FIN again", func(h *host) out { return out{flags: fin | ack, seq: h.next - 1} }, []string{"A"}, gtcp.StateTimeWait},
-		{"an ACK", func(*host) out { return out{} }, nil, gtcp.StateTimeWait},
+		{"SYN beyond the old connection", func(h *host) out { return out{flags: syn, seq: h.next + 1000, options: shape{}.options(h)} }, []string{"SA"}, transport.StateClosed},
+		{"old SYN", func(h *host) out { return out{flags: syn, seq: h.next - 1000, options: shape{}.options(h)} }, []string{"A"}, transport.StateTimeWait},
+		{"reset", func(*host) out { return out{flags: rst} }, nil, transport.StateTimeWait},
+		{"the FIN again", func(h *host) out { return out{flags: fin | ack, seq: h.next - 1} }, []string{"A"}, transport.StateTimeWait},
+		{"an ACK", func(*host) out { return out{} }, nil, transport.StateTimeWait},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHost(t, true)
@@ -38,7 +39,7 @@ func TestTimeWait(t *testing.T) {
 		h.advance(time.Second)
 		h.receive(out{flags: syn, seq: h.next - 1000, options: shape{stamp: true}.options(h)})
 		h.expect("SYN", "SA")
-		h.state(gtcp.StateClose)
+		h.state(transport.StateClosed)
 	})
 	t.Run("its end", func(t *testing.T) {
 		wait := tcpip.TCPTimeWaitTimeoutOption(10 * time.Second)
@@ -49,9 +50,9 @@ func TestTimeWait(t *testing.T) {
 		h.receive(out{flags: fin | ack, seq: h.next - 1}) // begins it anew
 		h.advance(9 * time.Second)
 		h.receive(out{flags: fin | ack, seq: h.next + 5000}) // a stranger's does not
-		h.state(gtcp.StateTimeWait)
+		h.state(transport.StateTimeWait)
 		h.advance(1100 * time.Millisecond)
-		h.state(gtcp.StateClose)
+		h.state(transport.StateClosed)
 	})
 }
 
@@ -76,15 +77,14 @@ func TestTimeWaitReuse(t *testing.T) {
 			if err := h.stack.SetPortRange(localPort, localPort); err != nil {
 				t.Fatal(err)
 			}
-			dial := func() tcpip.Error {
+			dial := func() error {
 				h.ep = h.newEndpoint()
 				if test.bound {
-					h.ep.SocketOptions().SetReuseAddress(true)
-					if err := h.ep.Bind(tcpip.FullAddress{Addr: localAddr, Port: localPort}); err != nil {
+					if err := h.ep.Bind(local, true); err != nil {
 						t.Fatal(err)
 					}
 				}
-				return h.ep.Connect(tcpip.FullAddress{Addr: peerAddr, Port: peerPort})
+				return h.ep.Connect(remote)
 			}
 			dial()
 			h.take()
@@ -98,20 +98,20 @@ func TestTimeWaitReuse(t *testing.T) {
 			if test.done {
 				h.end()
 			} else {
-				_ = h.ep.Shutdown(tcpip.ShutdownWrite)
+				_ = h.ep.CloseWrite()
 				h.receive(out{})
 				h.receive(out{flags: fin | ack})
-				h.state(gtcp.StateTimeWait)
+				h.state(transport.StateTimeWait)
 			}
 			old := h.ep
 			h.advance(test.wait)
 			h.take()
 			err := dial()
-			if _, started := err.(*tcpip.ErrConnectStarted); started != test.want {
+			if (err == nil) != test.want {
 				t.Fatalf("Connect: %v, want a start: %v", err, test.want)
 			}
 			if !test.want {
-				if s := old.current(); s != gtcp.StateTimeWait {
+				if s := old.current(); s != transport.StateTimeWait {
 					t.Errorf("the old connection is in %v", s)
 				}
 				h.ep = nil
@@ -124,7 +124,7 @@ func TestTimeWaitReuse(t *testing.T) {
 			h.stamp, h.next = false, h.next+1000
 			h.acked = syn.seq + 1
 			h.receive(out{flags: header.TCPFlagSyn | ack, options: s.options(h)})
-			h.state(gtcp.StateEstablished)
+			h.state(transport.StateEstablished)
 		})
 	}
 }
@@ -133,18 +133,18 @@ func TestFinWait2(t *testing.T) {
 	linger := tcpip.TCPLingerTimeoutOption(5 * time.Second)
 	h := newHost(t, false, &linger)
 	h.accept(shape{})
-	if err := h.ep.Shutdown(tcpip.ShutdownWrite); err != nil {
+	if err := h.ep.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	h.receive(out{})
-	h.state(gtcp.StateFinWait2)
+	h.state(transport.StateFinWait2)
 	h.advance(time.Minute)
-	h.state(gtcp.StateFinWait2) // the program still reads
+	h.state(transport.StateFinWait2) // the program still reads
 	h.ep.Close()
 	h.advance(4900 * time.Millisecond)
-	h.state(gtcp.StateFinWait2)
+	h.state(transport.StateFinWait2)
 	h.advance(200 * time.Millisecond)
-	h.state(gtcp.StateClose)
+	h.state(transport.StateClosed)
 }
 
 func TestDataAfterClose(t *testing.T) {
@@ -155,7 +155,7 @@ func TestDataAfterClose(t *testing.T) {
 	h.take()
 	h.receive(out{data: "late"})
 	h.expect("data that nobody will read", "RA")
-	h.state(gtcp.StateError)
+	h.state(transport.StateError)
 }
 
 // Blind attacks (RFC 5961).

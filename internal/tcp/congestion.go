@@ -5,12 +5,14 @@ import (
 	"time"
 )
 
+// The methods of this file need Endpoint.mu held.
+
 // growWindow enlarges the congestion window for acknowledged bytes.
 func (e *Endpoint) growWindow(bytes int, now int64) {
 	if bytes == 0 || int(e.sendMax-e.unacknowledged)+bytes < e.window-e.mss && e.window > 10*e.mss {
 		return // not what held us back (RFC 7661)
 	}
-	limit := int(e.ops.GetSendBufferSize()) * 2
+	limit := e.sendSize * 2
 	if e.window < e.threshold {
 		e.window = min(e.window+bytes, e.threshold, limit)
 		return

@@ -1,68 +1,46 @@
 package tcp
 
 import (
-	"net/netip"
-	"time"
-
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
-// Cookies are what SYN cookies are made with, while the table of half-open
-// connections is full. Those of the shards of a runtime are the same: the filter
-// of their device, which makes them, too, does not know to whom an answer goes.
-type Cookies struct {
-	Key   syncookie.Key
-	clock tcpip.Clock
-}
-
-// Minute is the time that cookies tell.
-func (c *Cookies) Minute() uint32 {
-	return uint32(c.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}) / time.Minute)
-}
-
 // Cookies returns what the cookies of p are made with.
-func (p *Protocol) Cookies() *Cookies { return p.cookies }
+func (p *Protocol) Cookies() *syncookie.Cookies { return p.cookies }
 
 // ShareCookies makes p's cookies those of another Protocol. It must be called
 // before there is traffic.
-func (p *Protocol) ShareCookies(c *Cookies) { p.cookies = c }
+func (p *Protocol) ShareCookies(c *syncookie.Cookies) { p.cookies = c }
 
 // knows tells whether a segment acknowledges a cookie, and the peer's MSS.
 func (p *Protocol) knows(s *segment, id *stack.TransportEndpointID) (mss uint16, ok bool) {
-	local, remote := ends(id)
+	local, remote := netstack.Ends(id)
 	return p.cookies.Key.Check(local, remote, s.seq-1, p.cookies.Minute(), s.ack-1)
 }
 
-// supersedes tells whether a segment to a connection in SYN-RECEIVED or TIME-WAIT
+// supersedesLocked tells whether a segment to a connection in SYN-RECEIVED or TIME-WAIT
 // acknowledges a cookie. A SYN to it was answered without its knowledge then, by
 // the filter of the device, and the listener has to see to it.
-func (e *Endpoint) supersedes(s *segment) bool {
+func (e *Endpoint) supersedesLocked(s *segment) bool {
 	if s.flags&(syn|rst|ack) != ack {
 		return false
 	}
 	switch e.current() {
-	case gtcp.StateSynRecv:
+	case transport.StateSynReceived:
 		if e.parent == nil || s.ack == e.iss+1 {
 			return false
 		}
-	case gtcp.StateTimeWait:
+	case transport.StateTimeWait:
 		if !after(s.seq, e.receiveNext) {
 			return false
 		}
 	}
 	_, ok := e.p.knows(s, &e.ID)
 	return ok
-}
-
-func ends(id *stack.TransportEndpointID) (local, remote netip.AddrPort) {
-	l, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
-	r, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
-	return netip.AddrPortFrom(l, id.LocalPort), netip.AddrPortFrom(r, id.RemotePort)
 }
 
 // sendCookie answers a SYN with a cookie.
@@ -73,7 +51,7 @@ func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
 	}
 	defer r.Release()
 	c := e.p.cookies
-	local, remote := ends(&a.id)
+	local, remote := netstack.Ends(&a.id)
 	var b [header.TCPMinimumSize + 4]byte
 	header.TCP(b[:]).Encode(&header.TCPFields{
 		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort,
@@ -81,19 +59,19 @@ func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
 		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
 	})
 	header.EncodeMSSOption(uint32(routeMSS(r)), b[header.TCPMinimumSize:])
-	e.p.sendLong(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
+	e.p.sendSlow(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
 }
 
-// redeem makes a connection of an acknowledgement that has a cookie.
-func (e *Endpoint) redeem(s *segment, a *arrival) bool {
+// acceptCookie makes a connection of an acknowledgement that has a cookie.
+func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 	mss, ok := e.p.knows(s, &a.id)
 	if !ok {
 		return false
 	}
 	iss, irs := s.ack-1, s.seq-1
-	stats := e.p.stack.Stats().TCP
+	stats := &e.p.stats
 	e.mu.Lock()
-	full := e.current() != gtcp.StateListen || len(e.listen.accepted) >= e.listen.backlog
+	full := e.current() != transport.StateListen || len(e.listen.accepted) >= e.listen.backlog
 	e.mu.Unlock()
 	if full {
 		stats.ListenOverflowAckDrop.Increment()
@@ -108,14 +86,14 @@ func (e *Endpoint) redeem(s *segment, a *arrival) bool {
 	defer child.unlock()
 	child.synReceived(&segment{seq: irs, window: s.window}, &header.TCPSynOptions{MSS: mss, WS: -1})
 	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
-	if !child.register(a) {
+	if !child.registerLocked(a) {
 		return true
 	}
 	child.parent = e
 	child.hash = uint32(e.p.hash('h', &child.ID, 0)) | 1
 	child.receive(s)
-	if child.current() == gtcp.StateSynRecv { // the listener went, or filled up, just now
-		child.finish(gtcp.StateClose, nil)
+	if child.current() == transport.StateSynReceived { // the listener went, or filled up, just now
+		child.finish(transport.StateClosed, nil)
 		return true
 	}
 	if child.ackOwed {

@@ -6,8 +6,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestCookies(t *testing.T) {
@@ -43,7 +43,7 @@ func TestCookies(t *testing.T) {
 			h.expect("waiting: the host keeps nothing that it could send again")
 			o := out{seq: h.next + test.seq, ack: cookie.seq + 1 + test.spoil, data: test.data}
 			h.receive(o)
-			ep, _, err := l.Accept(nil)
+			ep, err := l.Accept()
 			if !test.taken {
 				h.expect("no cookie of ours", "R")
 				if err == nil {
@@ -83,7 +83,7 @@ func TestCookiesWhileHandshakesArePending(t *testing.T) {
 		t.Errorf("%d handshakes are pending, want 2", got)
 	}
 	h.receive(out{seq: 1001, ack: cookie.seq + 1, from: 50002})
-	ep, _, err := l.Accept(nil)
+	ep, err := l.Accept()
 	if err != nil {
 		t.Fatalf("Accept: %v", err)
 	}
@@ -110,12 +110,11 @@ func TestCookiesWhileHandshakesArePending(t *testing.T) {
 // asking, also those of connections that are not over. The listener takes them.
 func TestForeignCookies(t *testing.T) {
 	foreign := func(h *host, irs uint32) uint32 {
-		local, remote := ends(&stack.TransportEndpointID{LocalAddress: localAddr, LocalPort: localPort, RemoteAddress: peerAddr, RemotePort: peerPort})
 		return h.p.cookies.Key.Make(local, remote, irs, h.p.cookies.Minute(), 1460)
 	}
 	accepted := func(t *testing.T, h *host, l *Endpoint, iss uint32) {
 		t.Helper()
-		ep, _, err := l.Accept(nil)
+		ep, err := l.Accept()
 		if err != nil {
 			t.Fatalf("Accept: %v", err)
 		}
@@ -142,7 +141,7 @@ func TestForeignCookies(t *testing.T) {
 		h := newHost(t, false)
 		l := h.listen(4)
 		h.receive(out{flags: syn}, out{})
-		ep, _, err := l.Accept(nil)
+		ep, err := l.Accept()
 		if err != nil {
 			t.Fatalf("Accept: %v", err)
 		}
@@ -152,7 +151,7 @@ func TestForeignCookies(t *testing.T) {
 		h.expect("close", "FA")
 		h.receive(out{flags: fin | ack})
 		h.expect("the peer's FIN", "A")
-		h.state(gtcp.StateTimeWait)
+		h.state(transport.StateTimeWait)
 		h.ep = nil // what is closed gets its segments on the slow path
 		irs := h.next + 100_000
 		iss := foreign(h, irs)

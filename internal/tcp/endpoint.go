@@ -3,46 +3,50 @@ package tcp
 import (
 	"encoding/binary"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/ports"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
-// What everybody who waits is told when a connection ends.
-const ended = waiter.EventHUp | waiter.EventErr | waiter.ReadableEvents | waiter.WritableEvents
-
 // An Endpoint is a listener or one end of a connection.
+//
+// Read RFC 9293 first: section 3.3.1 has the variables of the connection, which
+// sender and receiver have under names of their own, and section 3.10.7 what each
+// state does with a segment, in which order receive.go follows it. Then RFC 7323
+// for window scales and timestamps, RFC 5681 and 6298 for windows and timers, RFC
+// 2018, 6675 and 8985 for loss with SACK, and RFC 5961 for what is not believed.
 type Endpoint struct {
 	stack.TransportEndpointInfo
-	tcpip.DefaultSocketOptionsHandler
 
-	p     *Protocol
-	queue *waiter.Queue
-	ops   tcpip.SocketOptions
-	stats gtcp.Stats
+	p *Protocol
 
 	// state is written under mu and read by anyone.
 	state atomic.Uint32
 
 	mu sync.Mutex
 
-	// events are to be announced when mu is free.
-	events waiter.EventMask
+	// sink is told of events, which are those to be announced when mu is free.
+	sink   transport.Sink
+	events transport.Events
 	// closed: the program is done with the endpoint.
 	closed bool
 	// failure is why the connection ended; the program is told once.
 	failure tcpip.Error
 	// soft is what ICMP said, for those who ask (SO_ERROR) and for a time-out.
 	soft tcpip.Error
+
+	options
 
 	// What gVisor knows of the endpoint.
 	protocols            []tcpip.NetworkProtocolNumber
@@ -62,25 +66,25 @@ type Endpoint struct {
 	receiver
 	sender
 	timers
+
+	// What is counted of the connection. timeouts is read by the recorder.
+	retransmits, fastRetransmits uint64
+	timeouts                     tcpip.StatCounter
 }
 
 var (
-	_ tcpip.Endpoint          = (*Endpoint)(nil)
+	_ transport.Endpoint      = (*Endpoint)(nil)
 	_ stack.TransportEndpoint = (*Endpoint)(nil)
 )
 
-func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber, queue *waiter.Queue) *Endpoint {
-	e := &Endpoint{p: p, queue: queue}
+func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber) *Endpoint {
+	e := &Endpoint{p: p}
 	e.NetProto, e.TransProto = proto, header.TCPProtocolNumber
-	e.setState(gtcp.StateInitial)
-	e.ops.InitHandler(e, p.stack, gtcp.GetTCPSendBufferLimits, gtcp.GetTCPReceiveBufferLimits)
-	e.ops.SetQuickAck(true)
+	e.setState(transport.StateInitial)
 	set := p.options()
-	e.ops.SetSendBufferSize(int64(set.send.Default), false)
-	e.ops.SetReceiveBufferSize(int64(set.receive.Default), false)
-	if set.delay {
-		e.ops.SetDelayOption(true)
-	}
+	e.linger = -1
+	e.sendSize, e.receiveSize = set.send.Default, set.receive.Default
+	e.nagle = set.delay
 	e.timers.init(&set)
 	e.minRTO, e.maxRTO = set.minRTO, set.maxRTO
 	e.congestion = set.congestion
@@ -90,66 +94,25 @@ func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber, queue *waiter.Q
 	return e
 }
 
-// State implements tcpip.Endpoint.
-func (e *Endpoint) State() uint32 { return e.state.Load() }
+// State implements transport.Endpoint.
+func (e *Endpoint) State() transport.State { return e.current() }
 
-// Ended tells whether nothing is left of the connection, whatever the program
-// still has of it: its segments are strangers'.
-func (e *Endpoint) Ended() bool {
-	s := e.current()
-	return s == gtcp.StateClose || s == gtcp.StateError
-}
+// stateNumber is State for the recorder.
+func (e *Endpoint) stateNumber() uint32 { return e.state.Load() }
 
-// EndpointState is State in gVisor's words.
-func (e *Endpoint) EndpointState() gtcp.EndpointState { return e.current() }
+func (e *Endpoint) current() transport.State { return transport.State(e.state.Load()) }
 
-func (e *Endpoint) current() gtcp.EndpointState { return gtcp.EndpointState(e.state.Load()) }
+func open(s transport.State) bool { return s.Open() }
 
-func (e *Endpoint) setState(s gtcp.EndpointState) {
-	old := e.current()
-	e.state.Store(uint32(s))
-	if e.p == nil || old == s {
-		return
-	}
-	if e.trace != nil {
-		e.trace.NoticeState()
-	}
-	stats := e.p.stack.Stats().TCP
-	if s == gtcp.StateEstablished {
-		stats.CurrentEstablished.Increment()
-	}
-	if !open(old) && open(s) {
-		stats.CurrentConnected.Increment()
-	}
-	if open(old) && !open(s) {
-		stats.CurrentConnected.Decrement()
-	}
-	if old == gtcp.StateEstablished {
-		stats.CurrentEstablished.Decrement()
-	}
-}
-
-// open tells whether the connection stands, at least in one direction.
-func open(s gtcp.EndpointState) bool {
-	switch s {
-	case gtcp.StateEstablished, gtcp.StateFinWait1, gtcp.StateFinWait2, gtcp.StateTimeWait,
-		gtcp.StateCloseWait, gtcp.StateLastAck, gtcp.StateClosing:
-		return true
-	}
-	return false
-}
-
-func connecting(s gtcp.EndpointState) bool {
-	return s == gtcp.StateSynSent || s == gtcp.StateSynRecv || s == gtcp.StateConnecting
-}
+func connecting(s transport.State) bool { return s.Opening() }
 
 // unlock lets go of mu and announces what has happened meanwhile.
 func (e *Endpoint) unlock() {
-	events := e.events
+	events, sink := e.events, e.sink
 	e.events = 0
 	e.mu.Unlock()
-	if events != 0 {
-		e.queue.Notify(events)
+	if events != 0 && sink != nil {
+		sink.Notify(events)
 	}
 }
 
@@ -159,11 +122,15 @@ func (e *Endpoint) unlock() {
 func (e *Endpoint) Held() (received, sent int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.in.len() + e.earlyBytes, e.out.len()
+	return e.in.len() + e.outOfOrderBytes, e.out.len()
 }
 
-// SetOwner implements tcpip.Endpoint. Nobody looks.
-func (*Endpoint) SetOwner(tcpip.PacketOwner) {}
+// SetSink implements transport.Endpoint.
+func (e *Endpoint) SetSink(s transport.Sink) {
+	e.mu.Lock()
+	e.sink = s
+	e.mu.Unlock()
+}
 
 // Trace returns what records the connection, nil when there is no room. It asks
 // again where a handshake found none.
@@ -177,53 +144,23 @@ func (e *Endpoint) Trace() *recorder.Trace {
 	return e.trace
 }
 
-// record begins to record a connection whose addresses are known. mu is held, or
-// nobody else knows the endpoint.
-func (e *Endpoint) record(halfOpen bool) {
-	if open := e.p.record; open != nil {
-		e.trace = open(e.ID, &recorder.Endpoint{State: e.State, Timeouts: &e.stats.SendErrors.Timeouts, HalfOpen: halfOpen})
-		e.untraced = halfOpen && e.trace == nil
-	}
-}
-
-// recordEnd says that nobody will use the connection any more. mu is held.
-func (e *Endpoint) recordEnd() {
-	if e.trace != nil {
-		e.trace.Close()
-	}
-}
-
-// takeFailure returns why the connection ended, the first time.
-func (e *Endpoint) takeFailure() tcpip.Error {
-	err := e.failure
-	e.failure = nil
-	return err
-}
-
-// LastError implements tcpip.Endpoint.
-func (e *Endpoint) LastError() tcpip.Error {
+// LastError implements transport.Endpoint.
+func (e *Endpoint) LastError() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.takeFailure(); err != nil {
-		e.soft = nil
-		return err
+	err := e.takeFailure()
+	if err == nil {
+		err = e.soft
 	}
-	err := e.soft
 	e.soft = nil
-	return err
+	return netstack.Error(err)
 }
 
-// Lend reads without a copy: it takes received bytes out of the connection, in
-// the memory where they are. The caller reads them, with no lock of ours held,
-// and returns them. nil without an error means that Read has to copy them: there
-// are few.
-func (e *Endpoint) Lend() (interface {
-	Bytes() []byte
-	Return()
-}, tcpip.Error) {
+// Lend implements transport.Endpoint.
+func (e *Endpoint) Lend() (transport.Loan, error) {
 	e.mu.Lock()
 	defer e.unlock()
-	if err := e.readable(); err != nil {
+	if err := e.readableLocked(); err != nil {
 		return nil, err
 	}
 	c := e.in.lend()
@@ -234,263 +171,168 @@ func (e *Endpoint) Lend() (interface {
 	return c, nil
 }
 
-// Read implements tcpip.Endpoint.
-func (e *Endpoint) Read(w io.Writer, o tcpip.ReadOptions) (tcpip.ReadResult, tcpip.Error) {
+// Read implements transport.Endpoint.
+func (e *Endpoint) Read(b []byte) (n int, more bool, err error) {
 	e.mu.Lock()
-	defer e.unlock()
-	if err := e.readable(); err != nil {
-		return tcpip.ReadResult{}, err
+	if err := e.readableLocked(); err != nil {
+		e.unlock()
+		return 0, false, err
 	}
-	n, err := e.in.writeTo(w, o.Peek)
-	if n == 0 && err != nil {
-		return tcpip.ReadResult{}, &tcpip.ErrBadBuffer{}
-	}
-	if !o.Peek {
+	if len(b) > 0 {
+		n = e.in.read(b)
 		e.consumed(n)
 	}
-	return tcpip.ReadResult{Count: n, Total: n}, nil
+	more = e.in.len() > 0 || e.finReceived || !open(e.current())
+	e.unlock()
+	return n, more, nil
 }
 
-// readable tells why there is nothing to read, nil when there is. mu is held.
-func (e *Endpoint) readable() tcpip.Error {
+// readableLocked tells why there is nothing to read, nil when there is.
+func (e *Endpoint) readableLocked() error {
 	if e.in.len() > 0 && !e.closed {
 		return nil
 	}
 	switch s := e.current(); {
 	case connecting(s):
-		return &tcpip.ErrWouldBlock{}
-	case s == gtcp.StateError:
+		return transport.ErrWouldBlock
+	case s == transport.StateError:
 		if err := e.takeFailure(); err != nil {
-			return err
+			return netstack.Error(err)
 		}
-		return &tcpip.ErrClosedForReceive{}
-	case s == gtcp.StateClose:
-		return &tcpip.ErrClosedForReceive{}
+		return io.EOF
+	case s == transport.StateClosed || e.finReceived:
+		return io.EOF
 	case !open(s):
-		return &tcpip.ErrNotConnected{}
-	case e.finReceived || e.readShut:
-		return &tcpip.ErrClosedForReceive{}
+		return syscall.ENOTCONN
 	}
-	return &tcpip.ErrWouldBlock{}
+	return transport.ErrWouldBlock
 }
 
-// Write implements tcpip.Endpoint. Unless it is atomic, the payload is read
-// without the lock, so that reading may block or lock other endpoints.
-func (e *Endpoint) Write(src tcpip.Payloader, o tcpip.WriteOptions) (int64, tcpip.Error) {
+// maxWrite is the most that one call takes, in bytes: it copies under the lock, and
+// 64 KB is the largest piece that a device cuts into segments.
+const maxWrite = 64 << 10
+
+// Write implements transport.Endpoint.
+func (e *Endpoint) Write(b []byte) (int, error) {
+	e.mu.Lock()
+	room, err := e.writableLocked()
+	if err != nil || len(b) == 0 {
+		e.unlock()
+		return 0, err
+	}
+	n := min(len(b), room, maxWrite)
+	e.out.write(b[:n])
+	if n < len(b) && n == room {
+		e.blocked = true
+	}
+	e.writtenLocked(n)
+	e.unlock()
+	return n, nil
+}
+
+// Writev implements transport.Endpoint.
+func (e *Endpoint) Writev(bufs [][]byte) (int, error) {
 	e.mu.Lock()
 	defer e.unlock()
-	room, err := e.writable()
+	room, err := e.writableLocked()
 	if err != nil {
 		return 0, err
 	}
-	want := src.Len()
-	n := min(want, room)
-	if n == 0 {
-		return 0, nil
-	}
-	if o.Atomic {
-		for left := n; left > 0; {
-			b := e.out.room(left)
-			k, err := src.Read(b)
-			e.out.grow(k)
-			left -= k
-			if err != nil || k == 0 {
-				n -= left
-				break
-			}
+	n, most := 0, min(room, maxWrite)
+	for _, b := range bufs {
+		k := min(len(b), most-n)
+		e.out.write(b[:k])
+		if n += k; k < len(b) {
+			e.blocked = e.blocked || n == room
+			break
 		}
-	} else {
-		e.mu.Unlock()
-		c := draft()
-		n = min(n, len(c.b))
-		rerr := fill(src, c.b[:n])
-		e.mu.Lock()
-		if rerr != nil {
-			c.Return()
-			return 0, &tcpip.ErrBadBuffer{}
-		}
-		if err := e.writeChunk(c, n); err != nil {
-			return 0, err
-		}
-		return int64(n), nil
 	}
-	if n < want {
-		e.blocked = true
+	if n > 0 {
+		e.writtenLocked(n)
 	}
-	e.written(n)
-	return int64(n), nil
+	return n, nil
 }
 
-// Draft returns memory for data that WriteDraft is to send without a copy.
-func (e *Endpoint) Draft() interface {
-	Space() []byte
-	Return()
-} {
-	return draft()
-}
+// Draft implements transport.Endpoint.
+func (e *Endpoint) Draft() transport.Draft { return draft() }
 
-// WriteDraft writes the first n bytes of a draft, n > 0, and takes it over. After
-// an error the draft is still the caller's.
-func (e *Endpoint) WriteDraft(d interface {
-	Space() []byte
-	Return()
-}, n int) tcpip.Error {
+// WriteDraft implements transport.Endpoint.
+func (e *Endpoint) WriteDraft(d transport.Draft, n int) error {
 	e.mu.Lock()
 	defer e.unlock()
-	if _, err := e.writable(); err != nil {
+	if _, err := e.writableLocked(); err != nil {
 		return err
 	}
 	e.out.attach(d.(*chunk), n)
-	e.written(n)
+	e.writtenLocked(n)
 	return nil
 }
 
-// written sends what the program has written, n bytes just now. mu is held.
-func (e *Endpoint) written(n int) {
-	if n > 0 && e.trace != nil {
+// writtenLocked sends what the program has written, n bytes just now.
+func (e *Endpoint) writtenLocked(n int) {
+	if e.trace != nil {
 		e.trace.Write(n)
 	}
 	e.output()
 }
 
-// writeChunk sends the first n bytes of a chunk, for which there need not be room
-// any more: what was read from its source has to go somewhere. mu is held.
-func (e *Endpoint) writeChunk(c *chunk, n int) tcpip.Error {
-	if _, err := e.writable(); err != nil {
-		if _, full := err.(*tcpip.ErrWouldBlock); !full {
-			c.Return()
-			return err
-		}
-	}
-	e.out.attach(c, n)
-	e.written(n)
-	return nil
-}
-
-// fill reads until b is full.
-func fill(src tcpip.Payloader, b []byte) error {
-	for n := 0; n < len(b); {
-		k, err := src.Read(b[n:])
-		n += k
-		if err != nil && n < len(b) {
-			return err
-		}
-		if k == 0 && err == nil {
-			return io.ErrNoProgress
-		}
-	}
-	return nil
-}
-
-// writable returns the room in the send buffer, or why nothing can be written.
-// mu is held.
-func (e *Endpoint) writable() (int, tcpip.Error) {
+// writableLocked returns the room in the send buffer, or why nothing can be
+// written.
+func (e *Endpoint) writableLocked() (int, error) {
 	switch s := e.current(); {
-	case s == gtcp.StateError:
+	case s == transport.StateError:
 		if err := e.takeFailure(); err != nil {
-			return 0, err
+			return 0, netstack.Error(err)
 		}
-		return 0, &tcpip.ErrClosedForSend{}
+		return 0, syscall.EPIPE
 	case connecting(s):
-		return 0, &tcpip.ErrWouldBlock{}
-	case !open(s) || s == gtcp.StateTimeWait || e.finQueued:
-		return 0, &tcpip.ErrClosedForSend{}
+		return 0, transport.ErrWouldBlock
+	case !open(s) || s == transport.StateTimeWait || e.finQueued:
+		return 0, syscall.EPIPE
 	}
-	room := int(e.ops.GetSendBufferSize()) - e.out.len()
+	room := e.sendSize - e.out.len()
 	if room <= 0 {
 		e.blocked = true
-		return 0, &tcpip.ErrWouldBlock{}
+		return 0, transport.ErrWouldBlock
 	}
 	return room, nil
 }
 
-// Readiness implements tcpip.Endpoint.
-func (e *Endpoint) Readiness(mask waiter.EventMask) waiter.EventMask {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var ready waiter.EventMask
-	switch s := e.current(); {
-	case s == gtcp.StateInitial || s == gtcp.StateBound:
-		ready = waiter.EventHUp
-	case connecting(s):
-	case s == gtcp.StateListen:
-		if len(e.listen.accepted) > 0 {
-			ready = waiter.ReadableEvents
-		}
-	case s == gtcp.StateClose || s == gtcp.StateError || s == gtcp.StateTimeWait:
-		return mask
-	default:
-		if e.finQueued || e.out.len() < int(e.ops.GetSendBufferSize()) {
-			ready |= waiter.WritableEvents
-		}
-		if e.in.len() > 0 || e.finReceived || e.readShut {
-			ready |= waiter.ReadableEvents
-		}
-		if e.finReceived {
-			ready |= waiter.EventRdHUp
-		}
-	}
-	return ready & mask
-}
-
-// Shutdown implements tcpip.Endpoint.
-func (e *Endpoint) Shutdown(flags tcpip.ShutdownFlags) tcpip.Error {
+// CloseWrite implements transport.Endpoint.
+func (e *Endpoint) CloseWrite() error {
 	e.mu.Lock()
 	defer e.unlock()
 	s := e.current()
-	if s == gtcp.StateListen {
-		if flags&tcpip.ShutdownRead != 0 {
-			e.events |= ended
-		}
-		return nil
+	if !open(s) && s != transport.StateSynReceived || s == transport.StateTimeWait {
+		return syscall.ENOTCONN
 	}
-	if !open(s) && s != gtcp.StateSynRecv || s == gtcp.StateTimeWait {
-		return &tcpip.ErrNotConnected{}
-	}
-	if flags&tcpip.ShutdownRead != 0 && !e.readShut {
-		e.readShut = true
-		e.events |= waiter.ReadableEvents
-	}
-	if flags&tcpip.ShutdownWrite != 0 && !e.finQueued {
+	if !e.finQueued {
 		e.shutWrite()
-		e.events |= waiter.WritableEvents
+		e.events |= transport.Writable
 	}
 	return nil
 }
 
-// shutWrite queues our FIN. mu is held.
-func (e *Endpoint) shutWrite() {
-	e.finQueued = true
-	switch e.current() {
-	case gtcp.StateEstablished:
-		e.setState(gtcp.StateFinWait1)
-	case gtcp.StateCloseWait:
-		e.setState(gtcp.StateLastAck)
-	}
-	e.output()
-}
-
-// Close implements tcpip.Endpoint.
+// Close implements transport.Endpoint.
 func (e *Endpoint) Close() {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
 		return
 	}
-	e.closed = true
+	e.closed, e.sink = true, nil
 	s := e.current()
-	if s == gtcp.StateListen {
-		e.closeListener()
+	if s == transport.StateListen {
+		e.closeListenerLocked()
 		return
 	}
 	defer e.unlock()
 	e.recordEnd()
-	linger := e.ops.GetLinger()
 	switch {
 	case !open(s):
-		e.finish(gtcp.StateClose, nil)
-	case s == gtcp.StateTimeWait:
-	case linger.Enabled && linger.Timeout == 0, e.in.len() > 0:
+		e.finish(transport.StateClosed, nil)
+	case s == transport.StateTimeWait:
+	case e.linger == 0, e.in.len() > 0:
 		// RFC 1122 section 4.2.2.13: data that nobody will read is no clean end.
 		e.reset(&tcpip.ErrConnectionAborted{})
 	default:
@@ -498,121 +340,51 @@ func (e *Endpoint) Close() {
 		if !e.finQueued {
 			e.shutWrite()
 		}
-		if e.current() == gtcp.StateFinWait2 {
+		if e.current() == transport.StateFinWait2 {
 			e.startFinWait2()
 		}
 	}
 }
 
-// Abort implements tcpip.Endpoint.
+// Abort implements transport.Endpoint and stack.TransportEndpoint.
 func (e *Endpoint) Abort() {
 	e.mu.Lock()
 	e.closed = true
-	if e.current() == gtcp.StateListen {
-		e.closeListener()
+	if e.current() == transport.StateListen {
+		e.closeListenerLocked()
 		return
 	}
 	defer e.unlock()
 	e.recordEnd()
-	if s := e.current(); s == gtcp.StateTimeWait || s == gtcp.StateClose || s == gtcp.StateError {
-		e.finish(gtcp.StateClose, nil)
+	if s := e.current(); s == transport.StateTimeWait || s == transport.StateClosed || s == transport.StateError {
+		e.finish(transport.StateClosed, nil)
 		return
 	}
 	e.reset(&tcpip.ErrConnectionAborted{})
 }
 
-// reset ends the connection with a reset for the peer. mu is held.
-func (e *Endpoint) reset(err tcpip.Error) {
-	if s := e.current(); open(s) || s == gtcp.StateSynRecv {
-		e.sendControl(e.bareSeq(), rst|ack)
-		e.p.stack.Stats().TCP.ResetsSent.Increment()
-	}
-	e.fail(err)
-}
-
-// fail ends the connection and keeps why. mu is held.
-func (e *Endpoint) fail(err tcpip.Error) {
-	s := e.current()
-	if s == gtcp.StateClose || s == gtcp.StateError {
-		return
-	}
-	if open(s) {
-		e.p.stack.Stats().TCP.EstablishedResets.Increment()
-	} else {
-		e.p.stack.Stats().TCP.FailedConnectionAttempts.Increment()
-		e.stats.FailedConnectionAttempts.Increment()
-	}
-	e.finish(gtcp.StateError, err)
-}
-
-// finish gives back all that the endpoint has outside itself. mu is held.
-func (e *Endpoint) finish(s gtcp.EndpointState, err tcpip.Error) {
-	e.failure = err
-	if e.current() == gtcp.StateSynRecv {
-		e.recordEnd() // no program knows of it
-	}
-	e.setState(s)
-	e.events |= ended
-	e.stopTimer()
-	if e.parent != nil {
-		e.parent.forget(e)
-		e.parent = nil
-	}
-	if e.registered {
-		e.p.stack.UnregisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
-		e.registered = false
-	}
-	if e.reserved {
-		e.p.stack.ReleasePort(e.reservation(e.ID.LocalPort))
-		e.reserved = false
-	}
-	if e.route != nil {
-		e.route.Release()
-		e.route = nil
-	}
-	e.out.drop()
-	e.flights = flights{}
-	e.dropOutOfOrder()
-	if e.closed {
-		e.in.drop()
-	}
-}
-
 // Wait implements stack.TransportEndpoint. An endpoint has no goroutines.
 func (*Endpoint) Wait() {}
 
-// Disconnect implements tcpip.Endpoint.
-func (*Endpoint) Disconnect() tcpip.Error { return &tcpip.ErrNotSupported{} }
-
-// Info implements tcpip.Endpoint.
-func (e *Endpoint) Info() tcpip.EndpointInfo {
+// LocalAddr implements transport.Endpoint.
+func (e *Endpoint) LocalAddr() netip.AddrPort {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	info := e.TransportEndpointInfo
-	return &info
+	return netstack.AddrPort(e.ID.LocalAddress, e.ID.LocalPort)
 }
 
-// Stats implements tcpip.Endpoint.
-func (e *Endpoint) Stats() tcpip.EndpointStats { return &e.stats }
-
-// SocketOptions implements tcpip.Endpoint.
-func (e *Endpoint) SocketOptions() *tcpip.SocketOptions { return &e.ops }
-
-// GetLocalAddress implements tcpip.Endpoint.
-func (e *Endpoint) GetLocalAddress() (tcpip.FullAddress, tcpip.Error) {
+// RemoteAddr implements transport.Endpoint.
+func (e *Endpoint) RemoteAddr() (netip.AddrPort, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return tcpip.FullAddress{Addr: e.ID.LocalAddress, Port: e.ID.LocalPort}, nil
+	return netstack.AddrPort(e.ID.RemoteAddress, e.ID.RemotePort), open(e.current())
 }
 
-// GetRemoteAddress implements tcpip.Endpoint.
-func (e *Endpoint) GetRemoteAddress() (tcpip.FullAddress, tcpip.Error) {
+// id is what gVisor knows the endpoint by.
+func (e *Endpoint) id() stack.TransportEndpointID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !open(e.current()) {
-		return tcpip.FullAddress{}, &tcpip.ErrNotConnected{}
-	}
-	return tcpip.FullAddress{Addr: e.ID.RemoteAddress, Port: e.ID.RemotePort}, nil
+	return e.ID
 }
 
 // HandlePacket implements stack.TransportEndpoint. gVisor calls QueuePacket

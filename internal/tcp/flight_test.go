@@ -33,7 +33,7 @@ func TestFlights(t *testing.T) {
 				if r.IntN(3) > 0 {
 					n = min(n, 5)
 				}
-				e.cumulated(&segment{ack: una + uint32(n)}, now)
+				e.ackFlights(&segment{ack: una + uint32(n)}, now)
 				f, una, model = e.flights, una+uint32(n), model[n:]
 			case k == 3 && r.IntN(10) == 0: // timed out
 				all := r.IntN(2) == 0

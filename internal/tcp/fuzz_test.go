@@ -7,9 +7,9 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // The kinds of steps that FuzzSegments reads: a byte each, with its arguments
@@ -19,7 +19,7 @@ const (
 	stepNear           // the same, close to what is expected
 	stepWrite          // length
 	stepRead
-	stepTime   // how long
+	stepTime   // how slow
 	stepDevice // room
 	stepClose  // how
 	stepTooBig // size
@@ -61,7 +61,7 @@ func FuzzSegments(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if len(input) > 4096 {
-			t.Skip("long inputs find no more")
+			t.Skip("slow inputs find no more")
 		}
 		in := bytesIn(input)
 		kind := in.byte()
@@ -127,7 +127,7 @@ func (h *host) step(in *bytesIn) {
 			e.Acknowledge()
 		}
 	case stepWrite:
-		_, _ = e.Write(bytes.NewReader(make([]byte, in.word())), tcpip.WriteOptions{Atomic: true})
+		_, _ = e.Write(make([]byte, in.word()))
 	case stepRead:
 		h.read()
 	case stepTime:
@@ -143,16 +143,14 @@ func (h *host) step(in *bytesIn) {
 		switch in.byte() % 4 {
 		case 0:
 			e.Close()
-		case 1:
-			_ = e.Shutdown(tcpip.ShutdownWrite)
-		case 2:
-			_ = e.Shutdown(tcpip.ShutdownRead)
+		case 1, 2:
+			_ = e.CloseWrite()
 		default:
 			h.clock.Advance(2 * time.Minute)
 		}
 	case stepTooBig:
 		size := uint16(in.byte()) << 3
-		if s := e.current(); s != gtcp.StateClose && s != gtcp.StateError {
+		if s := e.current(); s != transport.StateClosed && s != transport.StateError {
 			h.icmp(header.ICMPv4DstUnreachable, header.ICMPv4FragmentationNeeded, size, e.unacknowledged)
 		}
 	}

@@ -15,11 +15,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 var (
@@ -32,6 +31,12 @@ const (
 	localPort, peerPort = 80, 40000
 	mtu                 = 1500
 	peerISS             = 1<<32 - 100 // the peer's numbers wrap around soon
+)
+
+// Where the host and the peer are.
+var (
+	local  = netip.MustParseAddrPort("10.0.0.1:80")
+	remote = netip.MustParseAddrPort("10.0.0.2:40000")
 )
 
 // A host is a stack whose TCP is the one under test. The test is its peer: it
@@ -294,7 +299,7 @@ func (h *host) advance(d time.Duration) {
 func (h *host) listen(backlog int) *Endpoint {
 	h.t.Helper()
 	l := h.newEndpoint()
-	if err := l.Bind(tcpip.FullAddress{Port: localPort}); err != nil {
+	if err := l.Bind(netip.AddrPortFrom(netip.Addr{}, localPort), false); err != nil {
 		h.t.Fatal(err)
 	}
 	if err := l.Listen(backlog); err != nil {
@@ -305,12 +310,9 @@ func (h *host) listen(backlog int) *Endpoint {
 
 func (h *host) newEndpoint() *Endpoint {
 	h.t.Helper()
-	ep, err := h.p.NewEndpoint(ipv4.ProtocolNumber, new(waiter.Queue))
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	ep := h.p.Socket(false, false)
 	h.t.Cleanup(ep.Abort)
-	return ep.(*Endpoint)
+	return ep
 }
 
 // shape is what the peer's SYN says.
@@ -346,7 +348,7 @@ func (h *host) accept(s shape) *Endpoint {
 	h.expect("answer to a SYN", "SA")
 	h.stamp = s.stamp
 	h.receive(out{window: s.window})
-	ep, _, err := l.Accept(nil)
+	ep, err := l.Accept()
 	if err != nil {
 		h.t.Fatalf("Accept: %v", err)
 	}
@@ -363,25 +365,33 @@ func (h *host) write(n int) int {
 	for i := range b {
 		b[i] = byte(i)
 	}
-	k, err := h.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{Atomic: true})
-	if err != nil {
-		h.t.Fatalf("Write: %v", err)
+	done := 0
+	for done < n {
+		k, err := h.ep.Write(b[done:])
+		if err != nil && (done == 0 || err != transport.ErrWouldBlock) {
+			h.t.Fatalf("Write: %v", err)
+		}
+		if done += k; err != nil {
+			break
+		}
 	}
 	h.check()
-	return int(k)
+	return done
 }
 
 // read returns all there is.
 func (h *host) read() string {
-	var b bytes.Buffer
-	for {
-		if _, err := h.ep.Read(&b, tcpip.ReadOptions{}); err != nil {
-			return b.String()
+	var all []byte
+	for b := make([]byte, 1<<16); ; {
+		n, _, err := h.ep.Read(b)
+		if err != nil {
+			return string(all)
 		}
+		all = append(all, b[:n]...)
 	}
 }
 
-func (h *host) state(want gtcp.EndpointState) {
+func (h *host) state(want transport.State) {
 	h.t.Helper()
 	if got := h.ep.current(); got != want {
 		h.t.Fatalf("the connection is in %v, want %v", got, want)
@@ -434,8 +444,8 @@ func (e *Endpoint) invariant() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if s := e.current(); !open(s) {
-		if e.out.len() != 0 || len(e.early) != 0 || e.earlyBytes != 0 {
-			return fmt.Errorf("%v holds %d bytes to send and %d early ones", s, e.out.len(), e.earlyBytes)
+		if e.out.len() != 0 || len(e.outOfOrder) != 0 || e.outOfOrderBytes != 0 {
+			return fmt.Errorf("%v holds %d bytes to send and %d early ones", s, e.out.len(), e.outOfOrderBytes)
 		}
 		return nil
 	}
@@ -457,9 +467,9 @@ func (e *Endpoint) invariant() error {
 		return fmt.Errorf("the window's edge %d lies before RCV.NXT %d", e.receiveEdge, e.receiveNext)
 	}
 	cost, at := 0, e.receiveNext
-	for i, p := range e.early {
+	for i, p := range e.outOfOrder {
 		if len(p.b) == 0 || before(p.seq, at) || i == 0 && p.seq == at {
-			return fmt.Errorf("early piece %d of %d at %d with %d bytes overlaps what ends at %d", i, len(e.early), p.seq, len(p.b), at)
+			return fmt.Errorf("early piece %d of %d at %d with %d bytes overlaps what ends at %d", i, len(e.outOfOrder), p.seq, len(p.b), at)
 		}
 		at = p.seq + uint32(len(p.b))
 		cost += len(p.b) + pieceOverhead
@@ -467,22 +477,22 @@ func (e *Endpoint) invariant() error {
 	if after(at, e.receiveEdge) {
 		return fmt.Errorf("early data ends at %d, behind the window's edge %d", at, e.receiveEdge)
 	}
-	if cost != e.earlyBytes {
-		return fmt.Errorf("early data costs %d, counted are %d", cost, e.earlyBytes)
+	if cost != e.outOfOrderBytes {
+		return fmt.Errorf("early data costs %d, counted are %d", cost, e.outOfOrderBytes)
 	}
 	// The window was promised before tiny segments came early: both may fill the
 	// buffer once.
-	if limit := 2 * int(e.ops.GetReceiveBufferSize()); e.in.len()+e.earlyBytes > limit {
-		return fmt.Errorf("%d bytes received in order and %d early exceed %d", e.in.len(), e.earlyBytes, limit)
+	if limit := 2 * e.receiveSize; e.in.len()+e.outOfOrderBytes > limit {
+		return fmt.Errorf("%d bytes received in order and %d early exceed %d", e.in.len(), e.outOfOrderBytes, limit)
 	}
-	if len(e.early) > maxPieces {
-		return fmt.Errorf("%d early pieces", len(e.early))
+	if len(e.outOfOrder) > maxPieces {
+		return fmt.Errorf("%d early pieces", len(e.outOfOrder))
 	}
 	if len(e.blocks) > maxBlocks {
 		return fmt.Errorf("%d SACK blocks", len(e.blocks))
 	}
 	if e.out.len() > 0 || e.finQueued && !(e.finSent && after(una, e.finSeq)) {
-		if e.rtoAt == 0 && e.persistAt == 0 && !e.stalled && e.current() != gtcp.StateTimeWait {
+		if e.rtoAt == 0 && e.persistAt == 0 && !e.stalled && e.current() != transport.StateTimeWait {
 			return fmt.Errorf("%v with %d bytes to send (%d in flight) waits for nothing", e.current(), e.out.len(), greatest-una)
 		}
 	}
@@ -528,10 +538,10 @@ func paths(t *testing.T, f func(t *testing.T, slow bool)) {
 func (h *host) connect() {
 	h.t.Helper()
 	h.ep = h.newEndpoint()
-	if err := h.ep.Bind(tcpip.FullAddress{Addr: localAddr, Port: localPort}); err != nil {
+	if err := h.ep.Bind(local, false); err != nil {
 		h.t.Fatal(err)
 	}
-	if err := h.ep.Connect(tcpip.FullAddress{Addr: peerAddr, Port: peerPort}); err == nil || err.String() != (&tcpip.ErrConnectStarted{}).String() {
+	if err := h.ep.Connect(remote); err != nil {
 		h.t.Fatalf("Connect: %v", err)
 	}
 }
@@ -542,6 +552,6 @@ func (h *host) end() {
 	h.ep.Close()
 	h.receive(out{})
 	h.receive(out{flags: fin | ack})
-	h.state(gtcp.StateTimeWait)
+	h.state(transport.StateTimeWait)
 	h.take()
 }

@@ -1,11 +1,12 @@
 package tcp
 
 import (
-	"fmt"
+	"syscall"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestTooBig(t *testing.T) {
@@ -20,7 +21,7 @@ func TestTooBig(t *testing.T) {
 		mss  int
 	}{
 		{"in flight", 1000, 1460, []string{"A960", "A960", "A960", "A40"}, 960},
-		{"long past", 1000, 1<<32 - 5000, nil, 1460},
+		{"slow past", 1000, 1<<32 - 5000, nil, 1460},
 		{"not sent yet", 1000, 5000, nil, 1460},
 		{"incredibly small", 68, 0, []string{"A512", "A512", "A512", "A512", "A512", "A360"}, 512},
 		{"greater than ours", 9000, 0, nil, 1460},
@@ -47,8 +48,8 @@ func TestSoftError(t *testing.T) {
 	h.accept(shape{})
 	h.write(10)
 	h.icmp(header.ICMPv4DstUnreachable, header.ICMPv4PortUnreachable, 0, h.ep.unacknowledged)
-	h.state(gtcp.StateEstablished)
-	if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrConnectionRefused" {
+	h.state(transport.StateEstablished)
+	if err := h.ep.LastError(); err != syscall.ECONNREFUSED {
 		t.Errorf("SO_ERROR is %v, want connection refused", err)
 	}
 }

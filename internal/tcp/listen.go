@@ -1,10 +1,12 @@
 package tcp
 
 import (
+	"syscall"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // listener is what an endpoint that listens has besides. It is guarded by the
@@ -18,40 +20,35 @@ type listener struct {
 	accepted []*Endpoint
 }
 
-// Accept implements tcpip.Endpoint.
-func (e *Endpoint) Accept(peer *tcpip.FullAddress) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
+// Accept implements transport.Endpoint.
+func (e *Endpoint) Accept() (transport.Endpoint, error) {
 	e.mu.Lock()
-	if e.current() != gtcp.StateListen {
-		e.mu.Unlock()
-		return nil, nil, &tcpip.ErrInvalidEndpointState{}
+	defer e.mu.Unlock()
+	if e.current() != transport.StateListen {
+		return nil, syscall.EINVAL
 	}
 	l := e.listen
 	if len(l.accepted) == 0 {
-		e.mu.Unlock()
-		return nil, nil, &tcpip.ErrWouldBlock{}
+		return nil, transport.ErrWouldBlock
 	}
 	child := l.accepted[0]
 	l.accepted[0] = nil
 	if l.accepted = l.accepted[1:]; len(l.accepted) == 0 {
 		l.accepted = nil
 	}
-	e.mu.Unlock()
-	if peer != nil {
-		*peer = tcpip.FullAddress{Addr: child.ID.RemoteAddress, Port: child.ID.RemotePort}
-	}
-	return child, child.queue, nil
+	return child, nil
 }
 
-// closeListener ends an endpoint that listens, with mu held, which it lets go.
+// closeListenerLocked ends an endpoint that listens, with mu held, which it lets go.
 // Connections that nobody accepted are reset.
-func (e *Endpoint) closeListener() {
+func (e *Endpoint) closeListenerLocked() {
 	l := e.listen
 	orphans := l.accepted
 	for child := range l.pending {
 		orphans = append(orphans, child)
 	}
 	l.accepted, l.pending = nil, nil
-	e.finish(gtcp.StateClose, nil)
+	e.finish(transport.StateClosed, nil)
 	e.unlock()
 	for _, child := range orphans {
 		child.Abort()
@@ -66,29 +63,34 @@ func (e *Endpoint) forget(child *Endpoint) {
 }
 
 // admit moves a connection whose handshake is through to those that wait for
-// Accept, or reports false when there is no room. The child's mu is held.
-func (e *Endpoint) admit(child *Endpoint) bool {
+// Accept, and returns who is to be told, or reports false when there is no room.
+// The child's mu is held.
+func (e *Endpoint) admit(child *Endpoint) (told transport.Sink, ok bool) {
 	e.mu.Lock()
 	l := e.listen
-	if e.current() != gtcp.StateListen || len(l.accepted) >= l.backlog {
+	if e.current() != transport.StateListen || len(l.accepted) >= l.backlog {
 		e.mu.Unlock()
-		stats := e.p.stack.Stats().TCP
+		stats := &e.p.stats
 		stats.ListenOverflowAckDrop.Increment()
-		return false
+		return nil, false
 	}
 	delete(l.pending, child)
 	l.accepted = append(l.accepted, child)
+	told = e.sink
 	e.mu.Unlock()
-	return true
+	return told, true
 }
 
 // arrived handles a segment that came through gVisor.
 func (e *Endpoint) arrived(s *segment, a *arrival) {
-	if e.current() == gtcp.StateListen {
-		e.knocked(s, a)
+	if e.current() == transport.StateListen {
+		if account := e.p.account; account == nil || account.Admit(e, s.flags) {
+			e.atListener(s, a)
+		}
 		return
 	}
 	e.mu.Lock()
+	e.p.stats.ValidSegmentsReceived.Increment()
 	if e.trace != nil {
 		e.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), len(s.payload))
 	}
@@ -113,29 +115,29 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 	e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
 }
 
-// knocked handles a segment to a listener (RFC 9293 section 3.10.7.2).
-func (e *Endpoint) knocked(s *segment, a *arrival) {
-	e.p.stack.Stats().TCP.ValidSegmentsReceived.Increment()
+// atListener handles a segment to a listener (RFC 9293 section 3.10.7.2).
+func (e *Endpoint) atListener(s *segment, a *arrival) {
+	e.p.stats.ValidSegmentsReceived.Increment()
 	switch {
 	case s.flags&rst != 0:
 	case s.flags&ack != 0:
-		if s.flags&syn != 0 || !e.redeem(s, a) {
+		if s.flags&syn != 0 || !e.acceptCookie(s, a) {
 			e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
 		}
 	case s.flags&syn != 0 && s.flags&fin == 0:
-		e.invite(s, a)
+		e.answerSYN(s, a)
 	default:
-		e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
+		e.p.stats.InvalidSegmentsReceived.Increment()
 	}
 }
 
-// invite answers a SYN.
-func (e *Endpoint) invite(s *segment, a *arrival) {
-	stats := e.p.stack.Stats().TCP
+// answerSYN answers a SYN.
+func (e *Endpoint) answerSYN(s *segment, a *arrival) {
+	stats := &e.p.stats
 	o := synOptions(s, a.pkt.NetworkProtocolNumber)
 	e.mu.Lock()
 	l := e.listen
-	if e.current() != gtcp.StateListen {
+	if e.current() != transport.StateListen {
 		e.mu.Unlock()
 		return
 	}
@@ -157,12 +159,12 @@ func (e *Endpoint) invite(s *segment, a *arrival) {
 	}
 	child.mu.Lock()
 	child.synReceived(s, &o)
-	if !child.register(a) {
+	if !child.registerLocked(a) {
 		child.unlock()
 		return
 	}
 	e.mu.Lock()
-	listening := e.current() == gtcp.StateListen
+	listening := e.current() == transport.StateListen
 	if listening {
 		l.pending[child] = struct{}{}
 		child.parent = e
@@ -174,7 +176,7 @@ func (e *Endpoint) invite(s *segment, a *arrival) {
 		}
 		child.open()
 	} else {
-		child.finish(gtcp.StateClose, nil)
+		child.finish(transport.StateClosed, nil)
 	}
 	child.unlock()
 }
@@ -186,10 +188,10 @@ func (e *Endpoint) child(a *arrival) *Endpoint {
 	epoch := e.p.routes.Load()
 	route, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, proto, false)
 	if err != nil {
-		e.p.stack.Stats().TCP.FailedConnectionAttempts.Increment()
+		e.p.stats.FailedConnectionAttempts.Increment()
 		return nil
 	}
-	c := newEndpoint(e.p, proto, new(waiter.Queue))
+	c := newEndpoint(e.p, proto)
 	c.ID = a.id
 	c.protocols = []tcpip.NetworkProtocolNumber{proto}
 	c.boundFlags = e.boundFlags
@@ -198,19 +200,16 @@ func (e *Endpoint) child(a *arrival) *Endpoint {
 		c.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), a.pkt.Data().Size())
 	}
 	c.setRoute(route, epoch)
-	c.ops.SetDelayOption(e.ops.GetDelayOption())
-	c.ops.SetV6Only(e.ops.GetV6Only())
-	c.ops.SetSendBufferSize(e.ops.GetSendBufferSize(), false)
-	c.ops.SetReceiveBufferSize(e.ops.GetReceiveBufferSize(), false)
-	c.userMSS = e.userMSS
+	c.nagle, c.v6Only = e.nagle, e.v6Only
+	c.receiveSize, c.sendSize = e.Buffers()
 	return c
 }
 
-// register makes gVisor deliver the connection's segments to it. mu is held.
-func (e *Endpoint) register(a *arrival) bool {
+// registerLocked makes gVisor deliver the connection's segments to it.
+func (e *Endpoint) registerLocked(a *arrival) bool {
 	err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, a.id, e, e.boundFlags, 0)
 	if err != nil {
-		e.finish(gtcp.StateClose, nil)
+		e.finish(transport.StateClosed, nil)
 		return false
 	}
 	e.registered = true

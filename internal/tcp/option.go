@@ -3,167 +3,116 @@ package tcp
 import (
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
-// OnReuseAddressSet implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnReuseAddressSet(v bool) {
-	e.mu.Lock()
-	e.flags.TupleOnly = v
-	e.mu.Unlock()
+// options are what the program can set of an endpoint. They are guarded by its mu.
+type options struct {
+	v6Only bool
+	nagle  bool // SetNoDelay(false)
+	// linger is SO_LINGER, -1 for none.
+	linger      time.Duration
+	keepAliveOn bool
+	// sendSize and receiveSize are the sizes of the buffers in bytes.
+	sendSize, receiveSize int
 }
 
-// OnReusePortSet implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnReusePortSet(v bool) {
+// SetNoDelay implements transport.Endpoint.
+func (e *Endpoint) SetNoDelay(v bool) {
 	e.mu.Lock()
-	e.flags.LoadBalanced = v
-	e.mu.Unlock()
-}
-
-// OnDelayOptionSet implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnDelayOptionSet(v bool) {
-	if !v {
-		e.mu.Lock()
+	defer e.unlock()
+	if e.nagle = !v; v {
 		e.output()
-		e.unlock()
 	}
 }
 
-// OnKeepAliveSet implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnKeepAliveSet(bool) {
+// SetLinger implements transport.Endpoint.
+func (e *Endpoint) SetLinger(d time.Duration) {
 	e.mu.Lock()
+	e.linger = d
+	e.mu.Unlock()
+}
+
+// SetKeepAlive implements transport.Endpoint.
+func (e *Endpoint) SetKeepAlive(v bool) {
+	e.mu.Lock()
+	e.keepAliveOn = v
 	e.restartKeepAlive()
 	e.mu.Unlock()
 }
 
-// OnSetSendBufferSize implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnSetSendBufferSize(v int64) int64 {
-	limits := e.p.options().send
+// TuneKeepAlive implements transport.Endpoint.
+func (e *Endpoint) TuneKeepAlive(idle, interval time.Duration, count int) {
 	e.mu.Lock()
-	e.tuned = false
+	if idle > 0 {
+		e.keepAliveIdle = idle
+	}
+	if interval > 0 {
+		e.keepAliveInterval = interval
+	}
+	if count > 0 {
+		e.keepAliveCount = count
+	}
+	e.restartKeepAlive()
 	e.mu.Unlock()
-	return min(max(v, int64(limits.Min)), int64(limits.Max))
 }
 
-// OnSetReceiveBufferSize implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) OnSetReceiveBufferSize(v, _ int64) (int64, func()) {
+// SetUserTimeout implements transport.Endpoint.
+func (e *Endpoint) SetUserTimeout(d time.Duration) {
+	e.mu.Lock()
+	e.userTimeout = max(d, 0)
+	e.schedule()
+	e.mu.Unlock()
+}
+
+// SetReadBuffer implements transport.Endpoint.
+func (e *Endpoint) SetReadBuffer(n int) {
 	limits := e.p.options().receive
 	e.mu.Lock()
 	e.moderate = false
+	e.receiveSize = min(max(n, limits.Min), limits.Max)
 	e.mu.Unlock()
-	return min(max(v, int64(limits.Min)), int64(limits.Max)), nil
 }
 
-// WakeupWriters implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) WakeupWriters() { e.queue.Notify(waiter.WritableEvents) }
-
-// GetAcceptConn implements tcpip.SocketOptionsHandler.
-func (e *Endpoint) GetAcceptConn() bool { return e.current() == gtcp.StateListen }
-
-// SetSockOptInt implements tcpip.Endpoint.
-func (e *Endpoint) SetSockOptInt(o tcpip.SockOptInt, v int) tcpip.Error {
+// SetWriteBuffer implements transport.Endpoint.
+func (e *Endpoint) SetWriteBuffer(n int) {
+	limits := e.p.options().send
 	e.mu.Lock()
 	defer e.unlock()
-	switch o {
-	case tcpip.KeepaliveCountOption:
-		e.keepAliveCount = v
-		e.restartKeepAlive()
-	case tcpip.MaxSegOption:
-		if v < header.TCPMinimumMSS || v > header.TCPMaximumMSS {
-			return &tcpip.ErrInvalidOptionValue{}
-		}
-		e.userMSS = v
-	}
-	return nil
+	e.tuned = false
+	e.sendSize = min(max(n, limits.Min), limits.Max)
+	e.events |= transport.Writable
 }
 
-// SetSockOpt implements tcpip.Endpoint.
-func (e *Endpoint) SetSockOpt(o tcpip.SettableSocketOption) tcpip.Error {
+// Buffers returns the sizes of the buffers in bytes.
+func (e *Endpoint) Buffers() (receive, send int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.receiveSize, e.sendSize
+}
+
+// SetBuffers changes the sizes of the buffers. Their tuning goes on.
+func (e *Endpoint) SetBuffers(receive, send int) {
 	e.mu.Lock()
 	defer e.unlock()
-	switch v := o.(type) {
-	case *tcpip.KeepaliveIdleOption:
-		e.keepAliveIdle = time.Duration(*v)
-		e.restartKeepAlive()
-	case *tcpip.KeepaliveIntervalOption:
-		e.keepAliveInterval = time.Duration(*v)
-		e.restartKeepAlive()
-	case *tcpip.TCPUserTimeoutOption:
-		e.userTimeout = max(time.Duration(*v), 0)
-		e.schedule()
-	case *tcpip.TCPLingerTimeoutOption:
-		e.finWait2 = max(time.Duration(*v), 0)
-	case *tcpip.CongestionControlOption:
-		if *v != "reno" && *v != "cubic" {
-			return &tcpip.ErrNoSuchFile{}
-		}
-		e.congestion = string(*v)
+	if send > e.sendSize {
+		e.events |= transport.Writable
 	}
-	return nil
+	e.receiveSize, e.sendSize = receive, send
 }
 
-// GetSockOptInt implements tcpip.Endpoint.
-func (e *Endpoint) GetSockOptInt(o tcpip.SockOptInt) (int, tcpip.Error) {
+// Info implements transport.Endpoint.
+func (e *Endpoint) Info() transport.Info {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch o {
-	case tcpip.KeepaliveCountOption:
-		return e.keepAliveCount, nil
-	case tcpip.ReceiveQueueSizeOption:
-		if e.current() == gtcp.StateListen {
-			return 0, &tcpip.ErrInvalidEndpointState{}
-		}
-		return e.in.len(), nil
-	case tcpip.SendQueueSizeOption:
-		return e.out.len(), nil
-	case tcpip.MaxSegOption:
-		return e.mss, nil
-	}
-	return -1, &tcpip.ErrUnknownProtocolOption{}
-}
-
-// GetSockOpt implements tcpip.Endpoint.
-func (e *Endpoint) GetSockOpt(o tcpip.GettableSocketOption) tcpip.Error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch v := o.(type) {
-	case *tcpip.TCPInfoOption:
-		*v = e.info()
-	case *tcpip.KeepaliveIdleOption:
-		*v = tcpip.KeepaliveIdleOption(e.keepAliveIdle)
-	case *tcpip.KeepaliveIntervalOption:
-		*v = tcpip.KeepaliveIntervalOption(e.keepAliveInterval)
-	case *tcpip.TCPUserTimeoutOption:
-		*v = tcpip.TCPUserTimeoutOption(e.userTimeout)
-	case *tcpip.TCPLingerTimeoutOption:
-		*v = tcpip.TCPLingerTimeoutOption(e.finWait2)
-	case *tcpip.CongestionControlOption:
-		*v = tcpip.CongestionControlOption(e.congestion)
-	default:
-		return &tcpip.ErrUnknownProtocolOption{}
-	}
-	return nil
-}
-
-func (e *Endpoint) info() tcpip.TCPInfoOption {
-	o := tcpip.TCPInfoOption{
-		State: tcpip.EndpointState(e.current()),
-		RTT:   e.srtt, RTTVar: e.rttvar, RTO: e.rto,
+	i := transport.Info{
+		State: e.current(), ReceiveQueue: e.in.len(), SendQueue: e.out.len(),
+		RTT: e.srtt, RTTVar: e.rttvar, RTO: e.rto,
+		Retransmits: e.retransmits, FastRetransmits: e.fastRetransmits, Timeouts: e.timeouts.Value(),
 	}
 	if e.mss > 0 {
-		o.SndCwnd = uint32(e.window / e.mss)
-		o.SndSsthresh = uint32(min(e.threshold, 1<<30) / e.mss)
+		i.CongestionWindow = uint32(e.window / e.mss)
+		i.SlowStartThreshold = uint32(min(e.threshold, 1<<30) / e.mss)
 	}
-	switch {
-	case e.inRecovery && e.sackOK:
-		o.CcState = tcpip.SACKRecovery
-	case e.inRecovery:
-		o.CcState = tcpip.FastRecovery
-	case e.backoff > 0:
-		o.CcState = tcpip.RTORecovery
-	}
-	return o
+	return i
 }

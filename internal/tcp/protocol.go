@@ -16,12 +16,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/raw"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
-// Output is the short way out of a shard: netif.Endpoint.
+// Output is the fast path out of a shard: netif.Endpoint.
 type Output interface {
 	// WakePoller ends the poller's sleep, so that it calls Retry.
 	WakePoller()
@@ -47,9 +49,10 @@ type Protocol struct {
 	stack *stack.Stack
 	clock tcpip.Clock
 	out   Output
+	stats tcpip.TCPStats // the stack's counters: the pointers to them
 	// secret keys initial sequence numbers and timestamps.
 	secret  [32]byte
-	cookies *Cookies
+	cookies *syncookie.Cookies
 	// routes counts changes of addresses and routes: who finds it changed looks for
 	// its route anew.
 	routes atomic.Uint64
@@ -57,6 +60,8 @@ type Protocol struct {
 	// record opens the trace of a connection, nil where there is no room; it is nil
 	// where nothing is recorded.
 	record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+
+	account *limits.Account // keeps the limits; nil in tests
 
 	refused struct{ acks, timestamps, errors atomic.Uint64 }
 
@@ -100,7 +105,7 @@ var _ stack.TransportProtocol = (*Protocol)(nil)
 func New(out Output) stack.TransportProtocolFactory {
 	return func(s *stack.Stack) stack.TransportProtocol {
 		p := &Protocol{
-			stack: s, clock: s.Clock(), out: out,
+			stack: s, clock: s.Clock(), out: out, stats: s.Stats().TCP,
 			wake: make(chan struct{}, 1), closed: make(chan struct{}), done: make(chan struct{}),
 			set: settings{
 				sack: true, moderate: true, congestion: "reno",
@@ -115,7 +120,7 @@ func New(out Output) stack.TransportProtocolFactory {
 			panic("tcp: the source of random numbers failed: " + err.Error())
 		}
 		key := sha256.Sum256(append(p.secret[:], 'c'))
-		p.cookies = &Cookies{syncookie.Key{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}, p.clock}
+		p.cookies = &syncookie.Cookies{Key: syncookie.Key{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}, Now: p.now}
 		go p.work()
 		return p
 	}
@@ -132,28 +137,10 @@ func (p *Protocol) now() int64 {
 	return int64(p.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}))
 }
 
-// Refused counts what claimed to be of a connection's peer, or of a router on its
-// way, and was not believed.
-type Refused struct {
-	// Acks counts segments that acknowledged what was never sent, or what was
-	// acknowledged long ago (RFC 5961 section 5). Their data is dropped, too.
-	Acks uint64
-	// Timestamps counts segments with an old timestamp (PAWS, RFC 7323 section 5).
-	Timestamps uint64
-	// Errors counts ICMP errors about a sequence number that is not in flight (RFC
-	// 5927 section 4.1).
-	Errors uint64
-}
-
 // Refused returns the counters.
-func (p *Protocol) Refused() Refused {
-	return Refused{p.refused.acks.Load(), p.refused.timestamps.Load(), p.refused.errors.Load()}
-}
-
-// Record makes open called for each connection, from its first SYN on. It must be
-// called before there are connections.
-func (p *Protocol) Record(open func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace) {
-	p.record = open
+func (p *Protocol) Refused() transport.Refused {
+	r := &p.refused
+	return transport.Refused{Acks: r.acks.Load(), Timestamps: r.timestamps.Load(), Errors: r.errors.Load()}
 }
 
 // RoutesChanged says that addresses or routes of the stack have changed.
@@ -316,7 +303,7 @@ func (p *Protocol) arrived(a *arrival) {
 
 // read checks and parses the segment in a packet from gVisor.
 func (p *Protocol) read(pkt *stack.PacketBuffer, s *segment) bool {
-	stats := p.stack.Stats().TCP
+	stats := &p.stats
 	h := header.TCP(pkt.TransportHeader().Slice())
 	if len(h) < header.TCPMinimumSize || int(h.DataOffset()) != len(h) {
 		stats.InvalidSegmentsReceived.Increment()
@@ -341,7 +328,7 @@ func (p *Protocol) HandleUnknownDestinationPacket(id stack.TransportEndpointID, 
 	if !p.read(pkt, &s) {
 		return stack.UnknownDestinationPacketMalformed
 	}
-	if s.flags&rst == 0 {
+	if s.flags&rst == 0 && (p.account == nil || p.account.MayReset()) {
 		p.refuse(&s, id, pkt.NetworkProtocolNumber)
 	}
 	return stack.UnknownDestinationPacketHandled
@@ -363,12 +350,12 @@ func (p *Protocol) refuse(s *segment, id stack.TransportEndpointID, proto tcpip.
 	}
 	var b [header.TCPMinimumSize]byte
 	header.TCP(b[:]).Encode(&h)
-	p.stack.Stats().TCP.ResetsSent.Increment()
-	p.sendLong(r, b[:], nil, uint32(p.hash('h', &id, 0)))
+	p.stats.ResetsSent.Increment()
+	p.sendSlow(r, b[:], nil, uint32(p.hash('h', &id, 0)))
 }
 
-// sendLong sends a segment through gVisor's IP layer.
-func (p *Protocol) sendLong(r *stack.Route, tcp, payload []byte, hash uint32) tcpip.Error {
+// sendSlow sends a segment through gVisor's IP layer.
+func (p *Protocol) sendSlow(r *stack.Route, tcp, payload []byte, hash uint32) tcpip.Error {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		ReserveHeaderBytes: int(r.MaxHeaderLength()) + len(tcp),
 		Payload:            gbuffer.MakeWithData(payload),
@@ -386,7 +373,7 @@ func (p *Protocol) sendLong(r *stack.Route, tcp, payload []byte, hash uint32) tc
 		}
 		h.SetChecksum(^h.CalculateChecksum(sum))
 	}
-	stats := p.stack.Stats().TCP
+	stats := &p.stats
 	err := r.WritePacket(stack.NetworkHeaderParams{Protocol: header.TCPProtocolNumber, TTL: r.DefaultTTL(), DF: true}, pkt)
 	if err != nil {
 		stats.SegmentSendErrors.Increment()
@@ -403,8 +390,21 @@ func (p *Protocol) SendBufferSize() tcpip.TCPSendBufferSizeRangeOption { return 
 func (*Protocol) Number() tcpip.TransportProtocolNumber { return header.TCPProtocolNumber }
 
 // NewEndpoint implements stack.TransportProtocol.
-func (p *Protocol) NewEndpoint(proto tcpip.NetworkProtocolNumber, queue *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
-	return newEndpoint(p, proto, queue), nil
+//
+// Socket is what makes endpoints: they are none of gVisor's.
+func (*Protocol) NewEndpoint(tcpip.NetworkProtocolNumber, *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
+	return nil, &tcpip.ErrNotSupported{}
+}
+
+// Socket makes an endpoint, as transport.Stack does.
+func (p *Protocol) Socket(v6, v6Only bool) *Endpoint {
+	proto := header.IPv4ProtocolNumber
+	if v6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	e := newEndpoint(p, proto)
+	e.v6Only = v6Only
+	return e
 }
 
 // NewRawEndpoint implements stack.TransportProtocol.

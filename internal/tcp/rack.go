@@ -2,9 +2,11 @@ package tcp
 
 import "time"
 
+// The methods of this file need Endpoint.mu held.
+
 // rack is what loss is found by in time (RACK, RFC 8985 section 6): of all that
 // arrived, when what left last did. What left before that and has not arrived, a
-// round trip and some patience later, is lost.
+// round trip and the reordering window later, is lost.
 type rack struct {
 	at  int64  // RACK.xmit_ts
 	end uint32 // RACK.end_seq
@@ -15,12 +17,13 @@ type rack struct {
 
 	furthest  uint32 // RACK.fack
 	reordered bool
-	// patience is the reordering window in quarters of least. It grows once per
+	// reorderingMultiplier is the reordering window in quarters of least
+	// (RACK.reo_wnd_mult). It grows once per
 	// round trip, which ends at roundEnd, while the peer reports duplicates, until
 	// persist recoveries without one.
-	patience, persist uint8
-	inRound           bool
-	roundEnd          uint32
+	reorderingMultiplier, persist uint8
+	inRound                       bool
+	roundEnd                      uint32
 }
 
 const (
@@ -39,9 +42,9 @@ func (r *rack) sample(rtt, now int64) {
 	}
 }
 
-// cumulated takes what s acknowledges out of the scoreboard. It is called before
+// ackFlights takes what s acknowledges out of the scoreboard. It is called before
 // SND.UNA moves.
-func (e *Endpoint) cumulated(s *segment, now int64) {
+func (e *Endpoint) ackFlights(s *segment, now int64) {
 	f, first := &e.flights, e.unacknowledged
 	for f.head < len(f.list) {
 		x := &f.list[f.head]
@@ -89,7 +92,7 @@ func (e *Endpoint) reported(s *segment, now int64, bare bool) {
 	if !open(e.current()) {
 		return
 	}
-	again := e.noteSACK(s, now)
+	again := e.onSACK(s, now)
 	if e.tail.open {
 		e.tailAnswered(s, again, bare)
 	}
@@ -98,9 +101,9 @@ func (e *Endpoint) reported(s *segment, now int64, bare bool) {
 	}
 }
 
-// noteSACK takes over what the peer reports. It returns what that has received
-// twice (RFC 2883 section 4), if anything.
-func (e *Endpoint) noteSACK(s *segment, now int64) (again span) {
+// onSACK takes over what the peer reports. It returns what that has received
+// onDSACK (RFC 2883 section 4), if anything.
+func (e *Endpoint) onSACK(s *segment, now int64) (again span) {
 	f := &e.flights
 	for i, b := range s.sack {
 		x := span{uint32(b.Start), uint32(b.End)}
@@ -109,7 +112,7 @@ func (e *Endpoint) noteSACK(s *segment, now int64) (again span) {
 		}
 		if i == 0 && (!after(x.end, s.ack) || len(s.sack) > 1 && !before(x.first, uint32(s.sack[1].Start)) && !after(x.end, uint32(s.sack[1].End))) {
 			again = x
-			e.twice(x)
+			e.onDSACK(x)
 			continue
 		}
 		if !after(x.first, e.unacknowledged) || after(x.end, e.sendMax) || f.head == len(f.list) {
@@ -138,21 +141,21 @@ func (e *Endpoint) noteSACK(s *segment, now int64) (again span) {
 	return again
 }
 
-// twice handles the report of a duplicate: perhaps it was sent again too soon (RFC
+// onDSACK handles the report of a duplicate: perhaps it was sent again too soon (RFC
 // 8985 section 6.2, step 4).
-func (e *Endpoint) twice(x span) {
+func (e *Endpoint) onDSACK(x span) {
 	if r := &e.rack; !r.inRound || !before(e.unacknowledged, r.roundEnd) {
 		r.inRound, r.roundEnd = true, e.sendNext
-		r.patience, r.persist = min(r.patience+1, 64), reorderingPersists
+		r.reorderingMultiplier, r.persist = min(r.reorderingMultiplier+1, 64), reorderingPersists
 	}
-	e.repeated(x)
+	e.undoRecovery(x)
 }
 
 // recovered is called when a recovery ends.
 func (r *rack) recovered() {
 	if r.persist > 0 {
 		if r.persist--; r.persist == 0 {
-			r.patience = 1
+			r.reorderingMultiplier = 1
 		}
 	}
 }
@@ -163,7 +166,7 @@ func (e *Endpoint) reordering() int64 {
 	if !r.reordered && (e.inRecovery || e.manySACKed()) {
 		return 0
 	}
-	return max(min(int64(r.patience)*r.least/4, int64(e.srtt)), leastReordering)
+	return max(min(int64(r.reorderingMultiplier)*r.least/4, int64(e.srtt)), leastReordering)
 }
 
 // manySACKed tells whether more than two segments were reported, or three pieces
@@ -185,7 +188,7 @@ func (e *Endpoint) manySACKed() bool {
 // time at which more will be (RFC 8985 section 6.2, step 5).
 func (e *Endpoint) findLost(now int64) {
 	r, f := &e.rack, &e.flights
-	patience, wait := r.rtt+e.reordering(), int64(0)
+	window, wait := r.rtt+e.reordering(), int64(0)
 	first := e.unacknowledged
 	for i := f.head; i < len(f.list); i++ {
 		x := &f.list[i]
@@ -194,7 +197,7 @@ func (e *Endpoint) findLost(now int64) {
 		if x.state&(sacked|lost) != 0 || x.at > r.at || x.at == r.at && (x.state&resent != 0 || !before(x.end, r.end)) {
 			continue // what was sent again at that very moment may have left later
 		}
-		if left := x.at + patience - now; left > 0 {
+		if left := x.at + window - now; left > 0 {
 			wait = max(wait, left)
 			continue
 		}

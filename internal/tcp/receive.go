@@ -7,36 +7,40 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
+
+// The methods of this file need Endpoint.mu held, but for Input and Acknowledge.
 
 // receiver is the receiving half of a connection.
 type receiver struct {
-	in buffer // received in order, not read yet
+	in buffer // received in order, not read yet; it ends at receiveNext, but for a FIN
 
-	irs         uint32 // the peer's initial sequence number
-	receiveNext uint32 // RCV.NXT
-	// receiveEdge is the right edge of the window that the peer was told: it never
-	// moves back (RFC 9293 section 3.8.6).
+	// These are the peer's sequence numbers.
+
+	irs         uint32 // of its SYN: all others count from here
+	receiveNext uint32 // RCV.NXT: what we acknowledge, the first one that has not come
+	// receiveEdge is the right edge of the window that the peer was told, RCV.NXT plus
+	// RCV.WND when it was: it never moves back (RFC 9293 section 3.8.6).
 	receiveEdge  uint32
 	receiveShift uint8
 
 	finReceived bool // and all before it
-	readShut    bool
 
-	// early holds what came out of order, sorted, and lateFin whether a FIN at
-	// finAt is among it. earlyBytes counts what it costs, overhead included.
-	early      []piece
-	earlyBytes int
-	lateFin    bool
-	finAt      uint32
+	// outOfOrder is the out-of-order queue, sorted; lateFin tells whether a FIN at
+	// finAt is among it. outOfOrderBytes counts what it costs, overhead included.
+	outOfOrder      []piece
+	outOfOrderBytes int
+	lateFin         bool
+	finAt           uint32
 	// blocks are what SACK reports, the latest first (RFC 2018 section 4); again,
 	// if not empty, is what arrived twice and goes before them (RFC 2883).
 	blocks []span
 	again  span
 
-	// tsRecent is RFC 7323's TS.Recent, taken at tsAge; lastAck its Last.ACK.sent.
+	// tsRecent is RFC 7323's TS.Recent, taken at tsAge; lastAck its Last.ACK.sent, the
+	// receiveNext of the last segment that left.
 	tsRecent uint32
 	tsAge    int64
 	lastAck  uint32
@@ -65,7 +69,7 @@ type piece struct {
 func (p *piece) end() uint32 { return p.seq + uint32(len(p.b)) }
 
 const (
-	// pieceOverhead is what an early segment costs besides its bytes: tiny ones
+	// pieceOverhead is what a segment out of order costs besides its bytes: tiny ones
 	// must not cost more memory than the window allows.
 	pieceOverhead = 256
 	// maxPieces bounds the pieces, each with a gap before it: who sends every other
@@ -90,7 +94,7 @@ func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
 		e.trace.Received(h, len(payload))
 	}
 	// A SYN that could take the place of a connection that ended comes again, and
-	// the long way then.
+	// on the slow path then.
 	e.receive(&s)
 	if e.ackOwed && !e.ackListed {
 		e.ackListed = true
@@ -112,22 +116,20 @@ func (e *Endpoint) Acknowledge() {
 }
 
 // receive handles a segment. It reports true when it has done nothing but end an
-// old connection, because the segment begins a new one. mu is held.
+// old connection, because the segment begins a new one.
 func (e *Endpoint) receive(s *segment) (again bool) {
-	e.p.stack.Stats().TCP.ValidSegmentsReceived.Increment()
-	e.stats.SegmentsReceived.Increment()
 	switch state := e.current(); state {
-	case gtcp.StateSynSent:
+	case transport.StateSynSent:
 		e.receiveSynSent(s)
-	case gtcp.StateTimeWait:
+	case transport.StateTimeWait:
 		return e.receiveTimeWait(s)
-	case gtcp.StateSynRecv:
-		if e.supersedes(s) {
-			e.finish(gtcp.StateClose, nil)
+	case transport.StateSynReceived:
+		if e.supersedesLocked(s) {
+			e.finish(transport.StateClosed, nil)
 			return true
 		}
 		e.receiveSynchronized(s)
-	case gtcp.StateClose, gtcp.StateError, gtcp.StateInitial, gtcp.StateBound, gtcp.StateListen, gtcp.StateConnecting:
+	case transport.StateClosed, transport.StateError, transport.StateInitial, transport.StateBound, transport.StateListen, transport.StateConnecting:
 		return s.flags&rst == 0 && s.flags&syn != 0
 	default:
 		e.receiveSynchronized(s)
@@ -156,14 +158,14 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	e.negotiate(s, &o)
 	if s.flags&ack == 0 {
 		// Both ends open at once.
-		e.setState(gtcp.StateSynRecv)
+		e.setState(transport.StateSynReceived)
 		e.sendSyn()
 		return
 	}
 	e.sampleHandshake()
 	e.unacknowledged = s.ack
 	e.established(s)
-	e.events |= waiter.WritableEvents
+	e.events |= transport.Writable
 	e.ackOwed = true
 	if len(s.payload) > 0 || s.flags&fin != 0 {
 		s.seq++
@@ -173,7 +175,7 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	e.sendAck()
 }
 
-// established begins the life of a connection. mu is held.
+// established begins the life of a connection.
 func (e *Endpoint) established(s *segment) {
 	e.backoff, e.attempts = 0, 0
 	e.rtoAt = 0
@@ -184,9 +186,9 @@ func (e *Endpoint) established(s *segment) {
 	e.windowSeq, e.windowAck = s.seq, s.ack
 	e.maxWindow = max(e.maxWindow, e.sendWindow)
 	e.startCongestion()
-	e.setState(gtcp.StateEstablished)
+	e.setState(transport.StateEstablished)
 	if e.finQueued { // shut while connecting
-		e.setState(gtcp.StateFinWait1)
+		e.setState(transport.StateFinWait1)
 	}
 	e.restartKeepAlive()
 }
@@ -195,7 +197,7 @@ func (e *Endpoint) established(s *segment) {
 // 9293 section 3.10.7.4).
 func (e *Endpoint) receiveSynchronized(s *segment) {
 	now := e.p.now()
-	if e.current() == gtcp.StateSynRecv && s.flags&(syn|rst) == syn && s.seq == e.irs {
+	if e.current() == transport.StateSynReceived && s.flags&(syn|rst) == syn && s.seq == e.irs {
 		if s.flags&ack == 0 || s.ack != e.iss+1 {
 			e.sendSyn() // ours was lost
 			return
@@ -223,7 +225,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		if s.flags&rst == 0 {
 			e.challenge(s, now)
 		} else {
-			e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
+			e.p.stats.InvalidSegmentsReceived.Increment()
 		}
 		return
 	}
@@ -241,10 +243,10 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		e.challenge(s, now) // RFC 5961 section 4
 		return
 	case s.flags&ack == 0:
-		e.p.stack.Stats().TCP.InvalidSegmentsReceived.Increment()
+		e.p.stats.InvalidSegmentsReceived.Increment()
 		return
 	}
-	if e.current() == gtcp.StateSynRecv {
+	if e.current() == transport.StateSynReceived {
 		if s.ack != e.iss+1 {
 			e.sendControlAt(s.ack, 0, rst)
 			return
@@ -263,8 +265,8 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 	if e.tsOK && !after(s.seq, e.lastAck) {
 		e.tsRecent, e.tsAge = s.tsVal, now
 	}
-	e.acknowledged(s, now)
-	if !open(e.current()) || e.current() == gtcp.StateTimeWait && s.flags&fin == 0 && len(s.payload) == 0 {
+	e.onAck(s, now)
+	if !open(e.current()) || e.current() == transport.StateTimeWait && s.flags&fin == 0 && len(s.payload) == 0 {
 		return
 	}
 	if len(s.payload) > 0 || s.flags&fin != 0 {
@@ -317,15 +319,15 @@ func (e *Endpoint) repeats(seq uint32, n int) {
 }
 
 func (e *Endpoint) resetReceived() {
-	e.p.stack.Stats().TCP.ResetsReceived.Increment()
+	e.p.stats.ResetsReceived.Increment()
 	switch e.current() {
-	case gtcp.StateSynRecv:
+	case transport.StateSynReceived:
 		e.fail(&tcpip.ErrConnectionRefused{})
-	case gtcp.StateCloseWait:
+	case transport.StateCloseWait:
 		// As with Linux: the end has been read, writing finds a broken pipe.
 		e.fail(nil)
-	case gtcp.StateClosing, gtcp.StateLastAck:
-		e.finish(gtcp.StateClose, nil)
+	case transport.StateClosing, transport.StateLastAck:
+		e.finish(transport.StateClosed, nil)
 	default:
 		e.fail(&tcpip.ErrConnectionReset{})
 	}
@@ -333,19 +335,25 @@ func (e *Endpoint) resetReceived() {
 
 // complete ends the handshake of a connection that the peer began, or both.
 func (e *Endpoint) complete(s *segment) bool {
-	if e.parent != nil && !e.parent.admit(e) {
-		// No room: the peer's next segment, or our SYN sent again, tries anew.
-		return false
+	var told transport.Sink
+	if e.parent != nil {
+		var ok bool
+		if told, ok = e.parent.admit(e); !ok {
+			// No room: the peer's next segment, or our SYN sent again, tries anew.
+			return false
+		}
 	}
 	e.sampleHandshake()
 	e.unacknowledged = s.ack
 	e.established(s)
-	if parent := e.parent; parent != nil {
+	if e.parent != nil {
 		e.parent = nil
-		e.p.stack.Stats().TCP.PassiveConnectionOpenings.Increment()
-		parent.queue.Notify(waiter.ReadableEvents)
+		e.p.stats.PassiveConnectionOpenings.Increment()
+		if told != nil {
+			told.Notify(transport.Readable)
+		}
 	} else {
-		e.events |= waiter.WritableEvents
+		e.events |= transport.Writable
 	}
 	return true
 }
@@ -353,7 +361,7 @@ func (e *Endpoint) complete(s *segment) bool {
 // text takes the data and FIN of an acceptable segment.
 func (e *Endpoint) text(s *segment) {
 	switch e.current() {
-	case gtcp.StateEstablished, gtcp.StateFinWait1, gtcp.StateFinWait2:
+	case transport.StateEstablished, transport.StateFinWait1, transport.StateFinWait2:
 	default:
 		// The peer has sent its FIN: it sends it again.
 		if s.flags&fin != 0 || len(s.payload) > 0 {
@@ -384,8 +392,8 @@ func (e *Endpoint) text(s *segment) {
 		return
 	}
 	if seq != e.receiveNext {
-		first := len(e.early) == 0
-		e.keep(seq, b, last)
+		first := len(e.outOfOrder) == 0
+		e.keepOutOfOrder(seq, b, last)
 		if e.ackOwed = true; first || !e.sackOK {
 			e.sendAck() // RFC 5681 section 4.2: at once
 		}
@@ -394,16 +402,14 @@ func (e *Endpoint) text(s *segment) {
 		return
 	}
 	if len(b) > 0 {
-		if !e.readShut {
-			e.in.write(b)
-		}
+		e.in.write(b)
 		e.receiveNext += uint32(len(b))
-		e.events |= waiter.ReadableEvents
+		e.events |= transport.Readable
 	}
 	e.ackOwed = true
-	if len(e.early) > 0 || e.lateFin {
-		last = e.join() || last
-		if len(e.early) == 0 || !e.sackOK {
+	if len(e.outOfOrder) > 0 || e.lateFin {
+		last = e.joinOutOfOrder() || last
+		if len(e.outOfOrder) == 0 || !e.sackOK {
 			e.sendAck() // a gap was filled
 		}
 		if !open(e.current()) {
@@ -415,9 +421,9 @@ func (e *Endpoint) text(s *segment) {
 	}
 }
 
-// keep stores what came out of order, as far as there is room for it. What is there
+// keepOutOfOrder stores what came out of order, as far as there is room for it. What is there
 // already stays.
-func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
+func (e *Endpoint) keepOutOfOrder(seq uint32, b []byte, last bool) {
 	end := seq + uint32(len(b))
 	if last {
 		e.lateFin, e.finAt = true, end
@@ -427,14 +433,14 @@ func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
 	}
 	whole := span{seq, end}
 	// The first piece that begins behind seq; the one before may reach beyond.
-	i, _ := slices.BinarySearchFunc(e.early, seq, func(p piece, seq uint32) int {
+	i, _ := slices.BinarySearchFunc(e.outOfOrder, seq, func(p piece, seq uint32) int {
 		if after(p.seq, seq) {
 			return 1
 		}
 		return -1
 	})
 	if i > 0 {
-		p := &e.early[i-1]
+		p := &e.outOfOrder[i-1]
 		if over := int32(p.end() - seq); over > 0 {
 			if e.sackOK {
 				e.again = span{seq, seq + uint32(min(int(over), len(b)))}
@@ -446,34 +452,32 @@ func (e *Endpoint) keep(seq uint32, b []byte, last bool) {
 			b, seq = b[over:], seq+uint32(over)
 		}
 	}
-	if e.earlyBytes+len(b)+pieceOverhead > int(e.ops.GetReceiveBufferSize()) {
-		e.stats.ReceiveErrors.SegmentQueueDropped.Increment()
+	if e.outOfOrderBytes+len(b)+pieceOverhead > e.receiveSize {
 		return
 	}
 	j := i
-	for j < len(e.early) && !after(e.early[j].end(), end) {
-		e.earlyBytes -= len(e.early[j].b) + pieceOverhead
+	for j < len(e.outOfOrder) && !after(e.outOfOrder[j].end(), end) {
+		e.outOfOrderBytes -= len(e.outOfOrder[j].b) + pieceOverhead
 		j++
 	}
-	if j < len(e.early) {
-		if over := int32(end - e.early[j].seq); over > 0 {
+	if j < len(e.outOfOrder) {
+		if over := int32(end - e.outOfOrder[j].seq); over > 0 {
 			b = b[:len(b)-int(over)]
 		}
 	}
 	switch {
 	case len(b) == 0:
-		e.early = slices.Delete(e.early, i, j)
-	case i > 0 && e.early[i-1].end() == seq && len(e.early[i-1].b)+len(b) <= longestPiece:
+		e.outOfOrder = slices.Delete(e.outOfOrder, i, j)
+	case i > 0 && e.outOfOrder[i-1].end() == seq && len(e.outOfOrder[i-1].b)+len(b) <= longestPiece:
 		// What follows a gap comes in order, mostly.
-		e.early[i-1].b = append(e.early[i-1].b, b...)
-		e.earlyBytes += len(b)
-		e.early = slices.Delete(e.early, i, j)
-	case i == j && len(e.early) >= maxPieces:
-		e.stats.ReceiveErrors.SegmentQueueDropped.Increment()
+		e.outOfOrder[i-1].b = append(e.outOfOrder[i-1].b, b...)
+		e.outOfOrderBytes += len(b)
+		e.outOfOrder = slices.Delete(e.outOfOrder, i, j)
+	case i == j && len(e.outOfOrder) >= maxPieces:
 		return
 	default:
-		e.early = slices.Replace(e.early, i, j, piece{seq, slices.Clone(b)})
-		e.earlyBytes += len(b) + pieceOverhead
+		e.outOfOrder = slices.Replace(e.outOfOrder, i, j, piece{seq, slices.Clone(b)})
+		e.outOfOrderBytes += len(b) + pieceOverhead
 	}
 	e.report(whole)
 }
@@ -508,28 +512,26 @@ func (e *Endpoint) report(x span) {
 // beside timestamps.
 const maxBlocks = 6
 
-// join moves early data that is in order now to the receive queue. It reports
+// joinOutOfOrder moves what is in order now to the receive queue. It reports
 // whether the FIN is in order too.
-func (e *Endpoint) join() (last bool) {
+func (e *Endpoint) joinOutOfOrder() (last bool) {
 	i := 0
-	for ; i < len(e.early); i++ {
-		p := &e.early[i]
+	for ; i < len(e.outOfOrder); i++ {
+		p := &e.outOfOrder[i]
 		skip := e.receiveNext - p.seq
 		if int32(skip) < 0 {
 			break
 		}
 		if int(skip) < len(p.b) {
-			if !e.readShut {
-				e.in.write(p.b[skip:])
-			}
+			e.in.write(p.b[skip:])
 			e.receiveNext += uint32(len(p.b)) - skip
-			e.events |= waiter.ReadableEvents
+			e.events |= transport.Readable
 		}
-		e.earlyBytes -= len(p.b) + pieceOverhead
+		e.outOfOrderBytes -= len(p.b) + pieceOverhead
 		p.b = nil
 	}
-	if e.early = e.early[:copy(e.early, e.early[i:])]; len(e.early) == 0 {
-		e.early = nil
+	if e.outOfOrder = e.outOfOrder[:copy(e.outOfOrder, e.outOfOrder[i:])]; len(e.outOfOrder) == 0 {
+		e.outOfOrder = nil
 	}
 	kept := e.blocks[:0]
 	for _, b := range e.blocks {
@@ -542,7 +544,7 @@ func (e *Endpoint) join() (last bool) {
 }
 
 func (e *Endpoint) dropOutOfOrder() {
-	e.early, e.earlyBytes, e.blocks, e.again, e.lateFin = nil, 0, nil, span{}, false
+	e.outOfOrder, e.outOfOrderBytes, e.blocks, e.again, e.lateFin = nil, 0, nil, span{}, false
 }
 
 // finArrived handles the peer's FIN, when all before it has arrived.
@@ -553,15 +555,15 @@ func (e *Endpoint) finArrived() {
 	}
 	e.finReceived = true
 	e.dropOutOfOrder()
-	e.events |= waiter.ReadableEvents | waiter.EventRdHUp
+	e.events |= transport.Readable
 	e.ackOwed = true
 	switch e.current() {
-	case gtcp.StateEstablished:
-		e.setState(gtcp.StateCloseWait)
-	case gtcp.StateFinWait1:
-		e.setState(gtcp.StateClosing)
+	case transport.StateEstablished:
+		e.setState(transport.StateCloseWait)
+	case transport.StateFinWait1:
+		e.setState(transport.StateClosing)
 		e.sendAck()
-	case gtcp.StateFinWait2:
+	case transport.StateFinWait2:
 		e.sendAck()
 		e.timeWait()
 	}
@@ -579,7 +581,7 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 		o := header.ParseSynOptions(s.options, false)
 		stamped := e.tsOK && o.TS
 		if stamped && after(o.TSVal, e.tsRecent) || after(s.seq, e.receiveNext) && !(stamped && before(o.TSVal, e.tsRecent)) {
-			e.finish(gtcp.StateClose, nil)
+			e.finish(transport.StateClosed, nil)
 			return true
 		}
 		e.challenge(s, e.p.now())
@@ -587,8 +589,8 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 		// The peer's FIN again: our acknowledgement was lost.
 		e.sendAck()
 		e.timeWait()
-	case e.supersedes(s):
-		e.finish(gtcp.StateClose, nil)
+	case e.supersedesLocked(s):
+		e.finish(transport.StateClosed, nil)
 		return true
 	case s.length() > 0:
 		e.challenge(s, e.p.now())
@@ -597,10 +599,13 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 }
 
 // consumed accounts for n bytes read by the program, and tells the peer when the
-// window has opened far. mu is held.
+// window has opened far.
 func (e *Endpoint) consumed(n int) {
 	if n > 0 && e.trace != nil {
 		e.trace.Read(n)
+	}
+	if e.copied += n; e.copied >= moderateEvery {
+		e.moderateReceive()
 	}
 	if n == 0 || e.finReceived || !open(e.current()) {
 		return
@@ -608,14 +613,14 @@ func (e *Endpoint) consumed(n int) {
 	left := int(e.receiveEdge - e.receiveNext)
 	room := min(e.room(), 0xffff<<e.receiveShift)
 	// As Linux: only when what the peer knows is at most half, and doubles.
-	if half := int(e.ops.GetReceiveBufferSize()) / 2; left <= half && room >= 2*left && room-left >= min(half, e.mss) {
+	if half := e.receiveSize / 2; left <= half && room >= 2*left && room-left >= min(half, e.mss) {
 		e.sendAck()
 	}
 }
 
 // room is how many bytes more than RCV.NXT the program can be sent.
 func (e *Endpoint) room() int {
-	return max(int(e.ops.GetReceiveBufferSize())-e.in.len()-e.earlyBytes, 0)
+	return max(e.receiveSize-e.in.len()-e.outOfOrderBytes, 0)
 }
 
 // advertise returns the window field of a segment, and moves the right edge.
@@ -626,7 +631,7 @@ func (e *Endpoint) advertise() uint16 {
 	}
 	room := uint32(min(e.room(), 0xffff<<e.receiveShift))
 	// Silly window avoidance, receiver's side (RFC 9293 section 3.8.6.2.2).
-	step := uint32(min(int(e.ops.GetReceiveBufferSize())/2, e.mss))
+	step := uint32(min(e.receiveSize/2, e.mss))
 	if room < left+step || int32(room-left) < 0 {
 		room = left
 	}
@@ -637,21 +642,22 @@ func (e *Endpoint) advertise() uint16 {
 	return uint16(w)
 }
 
-// ModerateRecvBuf implements tcpip.Endpoint: a program that reads more than half a
-// buffer per round trip gets one of twice the size.
-func (e *Endpoint) ModerateRecvBuf(copied int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// moderateEvery is after how many bytes read the receive buffer is looked at: it
+// matters to bulk transfers, which pass 32 KB many times per round trip.
+const moderateEvery = 32 << 10
+
+// moderateReceive gives a program that reads more than half a buffer per round trip
+// one of twice the size.
+func (e *Endpoint) moderateReceive() {
 	if !e.moderate {
 		return
 	}
 	now := e.p.now()
-	e.copied += copied
 	if time.Duration(now-e.copiedAt) < max(e.srtt, time.Millisecond) {
 		return
 	}
-	if size := int(e.ops.GetReceiveBufferSize()); e.copied > size/2 && size < e.receiveMax {
-		e.ops.SetReceiveBufferSize(int64(min(2*size, e.receiveMax)), false)
+	if e.copied > e.receiveSize/2 && e.receiveSize < e.receiveMax {
+		e.receiveSize = min(2*e.receiveSize, e.receiveMax)
 	}
 	e.copied, e.copiedAt = 0, now
 }

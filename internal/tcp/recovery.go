@@ -4,9 +4,10 @@ import (
 	"math"
 	"time"
 
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+	"github.com/gotpa/tpa/internal/transport"
 )
+
+// The methods of this file need Endpoint.mu held.
 
 // recovery is what a sender knows of loss, congestion and time.
 type recovery struct {
@@ -21,7 +22,7 @@ type recovery struct {
 	// repaired; slowly: after a time-out, the window grows meanwhile.
 	duplicates         int
 	inRecovery, slowly bool
-	recoverSeq         uint32
+	recoverSeq         uint32 // the sendMax of when loss was found
 	undo               undo
 
 	// With SACK.
@@ -55,7 +56,7 @@ func (e *Endpoint) startCongestion() {
 	e.threshold = math.MaxInt32
 	e.recoverSeq = e.unacknowledged - 1
 	e.cubic = cubic{}
-	e.rack.furthest, e.rack.patience = e.unacknowledged, 1
+	e.rack.furthest, e.rack.reorderingMultiplier = e.unacknowledged, 1
 }
 
 // sampleHandshake takes the time of the handshake, if its SYN went once.
@@ -93,9 +94,9 @@ func (e *Endpoint) extra() int {
 	return min(e.duplicates, duplicatesForLoss-1) * e.mss
 }
 
-// acknowledged handles the acknowledgement and window of an acceptable segment
-// (RFC 9293 section 3.10.7.4, RFC 5681). mu is held.
-func (e *Endpoint) acknowledged(s *segment, now int64) {
+// onAck handles the acknowledgement and window of an acceptable segment
+// (RFC 9293 section 3.10.7.4, RFC 5681).
+func (e *Endpoint) onAck(s *segment, now int64) {
 	oldWindow := e.sendWindow
 	window := s.window << e.sendShift
 	if before(s.ack, e.unacknowledged) {
@@ -132,7 +133,7 @@ func (e *Endpoint) acknowledged(s *segment, now int64) {
 // advance handles the acknowledgement of n more.
 func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 	if e.sackOK {
-		e.cumulated(s, now)
+		e.ackFlights(s, now)
 	}
 	e.unacknowledged += n
 	una := e.unacknowledged
@@ -178,9 +179,9 @@ func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 	if e.tuned {
 		e.moderateSend(bytes, now)
 	}
-	if e.blocked && 3*(int(e.ops.GetSendBufferSize())-e.out.len()) >= int(e.ops.GetSendBufferSize()) {
+	if e.blocked && 3*(e.sendSize-e.out.len()) >= e.sendSize {
 		e.blocked = false
-		e.events |= waiter.WritableEvents
+		e.events |= transport.Writable
 	}
 	if e.finSent && after(una, e.finSeq) {
 		e.finAcknowledged()
@@ -189,15 +190,15 @@ func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 
 func (e *Endpoint) finAcknowledged() {
 	switch e.current() {
-	case gtcp.StateFinWait1:
-		e.setState(gtcp.StateFinWait2)
+	case transport.StateFinWait1:
+		e.setState(transport.StateFinWait2)
 		if e.closed {
 			e.startFinWait2()
 		}
-	case gtcp.StateClosing:
+	case transport.StateClosing:
 		e.timeWait()
-	case gtcp.StateLastAck:
-		e.finish(gtcp.StateClose, nil)
+	case transport.StateLastAck:
+		e.finish(transport.StateClosed, nil)
 	}
 }
 
@@ -217,13 +218,13 @@ func (e *Endpoint) duplicate() {
 
 // recover begins fast recovery (RFC 5681 section 3.2, RFC 6675 section 5).
 func (e *Endpoint) recover() {
-	e.remember()
+	e.saveUndo()
 	e.reduce(int(e.sendMax - e.unacknowledged))
 	e.inRecovery, e.slowly = true, false
 	e.recoverSeq = e.sendMax
 	e.window = e.threshold
-	e.stats.SendErrors.FastRetransmit.Increment()
-	stats := e.p.stack.Stats().TCP
+	e.fastRetransmits++
+	stats := &e.p.stats
 	stats.FastRetransmit.Increment()
 	if e.sackOK {
 		stats.SACKRecovery.Increment()
@@ -298,12 +299,12 @@ func (e *Endpoint) repair() {
 // timedOut handles the end of the RTO (RFC 6298 section 5, RFC 5681 section 3.1):
 // everything is sent again, slowly.
 func (e *Endpoint) timedOut() {
-	stats := e.p.stack.Stats().TCP
+	stats := &e.p.stats
 	stats.Timeouts.Increment()
-	e.stats.SendErrors.Timeouts.Increment()
+	e.timeouts.Increment()
 	flight := e.sendMax - e.unacknowledged
 	if e.backoff == 0 {
-		e.remember()
+		e.saveUndo()
 		e.reduce(int(flight))
 	}
 	e.window = e.mss
@@ -341,16 +342,16 @@ type undo struct {
 	left  int
 }
 
-// remember keeps what a reduction of the window changes.
-func (e *Endpoint) remember() {
+// saveUndo keeps what a reduction of the window changes.
+func (e *Endpoint) saveUndo() {
 	e.undo = undo{
 		armed: true, window: e.window, threshold: e.threshold, cubic: e.cubic,
 		scope: span{e.unacknowledged, e.sendMax},
 	}
 }
 
-// repeated handles the peer's report of a duplicate.
-func (e *Endpoint) repeated(x span) {
+// undoRecovery handles the peer's report of a duplicate.
+func (e *Endpoint) undoRecovery(x span) {
 	u := &e.undo
 	if !u.armed || before(x.first, u.scope.first) || after(x.end, u.scope.end) {
 		return

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestResets(t *testing.T) {
@@ -21,7 +21,7 @@ func TestResets(t *testing.T) {
 		{"SYN within the window", func(h *host) out { return out{flags: syn, seq: h.next + 1, options: shape{}.options(h)} }, []string{"A"}, false},
 		{"SYN with the next sequence number", func(h *host) out { return out{flags: syn, options: shape{}.options(h)} }, []string{"A"}, false},
 		{"ACK of what was not sent", func(h *host) out { return out{ack: h.acked + 1} }, []string{"A"}, false},
-		{"ACK of what is long past", func(h *host) out { return out{ack: h.acked - 1<<20} }, []string{"A"}, false},
+		{"ACK of what is slow past", func(h *host) out { return out{ack: h.acked - 1<<20} }, []string{"A"}, false},
 		{"data with such an ACK", func(h *host) out { return out{ack: h.acked - 1<<20, data: "forged"} }, []string{"A"}, false},
 		{"no ACK", func(*host) out { return out{flags: psh, data: "forged"} }, nil, false},
 	} {
@@ -33,10 +33,10 @@ func TestResets(t *testing.T) {
 			h.next = next
 			h.expect(test.name, test.want...)
 			if test.ends {
-				h.state(gtcp.StateError)
+				h.state(transport.StateError)
 				return
 			}
-			h.state(gtcp.StateEstablished)
+			h.state(transport.StateEstablished)
 			h.receive(out{data: "fine"})
 			if got := h.read(); got != "fine" {
 				t.Errorf("read %q after it", got)

@@ -7,34 +7,41 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/transport"
 )
+
+// The methods of this file need Endpoint.mu held.
 
 // sender is the sending half of a connection. The send buffer's first byte has
 // sequence number unacknowledged, but while our SYN is in flight.
 type sender struct {
-	out buffer // written by the program, not acknowledged yet
+	out buffer // written by the program, not acknowledged yet; it begins at unacknowledged
 
-	iss            uint32
-	unacknowledged uint32 // SND.UNA
-	sendNext       uint32 // SND.NXT: goes back after a time-out
-	sendMax        uint32 // the greatest SND.NXT
-	sendWindow     uint32 // SND.WND
-	windowSeq      uint32 // SND.WL1
-	windowAck      uint32 // SND.WL2
-	maxWindow      uint32 // the greatest SND.WND
-	sendShift      uint8
+	// These are our sequence numbers, but for windowSeq.
+
+	iss            uint32 // of our SYN: all others count from here
+	unacknowledged uint32 // SND.UNA: the first one that the peer has not acknowledged
+	sendNext       uint32 // SND.NXT: the next one to send; goes back to SND.UNA after a time-out
+	sendMax        uint32 // the greatest SND.NXT: the first one never sent
+	windowSeq      uint32 // SND.WL1: the peer's number of the segment that told the window
+	windowAck      uint32 // SND.WL2: what that segment acknowledged
+
+	// Windows are in bytes, counted from unacknowledged.
+
+	sendWindow uint32 // SND.WND
+	maxWindow  uint32 // the greatest SND.WND
+	sendShift  uint8
 
 	// mss is the payload of a full segment, options taken off; peerMSS what the
-	// peer said, userMSS a limit of the program's, 0 for none.
-	mss, peerMSS, userMSS int
-	mtu                   int // of the path, without IP header; 0: that of the route
+	// peer said.
+	mss, peerMSS int
+	mtu          int // of the path, without IP header; 0: that of the route
 
 	// finQueued: our FIN follows the buffer; finSent: it was sent, at finSeq.
 	finQueued, finSent bool
-	finSeq             uint32
+	finSeq             uint32 // behind the last byte
 
 	sackOK, tsOK bool
 	tsOffset     uint32
@@ -60,7 +67,7 @@ type sender struct {
 // without the greatest headers.
 const maxSend = 65535 - 60 - 60
 
-// setRoute takes over a route, found when the routes were at epoch. mu is held.
+// setRoute takes over a route, found when the routes were at epoch.
 func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
 	if e.route != nil {
 		e.route.Release()
@@ -73,7 +80,7 @@ func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
 	e.path = netif.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
 }
 
-// routed makes sure of the route, which may have changed. mu is held.
+// routed makes sure of the route, which may have changed.
 func (e *Endpoint) routed() bool {
 	epoch := e.p.routes.Load()
 	if epoch == e.routeEpoch {
@@ -98,14 +105,14 @@ func (e *Endpoint) routed() bool {
 // routeMSS is the payload that fits a packet of the route, without options.
 func routeMSS(r *stack.Route) int { return int(r.MTU()) - header.TCPMinimumSize }
 
-// open sends the first SYN, or SYN and ACK, of a connection. mu is held.
+// open sends the first SYN, or SYN and ACK, of a connection.
 func (e *Endpoint) open() {
 	if e.iss == 0 {
 		e.iss = e.p.initialSequence(&e.ID)
 	}
 	e.hash = uint32(e.p.hash('h', &e.ID, 0)) | 1
 	e.unacknowledged, e.sendNext, e.sendMax = e.iss, e.iss+1, e.iss+1
-	if e.current() == gtcp.StateSynSent {
+	if e.current() == transport.StateSynSent {
 		e.tsOK = true
 		e.receiveShift = shiftFor(e.receiveMax)
 	}
@@ -125,9 +132,9 @@ func shiftFor(n int) uint8 {
 	return shift
 }
 
-// synReceived takes over a SYN to a listener. mu is held.
+// synReceived takes over a SYN to a listener.
 func (e *Endpoint) synReceived(s *segment, o *header.TCPSynOptions) {
-	e.setState(gtcp.StateSynRecv)
+	e.setState(transport.StateSynReceived)
 	e.tsOK = o.TS
 	e.receiveShift = shiftFor(e.receiveMax)
 	e.negotiate(s, o)
@@ -166,9 +173,6 @@ func (e *Endpoint) updateMSS() {
 	}
 	if e.peerMSS > 0 {
 		mss = min(mss, e.peerMSS)
-	}
-	if e.userMSS > 0 {
-		mss = min(mss, e.userMSS)
 	}
 	if e.tsOK {
 		mss -= timestampLen
@@ -216,16 +220,13 @@ func (e *Endpoint) tooBig(size int) {
 // sendSyn sends our SYN, with the ACK if the peer's has come.
 func (e *Endpoint) sendSyn() {
 	flags, wnd := syn, min(e.room(), 0xffff)
-	if e.current() == gtcp.StateSynRecv {
+	if e.current() == transport.StateSynReceived {
 		flags |= ack
 	}
 	b := e.header(e.iss, flags, uint16(wnd))
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
 		mss = routeMSS(e.route)
-	}
-	if e.userMSS > 0 {
-		mss = min(mss, e.userMSS)
 	}
 	o := b[header.TCPMinimumSize:cap(b)]
 	n := header.EncodeMSSOption(uint32(mss), o)
@@ -249,7 +250,7 @@ func (e *Endpoint) sendSyn() {
 	}
 	b = b[:header.TCPMinimumSize+n]
 	header.TCP(b).SetDataOffset(uint8(len(b)))
-	e.emitLong(b, nil)
+	e.emitSlow(b, nil)
 	e.ackOwed = false
 	e.rtoAt = e.p.now() + int64(e.rto)
 	e.schedule()
@@ -333,7 +334,7 @@ func (e *Endpoint) bareSeq() uint32 {
 // nobody will send it again.
 func (e *Endpoint) sendControl(seq uint32, flags header.TCPFlags) {
 	if flags&rst != 0 {
-		e.emitLong(e.withOptions(e.header(seq, flags, 0), 0), nil)
+		e.emitSlow(e.withOptions(e.header(seq, flags, 0), 0), nil)
 		return
 	}
 	e.emit(e.withOptions(e.header(seq, flags, e.advertise()), 0), 0, 0)
@@ -343,7 +344,7 @@ func (e *Endpoint) sendControl(seq uint32, flags header.TCPFlags) {
 func (e *Endpoint) sendControlAt(seq, next uint32, flags header.TCPFlags) {
 	b := e.header(seq, flags, 0)
 	binary.BigEndian.PutUint32(b[8:], next)
-	e.emitLong(b, nil)
+	e.emitSlow(b, nil)
 }
 
 // sendData sends n bytes from sequence number seq on, with more than one segment's
@@ -362,7 +363,7 @@ func (e *Endpoint) sendData(seq uint32, n int, last bool) (int, bool) {
 	return sent, last && all
 }
 
-// emit sends a segment by the short way, or the long one. It returns how many
+// emit sends a segment on the fast path, or the slow one. It returns how many
 // bytes left and whether all did; if not, Retry goes on.
 func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 	owed := e.ackOwed
@@ -378,8 +379,7 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 		}
 		switch result {
 		case netif.Sent:
-			e.stats.SegmentsSent.Increment()
-			e.p.stack.Stats().TCP.SegmentsSent.Increment()
+			e.p.stats.SegmentsSent.Increment()
 			return sent, true
 		case netif.Full:
 			if sent == 0 {
@@ -389,7 +389,6 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 			return sent, false
 		}
 	}
-	e.stats.SegmentsSent.Increment()
 	for left := n; ; {
 		k := min(left, e.mss)
 		payload := make([]byte, k)
@@ -398,7 +397,7 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 		if k < left {
 			b[13] &^= byte(fin | psh)
 		}
-		e.emitLong(b, payload)
+		e.emitSlow(b, payload)
 		b[13] = flags
 		binary.BigEndian.PutUint32(b[4:], binary.BigEndian.Uint32(b[4:])+uint32(k))
 		at += uint64(k)
@@ -408,15 +407,15 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 	}
 }
 
-// emitLong sends a segment through gVisor's IP layer.
-func (e *Endpoint) emitLong(b, payload []byte) {
+// emitSlow sends a segment through gVisor's IP layer.
+func (e *Endpoint) emitSlow(b, payload []byte) {
 	if !e.routed() {
 		return
 	}
 	if e.trace != nil {
 		e.trace.Sent(header.TCP(b), len(payload), false)
 	}
-	err := e.p.sendLong(e.route, b, payload, e.hash)
+	err := e.p.sendSlow(e.route, b, payload, e.hash)
 	switch err.(type) {
 	case nil:
 	case *tcpip.ErrMessageTooLong:
@@ -426,10 +425,9 @@ func (e *Endpoint) emitLong(b, payload []byte) {
 	}
 }
 
-// output sends what the windows allow (RFC 9293 section 3.8.6.2.1, RFC 5681). mu
-// is held.
+// output sends what the windows allow (RFC 9293 section 3.8.6.2.1, RFC 5681).
 func (e *Endpoint) output() {
-	if s := e.current(); !open(s) || s == gtcp.StateTimeWait {
+	if s := e.current(); !open(s) || s == transport.StateTimeWait {
 		return
 	}
 	if e.inRecovery && e.sackOK {
@@ -462,7 +460,7 @@ func (e *Endpoint) output() {
 			} else if flight > 0 || n == 0 || n < int(e.maxWindow/2) && !e.override {
 				break // the persist timer overrides it
 			}
-		} else if n > 0 && n < e.mss && flight > 0 && !e.finQueued && e.ops.GetDelayOption() {
+		} else if n > 0 && n < e.mss && flight > 0 && !e.finQueued && e.nagle {
 			break // Nagle
 		}
 		last := finDue && n == left && (n > 0 || room > 0 || e.sendWindow == 0 && flight == 0)
@@ -523,17 +521,17 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 
 // moderateSend gives a sender of whose buffer two thirds are acknowledged in the
 // shortest round trip one of twice the size. Round trips that are long because
-// much waits do not count: a larger buffer would only make them longer. mu is held.
+// much waits do not count: a larger buffer would only make them longer.
 func (e *Endpoint) moderateSend(n int, now int64) {
 	e.acked += n
 	passed := now - e.ackedAt
 	if passed < max(e.rack.least, int64(time.Millisecond)) {
 		return
 	}
-	size := int(e.ops.GetSendBufferSize())
+	size := e.sendSize
 	if 3*float64(e.acked)*float64(e.rack.least) > 2*float64(size)*float64(passed) {
 		if most := e.p.options().send.Max; size < most {
-			e.ops.SetSendBufferSize(int64(min(2*size, most)), false)
+			e.sendSize = min(2*size, most)
 		}
 	}
 	e.acked, e.ackedAt = 0, now
@@ -542,6 +540,6 @@ func (e *Endpoint) moderateSend(n int, now int64) {
 // countRetransmit counts a segment of n bytes that left again.
 func (e *Endpoint) countRetransmit(n int) {
 	e.undo.left += n
-	e.p.stack.Stats().TCP.Retransmits.Increment()
-	e.stats.SendErrors.Retransmits.Increment()
+	e.p.stats.Retransmits.Increment()
+	e.retransmits++
 }

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestEcho(t *testing.T) {
@@ -25,7 +25,7 @@ func TestEcho(t *testing.T) {
 			h.ep.Close()
 			h.expect("Close", "FA")
 			h.receive(out{})
-			h.state(gtcp.StateClose)
+			h.state(transport.StateClosed)
 		}
 	})
 }
@@ -36,7 +36,7 @@ func TestNagle(t *testing.T) {
 	for _, delay := range []bool{false, true} {
 		h := newHost(t, false)
 		h.accept(shape{})
-		h.ep.SocketOptions().SetDelayOption(delay)
+		h.ep.SetNoDelay(!delay)
 		h.write(10)
 		h.expect("the first bytes", "A10")
 		h.write(10)
@@ -50,7 +50,7 @@ func TestNagle(t *testing.T) {
 		h.expect("the first were acknowledged", "A20")
 		h.write(10)
 		h.expect("more again")
-		h.ep.SocketOptions().SetDelayOption(false)
+		h.ep.SetNoDelay(true)
 		h.expect("Nagle is switched off", "A10")
 	}
 }
@@ -102,9 +102,9 @@ func TestFullDeviceForGood(t *testing.T) {
 		h.room = 0
 		h.write(1000)
 		h.advance(time.Minute)
-		h.state(gtcp.StateEstablished)
+		h.state(transport.StateEstablished)
 		h.advance(30 * time.Minute)
-		h.state(gtcp.StateError)
+		h.state(transport.StateError)
 	}
 }
 

@@ -2,6 +2,8 @@ package tcp
 
 import "time"
 
+// The methods of this file need Endpoint.mu held.
+
 // tail is a tail loss probe under way (TLP, RFC 8985 section 7): when the last
 // segments of a flight are lost, nothing arrives behind them that would tell. The
 // probe makes the peer tell, long before the RTO ends.
@@ -80,7 +82,7 @@ func (e *Endpoint) tailAnswered(s *segment, again span, bare bool) {
 	case !t.again, again.first != again.end && again.end == t.end:
 	case after(s.ack, t.end):
 		// It repaired a loss.
-		e.p.stack.Stats().TCP.TLPRecovery.Increment()
+		e.p.stats.TLPRecovery.Increment()
 		e.undo.armed = false
 		e.reduce(e.window)
 		e.window = e.threshold

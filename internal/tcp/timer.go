@@ -5,9 +5,11 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
+
+// The methods of this file need Endpoint.mu held, but for fire.
 
 // timers are the moments at which a connection has something to do, in
 // nanoseconds as Protocol.now has them, 0 for none.
@@ -17,7 +19,7 @@ import (
 // when it fires.
 type timers struct {
 	rtoAt     int64 // retransmission
-	lossAt    int64 // tail loss probe, or the end of patience with what is late
+	lossAt    int64 // tail loss probe, or the end of the reordering window
 	persistAt int64 // zero-window probe
 	keepAt    int64 // keep-alive
 	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
@@ -59,7 +61,7 @@ func (e *Endpoint) schedule() {
 	}
 	next = earliest(earliest(next, e.persistAt), earliest(e.keepAt, e.endAt))
 	if e.userTimeout > 0 {
-		next = earliest(next, e.patienceEnds())
+		next = earliest(next, e.userTimeoutAt())
 	}
 	if next == 0 || e.firesAt != 0 && e.firesAt <= next {
 		return
@@ -84,7 +86,7 @@ func earliest(a, b int64) int64 {
 	return a
 }
 
-// stopTimer ends all. mu is held.
+// stopTimer ends all.
 func (e *Endpoint) stopTimer() {
 	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt = 0, 0, 0, 0, 0
 	if e.timer != nil && e.firesAt != 0 && e.timer.Stop() {
@@ -100,10 +102,10 @@ func (e *Endpoint) fire() {
 	now := e.p.now()
 	due := func(at int64) bool { return at != 0 && at <= now }
 	if due(e.endAt) {
-		e.finish(gtcp.StateClose, nil)
+		e.finish(transport.StateClosed, nil)
 		return
 	}
-	if due(e.patienceEnds()) {
+	if due(e.userTimeoutAt()) {
 		e.giveUp()
 		return
 	}
@@ -132,8 +134,8 @@ func (e *Endpoint) fire() {
 // (RFC 6298 section 5.5).
 func (e *Endpoint) timeout() int64 { return int64(min(e.rto<<min(e.backoff, 10), e.maxRTO)) }
 
-// patienceEnds is when the user timeout ends, 0 for never (RFC 9293 section 3.10.8).
-func (e *Endpoint) patienceEnds() int64 {
+// userTimeoutAt is when the user timeout ends, 0 for never (RFC 9293 section 3.10.8).
+func (e *Endpoint) userTimeoutAt() int64 {
 	if e.userTimeout == 0 || e.unacknowledged == e.sendMax && e.persistAt == 0 {
 		return 0
 	}
@@ -153,7 +155,7 @@ func (e *Endpoint) tryAgain() bool {
 	switch s := e.current(); {
 	case connecting(s):
 		limit := e.synRetries
-		if s == gtcp.StateSynRecv {
+		if s == transport.StateSynReceived {
 			limit = min(limit, 5) // Linux's tcp_synack_retries
 		}
 		if e.exhausted(limit) {
@@ -161,8 +163,8 @@ func (e *Endpoint) tryAgain() bool {
 			return false
 		}
 		e.rto = min(2*e.rto, e.maxRTO)
-		e.p.stack.Stats().TCP.Retransmits.Increment()
-		e.stats.SendErrors.Timeouts.Increment()
+		e.p.stats.Retransmits.Increment()
+		e.timeouts.Increment()
 		e.sendSyn()
 	case e.unacknowledged == e.sendMax && !e.stalled:
 	case e.exhausted(e.retries):
@@ -177,7 +179,7 @@ func (e *Endpoint) tryAgain() bool {
 // giveUp ends a connection whose peer does not answer.
 func (e *Endpoint) giveUp() {
 	if open(e.current()) {
-		e.p.stack.Stats().TCP.EstablishedTimedout.Increment()
+		e.p.stats.EstablishedTimedout.Increment()
 	}
 	err := e.soft
 	if err == nil {
@@ -209,14 +211,14 @@ func (e *Endpoint) probe(now int64) {
 	e.persistAt = now + e.timeout()
 }
 
-// restartKeepAlive begins to wait for silence. mu is held.
+// restartKeepAlive begins to wait for silence.
 func (e *Endpoint) restartKeepAlive() {
 	e.probes, e.keepAt = 0, 0
-	if !e.ops.GetKeepAlive() {
+	if !e.keepAliveOn {
 		return
 	}
 	switch e.current() {
-	case gtcp.StateEstablished, gtcp.StateCloseWait, gtcp.StateFinWait1, gtcp.StateFinWait2:
+	case transport.StateEstablished, transport.StateCloseWait, transport.StateFinWait1, transport.StateFinWait2:
 		e.keepAt = e.p.now() + int64(e.keepAliveIdle)
 		e.schedule()
 	}
@@ -224,7 +226,7 @@ func (e *Endpoint) restartKeepAlive() {
 
 // keepAlive probes a peer that was silent for long (RFC 9293 section 3.8.4).
 func (e *Endpoint) keepAlive(now int64) {
-	if !e.ops.GetKeepAlive() || !open(e.current()) || e.current() == gtcp.StateTimeWait {
+	if !e.keepAliveOn || !open(e.current()) || e.current() == transport.StateTimeWait {
 		return
 	}
 	if e.heard >= e.probedAt { // a clock that is read once per poll may show both alike
@@ -250,15 +252,15 @@ func (e *Endpoint) keepAlive(now int64) {
 	e.keepAt = now + int64(e.keepAliveInterval)
 }
 
-// timeWait begins TIME-WAIT, or begins it anew. mu is held.
+// timeWait begins TIME-WAIT, or begins it anew.
 func (e *Endpoint) timeWait() {
-	e.setState(gtcp.StateTimeWait)
+	e.setState(transport.StateTimeWait)
 	e.rtoAt, e.lossAt, e.persistAt, e.keepAt = 0, 0, 0, 0
-	e.events |= waiter.EventHUp | waiter.ReadableEvents | waiter.WritableEvents
+	e.events |= transport.Ended | transport.Readable | transport.Writable
 	wait := e.p.options().timeWait
 	e.endAt = e.p.now() + int64(wait)
 	if wait == 0 {
-		e.finish(gtcp.StateClose, nil)
+		e.finish(transport.StateClosed, nil)
 		return
 	}
 	e.schedule()
@@ -268,7 +270,7 @@ func (e *Endpoint) timeWait() {
 func (e *Endpoint) startFinWait2() {
 	e.endAt = e.p.now() + int64(e.finWait2)
 	if e.finWait2 == 0 {
-		e.finish(gtcp.StateClose, nil)
+		e.finish(transport.StateClosed, nil)
 		return
 	}
 	e.schedule()

@@ -1,12 +1,13 @@
 package tcp
 
 import (
-	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestRetransmission(t *testing.T) {
@@ -24,10 +25,10 @@ func TestRetransmission(t *testing.T) {
 			h.expect("at "+rto.String(), "A100")
 			rto = min(2*rto, 3*time.Second)
 		}
-		h.state(gtcp.StateEstablished)
+		h.state(transport.StateEstablished)
 		h.advance(4 * time.Second)
-		h.state(gtcp.StateError)
-		if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrTimeout" {
+		h.state(transport.StateError)
+		if err := h.ep.LastError(); err != syscall.ETIMEDOUT {
 			t.Errorf("the connection failed with %v, want a time-out", err)
 		}
 	})
@@ -40,7 +41,7 @@ func TestUserTimeout(t *testing.T) {
 		name   string
 		window int
 		do     func(h *host)
-		// alive is how long the connection lives, counted from when it owes something.
+		// alive is how slow the connection lives, counted from when it owes something.
 		alive time.Duration
 	}{
 		{"data", 0, func(h *host) { h.write(100) }, 10 * time.Second},
@@ -57,25 +58,22 @@ func TestUserTimeout(t *testing.T) {
 				h.receive(out{window: -1})
 			}
 		}, 5 * time.Second},
-		{"a FIN", 0, func(h *host) { _ = h.ep.Shutdown(tcpip.ShutdownWrite) }, 10 * time.Second},
+		{"a FIN", 0, func(h *host) { _ = h.ep.CloseWrite() }, 10 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHost(t, false)
 			h.accept(shape{window: test.window})
-			limit := tcpip.TCPUserTimeoutOption(10 * time.Second)
-			if err := h.ep.SetSockOpt(&limit); err != nil {
-				t.Fatal(err)
-			}
+			h.ep.SetUserTimeout(10 * time.Second)
 			h.advance(time.Minute) // nothing is owed
-			h.state(gtcp.StateEstablished)
+			h.state(transport.StateEstablished)
 			test.do(h)
 			h.advance(test.alive - 20*time.Millisecond)
-			if h.ep.current() == gtcp.StateError {
+			if h.ep.current() == transport.StateError {
 				t.Fatal("it ended too soon")
 			}
 			h.advance(40 * time.Millisecond)
-			h.state(gtcp.StateError)
-			if err := h.ep.LastError(); fmt.Sprintf("%T", err) != "*tcpip.ErrTimeout" {
+			h.state(transport.StateError)
+			if err := h.ep.LastError(); err != syscall.ETIMEDOUT {
 				t.Errorf("the connection failed with %v, want a time-out", err)
 			}
 		})
@@ -85,16 +83,8 @@ func TestUserTimeout(t *testing.T) {
 func TestKeepAlive(t *testing.T) {
 	h := newHost(t, false)
 	h.accept(shape{})
-	idle, interval := tcpip.KeepaliveIdleOption(10*time.Second), tcpip.KeepaliveIntervalOption(2*time.Second)
-	for _, o := range []tcpip.SettableSocketOption{&idle, &interval} {
-		if err := h.ep.SetSockOpt(o); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := h.ep.SetSockOptInt(tcpip.KeepaliveCountOption, 3); err != nil {
-		t.Fatal(err)
-	}
-	h.ep.SocketOptions().SetKeepAlive(true)
+	h.ep.TuneKeepAlive(10*time.Second, 2*time.Second, 3)
+	h.ep.SetKeepAlive(true)
 	h.advance(10 * time.Second)
 	if s := h.expect("10 s of silence", "A")[0]; s.seq != h.acked-1 {
 		t.Errorf("the probe has sequence number %d, want %d: one that the peer has", s.seq, h.acked-1)
@@ -110,8 +100,8 @@ func TestKeepAlive(t *testing.T) {
 	h.receive(out{flags: rst, seq: h.next + 1<<25})
 	h.advance(2 * time.Second)
 	h.expect("2 s more", "A")
-	h.state(gtcp.StateEstablished)
+	h.state(transport.StateEstablished)
 	h.advance(2 * time.Second)
 	h.expect("no answer to three probes", "RA")
-	h.state(gtcp.StateError)
+	h.state(transport.StateError)
 }

@@ -6,7 +6,8 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 func TestZeroWindow(t *testing.T) {
@@ -29,14 +30,14 @@ func TestZeroWindow(t *testing.T) {
 				t.Fatalf("the probe has sequence number %d, want %d: one that the peer has", s.seq, h.acked-1)
 			}
 			h.receive(out{window: -1})
-			h.state(gtcp.StateEstablished)
+			h.state(transport.StateEstablished)
 		}
 		h.receive(out{window: 2920})
 		h.expect("the window opens", "A1460", "A1460")
 		h.receive(out{window: -1})
 		h.advance(20 * time.Minute) // nobody answers any more
 		h.advance(20 * time.Minute)
-		h.state(gtcp.StateError)
+		h.state(transport.StateError)
 	})
 }
 
@@ -90,7 +91,7 @@ func TestReceiveWindow(t *testing.T) {
 		h.receive(out{data: full})
 	}
 	h.receive(out{flags: fin | ack, data: full})
-	h.state(gtcp.StateCloseWait)
+	h.state(transport.StateCloseWait)
 	h.take()
 	una := h.ep.unacknowledged
 	h.write(10)
@@ -112,7 +113,7 @@ func TestSillyWindow(t *testing.T) {
 	h.take()
 	updates := 0
 	for range 8192 / 64 {
-		if _, err := h.ep.Read(&limited{left: 64}, tcpip.ReadOptions{}); err != nil {
+		if _, _, err := h.ep.Read(make([]byte, 64)); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range h.take() {

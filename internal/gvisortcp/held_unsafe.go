@@ -1,4 +1,4 @@
-package shard
+package gvisortcp
 
 import (
 	"fmt"
@@ -8,8 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/atomicbitops"
 	gsync "gvisor.dev/gvisor/pkg/sync"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-
-	owntcp "github.com/gotpa/tpa/internal/tcp"
 )
 
 // How many bytes a connection holds is known to gVisor's TCP alone, which does
@@ -20,7 +18,7 @@ import (
 // compiled, and findHeld refuses any other type than the one read here. The
 // pointers are made from the endpoint's own and do not outlive the call. The
 // received bytes are an atomic, the sent bytes are read under the mutex that
-// guards them. Should a new version of gVisor lack a field, no shard starts.
+// guards them. Should a new version of gVisor lack a field, New fails.
 
 type heldOffsets struct{ received, sendMutex, send uintptr }
 
@@ -32,7 +30,7 @@ func findHeld(endpoint reflect.Type) (at heldOffsets, err error) {
 		for i, p := range path {
 			f, ok := t.FieldByName(p)
 			if !ok || len(f.Index) != 1 || i == len(path)-1 && f.Type != want {
-				err = fmt.Errorf("shard: gVisor's TCP has no %s as expected any more; pin the version in go.mod", name)
+				err = fmt.Errorf("gvisortcp: gVisor's TCP has no %s as expected any more; pin the version in go.mod", name)
 				return 0
 			}
 			t, offset = f.Type, offset+f.Offset
@@ -48,14 +46,7 @@ func findHeld(endpoint reflect.Type) (at heldOffsets, err error) {
 // held returns how many bytes a connection keeps in memory: received ones that
 // were not read, with their overhead, and written ones that were not
 // acknowledged.
-func held(ep endpoint) (received, sent int) {
-	if own, ok := ep.(*owntcp.Endpoint); ok {
-		return own.Held()
-	}
-	e, ok := ep.(*tcp.Endpoint)
-	if !ok {
-		return 0, 0
-	}
+func held(e *tcp.Endpoint) (received, sent int) {
 	base := unsafe.Pointer(e)
 	received = int((*atomicbitops.Int32)(unsafe.Add(base, heldAt.received)).Load())
 	mu := (*gsync.Mutex)(unsafe.Add(base, heldAt.sendMutex))

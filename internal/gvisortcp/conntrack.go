@@ -1,10 +1,9 @@
-package shard
+package gvisortcp
 
 import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -13,26 +12,32 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/gotpa/tpa/internal/flow"
-	owntcp "github.com/gotpa/tpa/internal/tcp"
+	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // A conntrack stands before gVisor's TCP, which takes data, windows and ICMP
 // errors from whoever knows the addresses and ports. It follows the sequence
 // numbers of each connection in both directions, as a stateful firewall does, and
-// keeps back what neither the peer nor a router on the way can have sent. Our own
-// TCP does all this itself, and its shards have no conntrack.
+// keeps back what neither the peer nor a router on the way can have sent. internal/tcp does all this itself.
 //
 // Sequence numbers out of our window, resets and SYNs are left to gVisor's TCP,
 // which knows what to do with them (RFC 5961 sections 3 and 4).
 //
 // What leaves is seen before the device has it, so that no answer can come
 // earlier; what arrives is judged before it is queued for TCP. Segments that are
-// as they should be stay on the short way in, the others take the long one, and
+// as they should be stay on the fast path, the others take the slow path, and
 // are judged there once more. Each connection has a lock of its own, which is held
 // for some compares only.
 type conntrack struct {
-	shard *Shard
+	stack *stack.Stack
+	nic   tcpip.NICID
 	flows flow.Table[*tracked]
+	// most is how many flows are followed.
+	most int
+	now  func() int64 // monotonic, in nanoseconds
+	// unclaimed answers a segment as one that belongs to no connection.
+	unclaimed func(stack.TransportEndpointID, *stack.PacketBuffer) stack.UnknownDestinationPacketDisposition
 
 	acks, timestamps, errors atomic.Uint64
 }
@@ -82,37 +87,31 @@ type tracked struct {
 type phase uint8
 
 const (
-	unknown   phase = iota // nothing of ours has been seen
-	calling                // our SYN has left: SYN-SENT
-	answering              // so has our acknowledgement of the peer's: SYN-RECEIVED
-	opened                 // it is over
+	unknown     phase = iota // nothing of ours has been seen
+	synSent                  // our SYN has left
+	synReceived              // so has our acknowledgement of the peer's
+	opened                   // it is over
 )
 
-// verdict is what is to become of a segment.
-type verdict uint8
+// action is what is to become of a segment.
+type action uint8
 
 const (
-	pass         verdict = iota
-	wrongAck             // refuse it: it acknowledges what cannot be
-	oldTimestamp         // refuse it: it is from an earlier round of sequence numbers
-	oldSYN               // refuse it if the connection is in TIME-WAIT
-	stranger             // answer with a reset: the peer never heard our SYN
-	oldWindow            // its window is not the newest
-	crossedSYN           // the SYN on it has come before
+	pass         action = iota
+	wrongAck            // refuse it: it acknowledges what cannot be
+	oldTimestamp        // refuse it: it is from an earlier round of sequence numbers
+	oldSYN              // refuse it if the connection is in TIME-WAIT
+	stranger            // answer with a reset: the peer never heard our SYN
+	oldWindow           // its window is not the newest
+	crossedSYN          // the SYN on it has come before
 )
 
 const (
-	// challengeEvery is the least time in nanoseconds between two challenges on one
-	// connection (RFC 5961 section 7), as Linux has it. gVisor's TCP counts its own.
-	challengeEvery = int64(500 * time.Millisecond)
-	// timestampsStale is when TS.Recent is too old to judge by (RFC 7323 section 5.5).
-	timestampsStale = int64(24 * 24 * time.Hour)
+	challengeEvery  = int64(transport.ChallengeInterval)
+	timestampsStale = int64(transport.TimestampsStale)
 	// quotedBytes is how much of our segment an ICMP error has at least (RFC 792):
 	// up to its sequence number.
 	quotedBytes = 8
-	// minMTU4 and minMTU6 are the least path MTUs that are believed (Linux's least
-	// for IPv4; RFC 8200).
-	minMTU4, minMTU6 = 552, 1280
 )
 
 func before(a, b uint32) bool { return int32(a-b) < 0 }
@@ -124,7 +123,7 @@ func (c *conntrack) track(k flow.Key, id stack.TransportEndpointID, proto tcpip.
 		return t
 	}
 	// Some may have ended since the last call of tidy.
-	if c.flows.Len() >= 2*c.shard.admission.limits.Connections {
+	if c.flows.Len() >= c.most {
 		return nil
 	}
 	t := &tracked{id: id, proto: proto, synShift: -1}
@@ -136,7 +135,7 @@ func (c *conntrack) track(k flow.Key, id stack.TransportEndpointID, proto tcpip.
 // memory, not with a cookie.
 func (c *conntrack) answered(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
 	h := header.TCP(pkt.TransportHeader().Slice())
-	k, ok := keyOf(id.RemoteAddress, id.RemotePort, id.LocalAddress, id.LocalPort)
+	k, ok := netstack.KeyOf(id.RemoteAddress, id.RemotePort, id.LocalAddress, id.LocalPort)
 	if !ok || int(h.DataOffset()) != len(h) {
 		return
 	}
@@ -163,8 +162,8 @@ func (c *conntrack) tidy() {
 }
 
 // endpoint is the endpoint that a connection's segments are for, if any.
-func (c *conntrack) endpoint(t *tracked) (endpoint, bool) {
-	ep, ok := c.shard.stack.FindTransportEndpoint(t.proto, tcp.ProtocolNumber, t.id, nicID).(endpoint)
+func (c *conntrack) endpoint(t *tracked) (*tcp.Endpoint, bool) {
+	ep, ok := c.stack.FindTransportEndpoint(t.proto, tcp.ProtocolNumber, t.id, c.nic).(*tcp.Endpoint)
 	return ep, ok
 }
 
@@ -174,7 +173,7 @@ func (c *conntrack) departing(r *stack.Route, pkt *stack.PacketBuffer) {
 	if len(h) < header.TCPMinimumSize || r.Loop() != stack.PacketOut || h.Flags()&header.TCPFlagRst != 0 {
 		return
 	}
-	k, ok := keyOf(r.RemoteAddress(), h.DestinationPort(), r.LocalAddress(), h.SourcePort())
+	k, ok := netstack.KeyOf(r.RemoteAddress(), h.DestinationPort(), r.LocalAddress(), h.SourcePort())
 	if !ok {
 		return
 	}
@@ -213,11 +212,11 @@ func (t *tracked) send(h header.TCP, n uint32) {
 	switch {
 	case flags&syn != 0:
 		t.sendSYN(h)
-	case t.phase == unknown, t.phase == answering && (end != seq || seq != t.iss+1):
+	case t.phase == unknown, t.phase == synReceived && (end != seq || seq != t.iss+1):
 		// The handshake was kept in a cookie. Nothing has left before.
 		t.begin(seq-1, opened)
 		t.unacknowledged, t.sent = seq, seq
-		t.windowSeq = h.AckNumber() - maxCoalesced // nothing that comes is older
+		t.windowSeq = h.AckNumber() - transport.MaxCoalesced // nothing that comes is older
 	}
 	if before(t.sent, end) {
 		t.sent = end
@@ -244,14 +243,14 @@ func (t *tracked) send(h header.TCP, n uint32) {
 func (t *tracked) sendSYN(h header.TCP) {
 	seq, acking := h.SequenceNumber(), h.Flags()&header.TCPFlagAck != 0
 	switch again := t.phase != unknown && t.iss == seq; {
-	case again && acking != (t.phase == calling):
+	case again && acking != (t.phase == synSent):
 		return
 	case again && acking:
-		t.phase, t.crossed = answering, true
+		t.phase, t.crossed = synReceived, true
 	case acking:
-		t.begin(seq, answering)
+		t.begin(seq, synReceived)
 	default:
-		t.begin(seq, calling)
+		t.begin(seq, synSent)
 	}
 	o := header.ParseSynOptions(h.Options(), acking)
 	t.receiveShift, t.synWindow = uint8(max(o.WS, 0)), h.WindowSize()
@@ -278,7 +277,7 @@ func (t *tracked) near(seq, n uint32) bool {
 
 // judge decides about a segment of the peer with n bytes of data, and learns from
 // it if it is to pass. now is the time in nanoseconds, which is seldom asked for.
-func (t *tracked) judge(h header.TCP, n uint32, now func() int64) verdict {
+func (t *tracked) judge(h header.TCP, n uint32, now func() int64) action {
 	const syn, rst, ack = header.TCPFlagSyn, header.TCPFlagRst, header.TCPFlagAck
 	flags, seq, acks := h.Flags(), h.SequenceNumber(), h.AckNumber()
 	switch {
@@ -288,12 +287,12 @@ func (t *tracked) judge(h header.TCP, n uint32, now func() int64) verdict {
 		return t.judgeSYN(h)
 	case t.phase == unknown, flags&ack == 0:
 		return pass
-	case t.phase == calling:
+	case t.phase == synSent:
 		if acks != t.iss+1 {
 			return stranger
 		}
 		return pass
-	case t.phase == answering:
+	case t.phase == synReceived:
 		// A wrong one may be that of a cookie: TCP can tell.
 		if acks != t.iss+1 || !t.near(seq, n) {
 			return pass
@@ -341,12 +340,12 @@ func (t *tracked) older(h header.TCP) bool {
 }
 
 // judgeSYN decides about a segment with SYN, which is no reset.
-func (t *tracked) judgeSYN(h header.TCP) verdict {
+func (t *tracked) judgeSYN(h header.TCP) action {
 	seq, acks, acking := h.SequenceNumber(), h.AckNumber(), h.Flags()&header.TCPFlagAck != 0
 	switch {
-	case t.phase == calling && acking && acks != t.iss+1:
+	case t.phase == synSent && acking && acks != t.iss+1:
 		return stranger
-	case t.phase == calling && acking:
+	case t.phase == synSent && acking:
 		t.hearSYN(h)
 		// Shifts count if both ends have sent one.
 		t.sendShift = uint8(max(t.synShift, 0))
@@ -355,7 +354,7 @@ func (t *tracked) judgeSYN(h header.TCP) verdict {
 		}
 		t.acked, t.edge, t.hearing = seq+1, seq+1+uint32(t.synWindow), true
 		t.open(h, 0)
-	case t.phase == answering && t.crossed && acking && acks == t.iss+1 && seq == t.synSeq:
+	case t.phase == synReceived && t.crossed && acking && acks == t.iss+1 && seq == t.synSeq:
 		t.open(h, 0)
 		return crossedSYN
 	case t.phase == opened && !acking && (!before(t.acked, seq) || t.older(h)):
@@ -395,14 +394,14 @@ func timestamp(options []byte) (value uint32, ok bool) {
 	return 0, false
 }
 
-// passes tells whether a segment on the short way may stay there.
-func (c *conntrack) passes(t *tracked, g *segment) bool {
+// passes tells whether a segment on the fast path may stay there.
+func (c *conntrack) passes(t *tracked, g *flow.Segment) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.judge(g.header()[:g.tcp], uint32(len(g.payload())), c.shard.admission.now) == pass
+	return t.judge(g.Header()[:g.TCPLen], uint32(len(g.Payload())), c.now) == pass
 }
 
-// deliver hands on a segment that came the long way, as far as it is to be
+// deliver hands on a segment that came on the slow path, as far as it is to be
 // believed.
 func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
 	const proto = tcp.ProtocolNumber
@@ -411,7 +410,7 @@ func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffe
 		return to.DeliverTransportPacket(proto, pkt)
 	}
 	source, destination := ip.SourceAddress(), ip.DestinationAddress()
-	k, ok := keyOf(source, h.SourcePort(), destination, h.DestinationPort())
+	k, ok := netstack.KeyOf(source, h.SourcePort(), destination, h.DestinationPort())
 	if !ok {
 		return to.DeliverTransportPacket(proto, pkt)
 	}
@@ -427,7 +426,7 @@ func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffe
 		pkt.RXChecksumValidated = true
 	}
 	t.mu.Lock()
-	v := t.judge(h, uint32(n), c.shard.admission.now)
+	v := t.judge(h, uint32(n), c.now)
 	window, shift, below := t.window, t.sendShift, t.acked-1
 	t.mu.Unlock()
 
@@ -443,7 +442,7 @@ func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffe
 		return to.DeliverTransportPacket(proto, pkt)
 	case stranger:
 		c.acks.Add(1)
-		c.shard.unclaimed(t.id, pkt)
+		c.unclaimed(t.id, pkt)
 		return stack.TransportPacketHandled
 	case oldWindow:
 		return c.amended(to, pkt, n, func(h header.TCP) { h.SetWindowSize(window) })
@@ -461,7 +460,7 @@ func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffe
 	// acknowledgement that we want, if it has sent no other lately, and looks at
 	// nothing else of it.
 	t.mu.Lock()
-	now := c.shard.admission.now()
+	now := c.now()
 	due := t.challenged == 0 || now-t.challenged >= challengeEvery
 	if due {
 		t.challenged = now
@@ -517,9 +516,9 @@ func bounded(proto tcpip.NetworkProtocolNumber, err stack.TransportError) stack.
 	if err.Kind() != stack.PacketTooBigTransportError {
 		return err
 	}
-	least := packetTooBig(minMTU4 - header.IPv4MinimumSize)
+	least := netstack.PacketTooBig(transport.MinMTU4 - header.IPv4MinimumSize)
 	if proto == header.IPv6ProtocolNumber {
-		least = minMTU6 - header.IPv6MinimumSize
+		least = transport.MinMTU6 - header.IPv6MinimumSize
 	}
 	if err.Info() < uint32(least) {
 		return least
@@ -528,6 +527,6 @@ func bounded(proto tcpip.NetworkProtocolNumber, err stack.TransportError) stack.
 }
 
 // refused returns the counters.
-func (c *conntrack) refused() owntcp.Refused {
-	return owntcp.Refused{Acks: c.acks.Load(), Timestamps: c.timestamps.Load(), Errors: c.errors.Load()}
+func (c *conntrack) refused() transport.Refused {
+	return transport.Refused{Acks: c.acks.Load(), Timestamps: c.timestamps.Load(), Errors: c.errors.Load()}
 }

@@ -1,4 +1,4 @@
-package shard
+package limits
 
 import (
 	"sync"
@@ -29,16 +29,16 @@ type shielding struct {
 
 	// mu guards the following fields, and the shield.
 	mu sync.Mutex
-	// answered and redeemed are counters when it was looked last whether the flood
-	// goes on.
-	looked             time.Time
-	answered, redeemed uint64
+	// answered and completed count cookies sent and handshakes completed with one, as
+	// they were when it was looked last whether the flood goes on.
+	looked              time.Time
+	answered, completed uint64
 }
 
-// SetShield gives the runtime a Shield, before its shards start. Only our own TCP
-// knows the shield's cookies.
+// SetShield gives the runtime a Shield, before its shards start. It is not used
+// where TCP does not know its cookies.
 func (b *Budget) SetShield(s Shield) {
-	if shards := *b.shards.Load(); len(shards) > 0 && shards[0].own != nil {
+	if accounts := *b.accounts.Load(); len(accounts) > 0 && accounts[0].shard.Cookies() != nil {
 		b.shielding.shield = s
 	}
 }
@@ -57,16 +57,16 @@ func (b *Budget) raise() {
 			s.up.Store(false)
 			return
 		}
-		shards := *b.shards.Load()
-		s.look(time.Now(), shards)
-		b.answer(shards, true)
+		accounts := *b.accounts.Load()
+		s.lookLocked(time.Now(), accounts)
+		b.answerLocked(accounts, true)
 	}()
 }
 
-// tend keeps the shield true to what is the case, and takes it down when the flood
+// tendShield keeps the shield true to what is the case, and takes it down when the flood
 // is over.
-func (b *Budget) tend(now time.Time) {
-	s, shards := &b.shielding, *b.shards.Load()
+func (b *Budget) tendShield(now time.Time) {
+	s, accounts := &b.shielding, *b.accounts.Load()
 	if !s.up.Load() {
 		return
 	}
@@ -74,31 +74,31 @@ func (b *Budget) tend(now time.Time) {
 	defer s.mu.Unlock()
 	needed := now.Sub(s.looked) < time.Second
 	if !needed {
-		// Who redeems cookies is no flood. Others would fill the table again in a few
+		// Who answers cookies is no flood. Others would fill the table again in a few
 		// seconds.
-		needed = s.look(now, shards) > int64(b.limits.HalfOpen)/8
+		needed = s.lookLocked(now, accounts) > int64(b.limits.HalfOpen)/8
 	}
-	for _, sh := range shards {
-		needed = needed || sh.admission.cookies.Load()
+	for _, a := range accounts {
+		needed = needed || a.cookies.Load()
 	}
-	b.answer(shards, needed)
+	b.answerLocked(accounts, needed)
 }
 
-// answer puts the shield up or takes it down. mu is held.
-func (b *Budget) answer(shards []*Shard, up bool) {
+// answerLocked puts the shield up or takes it down. shielding.mu is held.
+func (b *Budget) answerLocked(accounts []*Account, up bool) {
 	s := &b.shielding
 	var c *link.SYNCookies
 	if up {
-		for _, sh := range shards {
-			sh.admission.cookieAt.Store(sh.admission.now())
+		for _, a := range accounts {
+			a.cookieAt.Store(a.shard.Now())
 		}
-		c = b.cookies(shards)
+		c = b.cookies(accounts)
 	}
 	err := s.shield.Answer(c)
 	if err != nil {
 		s.failed.Store(true)
 		_ = s.shield.Answer(nil) // it is closed, or says so again
-		shards[0].log.Warn("the filter does not answer SYNs; TCP does", "err", err)
+		accounts[0].shard.ShieldFailed(err)
 	}
 	s.up.Store(up && err == nil)
 }
@@ -116,26 +116,26 @@ func (s *shielding) rest() {
 	}
 }
 
-// look returns how many cookies the shield has sent, beyond those that came back,
+// lookLocked returns how many cookies the shield has sent, beyond those that came back,
 // since it was called last.
-func (s *shielding) look(now time.Time, shards []*Shard) (lost int64) {
-	answered, redeemed := s.shield.Answered(), uint64(0)
-	for _, sh := range shards {
-		redeemed += sh.stackStats.TCP.ListenOverflowSynCookieRcvd.Value()
+func (s *shielding) lookLocked(now time.Time, accounts []*Account) (lost int64) {
+	answered, completed := s.shield.Answered(), uint64(0)
+	for _, a := range accounts {
+		completed += a.counters.ListenOverflowSynCookieRcvd.Value()
 	}
-	lost = int64(answered-s.answered) - int64(redeemed-s.redeemed)
-	s.looked, s.answered, s.redeemed = now, answered, redeemed
+	lost = int64(answered-s.answered) - int64(completed-s.completed)
+	s.looked, s.answered, s.completed = now, answered, completed
 	return lost
 }
 
 // cookies are what the shield needs to know. SYNs for which there is no room are
 // to be dropped.
-func (b *Budget) cookies(shards []*Shard) *link.SYNCookies {
-	c, mtu := shards[0].own.Cookies(), int(shards[0].link.MTU())
+func (b *Budget) cookies(accounts []*Account) *link.SYNCookies {
+	c, mtu := accounts[0].shard.Cookies(), accounts[0].shard.MTU()
 	room := !b.closed.Load() && !b.Full()
 	ports := make(map[uint16]bool)
-	for _, s := range shards {
-		s.admission.listeners.Range(func(_, v any) bool {
+	for _, a := range accounts {
+		a.listeners.Range(func(_, v any) bool {
 			q := v.(acceptQueue)
 			ports[q.port] = ports[q.port] || room && !q.full()
 			return true

@@ -1,4 +1,4 @@
-package shard
+package gvisortcp
 
 import (
 	"encoding/binary"
@@ -7,8 +7,14 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/ports"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/netstack"
 )
 
 const (
@@ -29,14 +35,14 @@ type move struct {
 	win   uint16
 	opts  []byte
 	after time.Duration // passes before
-	want  verdict
+	want  action
 }
 
 func ours(flags header.TCPFlags, seq, ack int64, n uint32, win uint16, opts ...byte) move {
 	return move{ours: true, flags: flags, seq: seq, ack: ack, n: n, win: win, opts: opts}
 }
 
-func theirs(want verdict, flags header.TCPFlags, seq, ack int64, n uint32, win uint16, opts ...byte) move {
+func theirs(want action, flags header.TCPFlags, seq, ack int64, n uint32, win uint16, opts ...byte) move {
 	return move{flags: flags, seq: seq, ack: ack, n: n, win: win, opts: opts, want: want}
 }
 
@@ -145,7 +151,7 @@ func TestConntrack(t *testing.T) {
 					if m.ours {
 						c.send(h, m.n)
 					} else if got := c.judge(h, m.n, func() int64 { return now }); got != m.want {
-						t.Fatalf("initial numbers %#x: segment %d: got verdict %d, want %d", isn, i, got, m.want)
+						t.Fatalf("initial numbers %#x: segment %d: got action %d, want %d", isn, i, got, m.want)
 					}
 				}
 			}
@@ -153,65 +159,29 @@ func TestConntrack(t *testing.T) {
 	}
 }
 
-// TestConntrackChallenges checks that what is refused is counted and answered,
-// twice a second at most, and changes nothing.
-func TestConntrackChallenges(t *testing.T) {
-	p := newPeer(t, "gvisor")
-	p.connect()
-	for range 100 {
-		p.give(p.segment(p.port, p.next, p.acked+100, flagACK, nil, []byte("evil")))
-	}
-	p.until("a challenge", func() bool {
-		for _, h := range p.answers() {
-			if h.Flags() == flagACK && h.SequenceNumber() == p.acked && h.AckNumber() == p.next {
-				return true
-			}
-		}
-		return false
-	})
-	if got := p.shard.Stats().Refused.Acks; got != 100 {
-		t.Errorf("%d segments were refused, want 100", got)
-	}
-	p.give(p.segment(p.port, p.next, p.acked, flagACK|header.TCPFlagPsh, nil, []byte("good")))
-	more := 0
-	p.until("an acknowledgement of the right data", func() bool {
-		for _, h := range p.answers() {
-			if h.AckNumber() == p.next+4 {
-				return true
-			}
-			more++
-		}
-		return false
-	})
-	// On a slow machine the first half second may be over.
-	if more > 1 {
-		t.Errorf("%d more challenges", more)
-	}
-	if received, _ := held(p.conn); received == 0 {
-		t.Error("the right data was not taken")
-	}
-}
-
 // TestConntrackErrors checks which ICMP errors are believed.
 func TestConntrackErrors(t *testing.T) {
-	p := newPeer(t, "gvisor")
-	p.connect()
-	k, _ := keyOf(address("10.0.0.1"), p.port, address("10.0.0.2"), 7)
-	c := p.shard.conntrack
+	const acked, next = 1000, 5000
+	id := stack.TransportEndpointID{
+		LocalAddress: tcpip.AddrFrom4([4]byte{10, 0, 0, 2}), LocalPort: 7,
+		RemoteAddress: tcpip.AddrFrom4([4]byte{10, 0, 0, 1}), RemotePort: 4000,
+	}
+	k, _ := netstack.Key(&id)
+	c := &conntrack{most: 1, now: func() int64 { return 1 }}
+	f := c.track(k, id, header.IPv4ProtocolNumber)
+	f.send(head(acked-1, next, flagSYN|flagACK, 1000), 0)
+	f.judge(head(next, acked, flagACK, 1000), 0, c.now)
 	quoted := func(seq uint32) header.TCP {
 		h := header.TCP(make([]byte, header.TCPMinimumSize))
 		h.SetSequenceNumber(seq)
 		return h
 	}
-	if c.believable(&k, quoted(p.acked)) {
+	if c.believable(&k, quoted(acked)) {
 		t.Error("nothing is in flight, and an error about it was believed")
 	}
-	f, _ := c.flows.Lookup(&k)
-	h := header.TCP(make([]byte, header.TCPMinimumSize))
-	h.Encode(&header.TCPFields{SeqNum: p.acked, AckNum: p.next, DataOffset: header.TCPMinimumSize, Flags: flagACK})
-	f.send(h, 1000)
+	f.send(head(acked, next, flagACK, 1000), 1000)
 	for offset, want := range map[uint32]bool{1<<32 - 1: false, 0: true, 999: true, 1000: false, 1 << 31: false} {
-		if got := c.believable(&k, quoted(p.acked+offset)); got != want {
+		if got := c.believable(&k, quoted(acked+offset)); got != want {
 			t.Errorf("offset %d: got %v, want %v", int32(offset), got, want)
 		}
 	}
@@ -229,7 +199,7 @@ func TestConntrackErrors(t *testing.T) {
 		{header.IPv4ProtocolNumber, 0, 532}, {header.IPv4ProtocolNumber, 531, 532}, {header.IPv4ProtocolNumber, 1000, 1000},
 		{header.IPv6ProtocolNumber, 1000, 1240}, {header.IPv6ProtocolNumber, 1400, 1400},
 	} {
-		if got := bounded(tc.proto, packetTooBig(tc.size)); got.Info() != tc.want || got.Kind() != stack.PacketTooBigTransportError {
+		if got := bounded(tc.proto, netstack.PacketTooBig(tc.size)); got.Info() != tc.want || got.Kind() != stack.PacketTooBigTransportError {
 			t.Errorf("too big for %d bytes: got %d, want %d", tc.size, got.Info(), tc.want)
 		}
 	}
@@ -238,27 +208,40 @@ func TestConntrackErrors(t *testing.T) {
 // TestConntrackForgets checks that ended connections are forgotten, living ones
 // are not, and that there is a bound.
 func TestConntrackForgets(t *testing.T) {
-	p := newPeer(t, "gvisor")
-	p.connect()
-	c := p.shard.conntrack
+	st := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
+	})
+	defer st.Destroy()
+	var queue waiter.Queue
+	ep, terr := st.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, &queue)
+	if terr != nil {
+		t.Fatal(terr)
+	}
+	id := stack.TransportEndpointID{LocalPort: 7, RemotePort: 1}
+	networks := []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber}
+	living := ep.(*tcp.Endpoint)
+	if terr := st.RegisterTransportEndpoint(networks, tcp.ProtocolNumber, id, living, ports.Flags{}, 0); terr != nil {
+		t.Fatal(terr)
+	}
+	c := &conntrack{stack: st, most: 16}
+	c.track(flow.Key{Ports: 1}, id, ipv4.ProtocolNumber)
 	for range 3 {
 		c.tidy()
 	}
 	if got := c.flows.Len(); got != 1 {
 		t.Fatalf("%d connections are followed, want 1", got)
 	}
-	p.give(p.segment(p.port, p.next, p.acked, flagRST, nil, nil))
-	p.until("the end", func() bool { return p.conn.EndpointState() == tcp.StateError })
+	st.UnregisterTransportEndpoint(networks, tcp.ProtocolNumber, id, living, ports.Flags{}, 0)
+	living.Close()
 	c.tidy()
 	c.tidy()
 	if got := c.flows.Len(); got != 0 {
 		t.Fatalf("%d connections are followed after the last ended", got)
 	}
-	p.shard.admission.limits.Connections = 8
-	for port := range uint16(100) {
-		p.give(p.segment(1000+port, 1, 0, flagSYN, nil, nil))
+	for port := range uint32(100) {
+		c.track(flow.Key{Ports: port}, id, ipv4.ProtocolNumber)
 	}
-	p.answers()
 	if got := c.flows.Len(); got != 16 {
 		t.Errorf("%d connections are followed, want 16", got)
 	}

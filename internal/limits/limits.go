@@ -1,4 +1,12 @@
-package shard
+// Package limits keeps what peers can make a runtime hold within bounds.
+//
+// Limits are the settings. A Budget keeps them for all shards of a runtime: ten
+// times a second, while there is traffic, it takes a Census of each and cuts or
+// resets what is too much. Each shard has an Account with it, which decides about
+// segments that begin a connection or belong to none: on the slow path, when they
+// arrive. While a flood of SYNs lasts, a Shield answers them in front of the
+// queues.
+package limits
 
 import (
 	"cmp"
@@ -10,7 +18,7 @@ import (
 
 // Limits bound what peers can make a runtime hold, so that nothing that comes
 // from outside grows without end. What becomes of the excess is said at each, and
-// counted in LimitStats.
+// counted in Stats.
 type Limits struct {
 	// Connections is how many connections all shards together hold: established
 	// ones, those being opened and those being closed. Beyond it SYNs are dropped,
@@ -50,6 +58,8 @@ func defaultMemory() int64 {
 }
 
 const (
+	// maxConnections is also the backlog of listeners below, which keep none
+	// themselves.
 	maxConnections = 1 << 24
 	minMemory      = 16 << 20
 	maxMemory      = 1 << 40
@@ -90,9 +100,9 @@ func (l Limits) Check() error {
 	return errors.Join(errs...)
 }
 
-// LimitStats tell how near a shard is to its limits, and what they cost. The
+// Stats tell how near a shard is to its limits, and what they cost. The
 // counters count since the shard was made.
-type LimitStats struct {
+type Stats struct {
 	// Census is what the last count found.
 	Census Census
 	// HalfOpen is the number of handshakes that peers began, as of now.
@@ -111,10 +121,10 @@ type LimitStats struct {
 	Unanswered uint64
 }
 
-func (s *Shard) limitStats() LimitStats {
-	a := &s.admission
-	return LimitStats{
-		Census: *s.census.Load(), HalfOpen: a.halfOpen(),
+// Stats returns the counters. It takes no lock.
+func (a *Account) Stats() Stats {
+	return Stats{
+		Census: *a.census.Load(), HalfOpen: a.halfOpen(),
 		RefusedConnections: a.refusedConnections.Load(), RefusedMemory: a.refusedMemory.Load(), RefusedBacklog: a.refusedBacklog.Load(),
 		ResetMemory: a.resetMemory.Load(), ResetClosing: a.resetClosing.Load(), Cut: a.cut.Load(), Unanswered: a.unanswered.Load(),
 	}

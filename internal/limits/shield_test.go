@@ -1,18 +1,17 @@
-package shard
+package limits
 
 import (
 	"errors"
-	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"github.com/gotpa/tpa/internal/clock"
-	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/memory"
 )
 
 // fakeShield notes what it is told. Budget calls it with a lock held.
@@ -36,51 +35,56 @@ func (f *fakeShield) Answer(c *link.SYNCookies) error {
 
 func (f *fakeShield) Answered() uint64 { return f.answered }
 
-// shielded returns the two shards of a runtime whose pollers do not run. The first
-// one listens on port 7, where so many connections wait.
-func shielded(t *testing.T, engine string, f Shield, waiting *int) (*Budget, []*Shard) {
-	t.Helper()
-	a, b, err := memory.Pair(memory.Options{Queues: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, budget := b.Info(), NewBudget(Limits{HalfOpen: 80})
-	n := netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), nil)
-	t.Cleanup(func() { n.Close(); a.Close(); b.Close() })
-	var shards []*Shard
+// fakeShard is a shard without connections.
+type fakeShard struct {
+	Shard
+	stats   tcpip.Stats
+	cookies *syncookie.Cookies
+	failed  error
+}
+
+func (s *fakeShard) Counters() *tcpip.TCPStats         { return &s.stats.TCP }
+func (s *fakeShard) Now() int64                        { return 1 }
+func (s *fakeShard) MTU() int                          { return 1400 }
+func (s *fakeShard) SetCookies(bool)                   {}
+func (s *fakeShard) SetBuffers(Buffer, Buffer)         {}
+func (s *fakeShard) Cookies() *syncookie.Cookies       { return s.cookies }
+func (s *fakeShard) ShareCookies(c *syncookie.Cookies) { s.cookies = c }
+func (s *fakeShard) ShieldFailed(err error)            { s.failed = err }
+
+// fakeEndpoint listens on port 7.
+type fakeEndpoint struct{ transport.Endpoint }
+
+func (fakeEndpoint) LocalAddr() netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, 7) }
+
+// shielded returns the two shards of a runtime. The first one listens on port 7,
+// where so many connections wait.
+func shielded(cookies bool, f Shield, waiting *int) (*Budget, []*fakeShard, []*Account) {
+	b := NewBudget(Limits{HalfOpen: 80})
+	var shards []*fakeShard
+	var accounts []*Account
 	for i := range 2 {
-		s, err := New(Options{
-			Index: i, Device: info, Queue: b.Queue(i), Neighbours: n, MTU: 1400,
-			CPU: -1, Budget: budget, TCP: TCP{Engine: engine}, Logger: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			t.Fatal(err)
+		s := &fakeShard{stats: tcpip.Stats{}.FillIn()}
+		if cookies {
+			s.cookies = &syncookie.Cookies{Key: syncookie.Key{uint64(i), 7}, Now: s.Now}
 		}
-		t.Cleanup(s.Close)
 		shards = append(shards, s)
+		accounts = append(accounts, b.Open(s, Settings{}))
 	}
-	budget.SetShield(f)
-	ep, _, terr := shards[0].Socket(false)
-	if terr != nil {
-		t.Fatal(terr)
-	}
-	t.Cleanup(ep.Close)
-	if terr := ep.Bind(tcpip.FullAddress{Port: 7}); terr != nil {
-		t.Fatal(terr)
-	}
-	shards[0].Listening(ep, 16, func() int { return *waiting })
-	return budget, shards
+	b.SetShield(f)
+	accounts[0].Listening(fakeEndpoint{}, 16, func() int { return *waiting })
+	return b, shards, accounts
 }
 
 func TestShield(t *testing.T) {
 	f, waiting := &fakeShield{}, 0
-	b, shards := shielded(t, "tpa", f, &waiting)
-	if shards[0].own.Cookies() != shards[1].own.Cookies() {
+	b, shards, accounts := shielded(true, f, &waiting)
+	if shards[0].cookies != shards[1].cookies {
 		t.Fatal("the shards have cookies of their own, want the same ones")
 	}
 	halfOpen := func(n int64) {
-		shards[1].admission.begun.Store(n)
-		shards[1].admission.tend()
+		accounts[1].begun.Store(n)
+		accounts[1].tend()
 	}
 	check := func(when string, ports map[uint16]bool) {
 		t.Helper()
@@ -90,13 +94,13 @@ func TestShield(t *testing.T) {
 		if f.told == nil {
 			return
 		}
-		want := &link.SYNCookies{Key: shards[0].own.Cookies().Key, MSS4: 1360, MSS6: 1340, Ports: ports}
+		want := &link.SYNCookies{Key: shards[0].cookies.Key, MSS4: 1360, MSS6: 1340, Ports: ports}
 		if diff := cmp.Diff(want, f.told); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", when, diff)
 		}
 	}
 	now := time.Now()
-	second := func() { now = now.Add(time.Second); b.tend(now) }
+	second := func() { now = now.Add(time.Second); b.tendShield(now) }
 	raise := func() {
 		called := make(chan struct{})
 		f.called = called
@@ -118,8 +122,8 @@ func TestShield(t *testing.T) {
 	if f.calls != 1 {
 		t.Errorf("the shield was called %d times, want once", f.calls)
 	}
-	for i, s := range shards {
-		if s.admission.cookieAt.Load() == 0 {
+	for i, a := range accounts {
+		if a.cookieAt.Load() == 0 {
 			t.Errorf("shard %d does not look for cookies", i)
 		}
 	}
@@ -140,7 +144,7 @@ func TestShield(t *testing.T) {
 	}
 	// As many SYNs, but of clients that mean it.
 	f.answered += 1000
-	shards[0].stackStats.TCP.ListenOverflowSynCookieRcvd.IncrementBy(995)
+	shards[0].stats.TCP.ListenOverflowSynCookieRcvd.IncrementBy(995)
 	second()
 	check("after the flood", nil)
 	calls := f.calls
@@ -161,14 +165,15 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestShieldNotOfGVisor: gVisor's TCP would not know the cookies.
-func TestShieldNotOfGVisor(t *testing.T) {
+// TestShieldWithoutCookies: a TCP with cookies of its own would not know the
+// shield's.
+func TestShieldWithoutCookies(t *testing.T) {
 	f, waiting := &fakeShield{}, 0
-	b, shards := shielded(t, "gvisor", f, &waiting)
-	shards[0].admission.begun.Store(80)
-	shards[0].admission.tend()
+	b, _, accounts := shielded(false, f, &waiting)
+	accounts[0].begun.Store(80)
+	accounts[0].tend()
 	b.raise()
-	b.tend(time.Now())
+	b.tendShield(time.Now())
 	if f.calls != 0 {
 		t.Errorf("the shield was told %+v", f.told)
 	}

@@ -1,0 +1,175 @@
+package limits
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// censusEvery is the shortest time between two counts, and calmEvery the time
+	// while all is far from its limit.
+	censusEvery = 100 * time.Millisecond
+	calmEvery   = time.Second
+	// censusShare is the part of one processor that counting may take: with many
+	// connections counts come less often.
+	censusShare = 50
+	// shortFor is how long memory may be short before connections are reset.
+	shortFor = time.Second
+)
+
+// A Budget keeps the limits that all shards of a runtime share. It counts
+// connections and what they hold ten times a second while there is traffic.
+type Budget struct {
+	limits   Limits
+	accounts atomic.Pointer[[]*Account]
+
+	// closed is set while memory is short: no connection comes in.
+	closed atomic.Bool
+	// urgent asks for a census as soon as may be.
+	urgent    atomic.Bool
+	shielding shielding
+
+	// The following fields belong to Keep.
+	frames uint64 // received until the last census
+	last   time.Time
+	took   time.Duration
+	tight  bool // something is near its limit
+	// shortSince is since when memory is short, zero while it is not.
+	shortSince time.Time
+}
+
+// NewBudget returns a budget for shards that are made with it.
+func NewBudget(l Limits) *Budget {
+	b := &Budget{limits: l.WithDefaults()}
+	b.accounts.Store(new([]*Account))
+	return b
+}
+
+// Open opens the account of a shard, one at a time. buffers are TCP's settings.
+func (b *Budget) Open(s Shard, o Settings) *Account {
+	a := &Account{shard: s, budget: b, limits: b.limits, settings: o, counters: s.Counters()}
+	a.resets.rate = int64(b.limits.Resets)
+	a.census.Store(new(Census))
+	a.setBuffers(false)
+	accounts := append(slices.Clip(*b.accounts.Load()), a)
+	if c := accounts[0].shard.Cookies(); c != nil {
+		s.ShareCookies(c)
+	}
+	b.accounts.Store(&accounts)
+	return a
+}
+
+// Limits returns the limits, defaults filled in.
+func (b *Budget) Limits() Limits { return b.limits }
+
+// Full tells whether there may be no further connection.
+func (b *Budget) Full() bool {
+	n := 0
+	for _, a := range *b.accounts.Load() {
+		n += a.connections()
+	}
+	if n < b.limits.Connections {
+		return false
+	}
+	b.urgent.Store(true) // some may be in TIME-WAIT meanwhile
+	return true
+}
+
+// connections is how many of Limits.Connections the shard uses.
+func (a *Account) connections() int {
+	return int(a.counters.CurrentConnected.Value()) - int(a.timeWait.Load()) + a.halfOpen()
+}
+
+// Keep keeps the limits until stop is closed. One goroutine runs it.
+func (b *Budget) Keep(stop <-chan struct{}) {
+	tick := time.NewTicker(censusEvery)
+	defer tick.Stop()
+	defer b.shielding.rest()
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-tick.C:
+			b.keep(now)
+			b.tendShield(now)
+		}
+	}
+}
+
+// keep counts if it is time to.
+func (b *Budget) keep(now time.Time) {
+	frames := uint64(0)
+	for _, a := range *b.accounts.Load() {
+		frames += a.shard.Received()
+	}
+	since, pressed := now.Sub(b.last), b.tight || b.urgent.Load()
+	pause := b.took * censusShare
+	if pressed {
+		// What made the last count slow may be what it is to stop.
+		pause = min(pause, calmEvery)
+	}
+	if since < pause || !pressed && (frames == b.frames || since < calmEvery) {
+		return
+	}
+	b.frames, b.last = frames, now
+	b.urgent.Store(false)
+	start := time.Now()
+	b.count()
+	b.took = time.Since(start)
+}
+
+// count takes a census of all shards and does what the limits ask for.
+func (b *Budget) count() {
+	var bytes int64
+	b.tight = false
+	accounts := *b.accounts.Load()
+	all := make([][]holder, len(accounts))
+	for i, a := range accounts {
+		var c Census
+		c, all[i] = a.count()
+		bytes += c.ReceiveBytes + c.SendBytes
+		if c.HalfOpen > b.limits.HalfOpen/4 || a.cookies.Load() {
+			b.tight = true
+		}
+	}
+	short := bytes > b.limits.Memory/4*3
+	if b.closed.Load() {
+		short = bytes > b.limits.Memory/2
+	}
+	b.tight = b.tight || short || bytes > b.limits.Memory/8
+	if was := b.closed.Swap(short); was != short {
+		for _, a := range accounts {
+			a.squeeze(short)
+		}
+	}
+	for i, a := range accounts {
+		a.resetExcess(all[i])
+		if short {
+			a.cutBuffers(all[i])
+		}
+	}
+	if !short {
+		b.shortSince = time.Time{}
+	} else if b.shortSince.IsZero() {
+		b.shortSince = b.last
+	}
+	// Who holds much and gives nothing back must not shut the others out.
+	if bytes > b.limits.Memory || short && b.last.Sub(b.shortSince) >= shortFor {
+		b.resetLargest(slices.Concat(all...), bytes-b.limits.Memory/2)
+	}
+}
+
+// resetLargest resets the connections that hold most until they have given up so
+// many bytes.
+func (b *Budget) resetLargest(holders []holder, bytes int64) {
+	slices.SortFunc(holders, largestFirst)
+	for _, h := range holders {
+		if bytes <= 0 || h.bytes == 0 {
+			return
+		}
+		bytes -= int64(h.bytes)
+		h.conn.Abort()
+		h.account.resetMemory.Add(1)
+	}
+}

@@ -1,0 +1,107 @@
+package shard
+
+import (
+	"iter"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/gvisortcp"
+	"github.com/gotpa/tpa/internal/limits"
+	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/tcp"
+	"github.com/gotpa/tpa/internal/transport"
+	"github.com/gotpa/tpa/link"
+)
+
+// An Engine is the TCP of a shard. Package transport has what a connection needs of
+// it, this is what the poller, the stack and the limits need.
+type Engine interface {
+	// MakeStack calls f, which makes the stack, and tells why the stack's TCP is none
+	// that this engine can use.
+	MakeStack(f func()) error
+	// NewProtocol is the stack's factory of its TCP.
+	NewProtocol(*stack.Stack) stack.TransportProtocol
+	// Options are settings besides those that every TCP has.
+	Options() []tcpip.SettableTransportProtocolOption
+	// FirstSend is the send buffer that a connection begins with, in bytes.
+	FirstSend() int
+	// Attach says who keeps the limits, before there is traffic.
+	Attach(*limits.Account)
+
+	// The following methods belong to the poller, in this order in each poll.
+
+	// Receive handles a burst, and returns how many segments took the fast path. What
+	// it does not take goes to Shard.slow.
+	Receive([]link.Frame) (fast int)
+	// FinishPoll is called when the goroutines that were woken have run, before the
+	// flush.
+	FinishPoll()
+	// Resume is called behind the flush: connections go on that found the device full.
+	Resume()
+	// Stalled tells whether there is something for Resume to do. A poller that sleeps
+	// must look again soon then.
+	Stalled() bool
+
+	// Of the slow path.
+
+	// Dispatcher stands between the stack's IP layers and its demultiplexer.
+	Dispatcher(stack.TransportDispatcher) stack.TransportDispatcher
+	// WriteTCP sends a segment past the stack's IP layer, if that can be.
+	WriteTCP(*stack.Route, *stack.NetworkHeaderParams, *stack.PacketBuffer) (sent bool, err tcpip.Error)
+	// RoutesChanged says that addresses or routes of the stack have changed.
+	RoutesChanged()
+
+	// Of connections.
+
+	Socket(v6, v6Only bool) (transport.Endpoint, error)
+	// Key is the flow of an endpoint, false for one that is no connection.
+	Key(transport.Endpoint) (flow.Key, bool)
+	// Established puts a connection on the fast path, and Closed takes it off again.
+	Established(flow.Key, transport.Endpoint, transport.User)
+	Closed(flow.Key, transport.Endpoint)
+	// Owns tells whether a flow is on the fast path, Flows how many are.
+	Owns(*flow.Key) bool
+	Flows() int
+	// Conns yields their connections, without a lock.
+	Conns() iter.Seq2[transport.User, transport.Endpoint]
+
+	// Of endpoints that are registered with the stack.
+
+	Conn(stack.TransportEndpoint) (limits.Conn, bool)
+	ID(stack.TransportEndpoint) (stack.TransportEndpointID, bool)
+	// Reusable tells whether a new connection may take the place of one in TIME-WAIT.
+	Reusable(stack.TransportEndpoint) bool
+
+	// Cookies and ShareCookies are limits.Shard's.
+	Cookies() *syncookie.Cookies
+	ShareCookies(*syncookie.Cookies)
+	// Refused counts what was not believed.
+	Refused() transport.Refused
+	// Tidy forgets what has ended. One goroutine calls it now and then.
+	Tidy()
+}
+
+// newEngine makes the TCP that the shard is to have.
+func (s *Shard) newEngine(l limits.Limits) (Engine, error) {
+	var record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+	if s.recorder != nil {
+		record = s.openTrace
+	}
+	if s.tcp.Engine == "tpa" {
+		return tcp.NewEngine(tcp.Config{Link: s.link, MAC: s.mac, Slow: s.slow, Record: record}), nil
+	}
+	return gvisortcp.NewEngine(gvisortcp.Config{
+		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.slow, Record: record, Now: s.clock.Nanos,
+		NoCoalescing: s.tcp.NoCoalescing, Pinned: s.cpu >= 0, MaxConnections: l.Connections,
+	})
+}
+
+// openTrace starts to record a connection, where the recorder has room.
+func (s *Shard) openTrace(id stack.TransportEndpointID, ep *recorder.Endpoint) *recorder.Trace {
+	local, remote := netstack.Ends(&id)
+	return s.recorder.Open(s.clock, s.index, local, remote, ep)
+}

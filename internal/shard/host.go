@@ -1,0 +1,63 @@
+package shard
+
+import (
+	"iter"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/limits"
+	"github.com/gotpa/tpa/internal/syncookie"
+)
+
+// A host is a shard as its limits see it.
+type host struct{ s *Shard }
+
+var _ limits.Shard = host{}
+
+// minBuffer is the least buffer that TCP lets a program set, in bytes.
+const minBuffer = 4 << 10
+
+func (h host) Received() uint64                  { return h.s.queue.Stats().RxFrames }
+func (h host) Counters() *tcpip.TCPStats         { return &h.s.stackStats.TCP }
+func (h host) Now() int64                        { return h.s.clock.Nanos() }
+func (h host) MTU() int                          { return int(h.s.link.MTU()) }
+func (h host) Cookies() *syncookie.Cookies       { return h.s.engine.Cookies() }
+func (h host) ShareCookies(c *syncookie.Cookies) { h.s.engine.ShareCookies(c) }
+
+func (h host) Held() iter.Seq[limits.Conn] {
+	return func(yield func(limits.Conn) bool) {
+		for _, ep := range h.s.stack.RegisteredEndpoints() {
+			if c, ok := h.s.engine.Conn(ep); ok && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// set sets an option of TCP, which cannot fail for those below.
+func (h host) set(o tcpip.SettableTransportProtocolOption) {
+	h.s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, o)
+}
+
+func (h host) SetCookies(on bool) {
+	o := tcpip.TCPAlwaysUseSynCookies(on)
+	h.set(&o)
+}
+
+func (h host) SetTimeWait(d time.Duration) {
+	o := tcpip.TCPTimeWaitTimeoutOption(d)
+	h.set(&o)
+}
+
+func (h host) SetBuffers(receive, send limits.Buffer) {
+	r := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: receive.First, Max: receive.Most}
+	s := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: send.First, Max: send.Most}
+	h.set(&r)
+	h.set(&s)
+}
+
+func (h host) ShieldFailed(err error) {
+	h.s.log.Warn("the filter does not answer SYNs; TCP does", "err", err)
+}

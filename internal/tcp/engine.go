@@ -1,0 +1,220 @@
+package tcp
+
+import (
+	"iter"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/limits"
+	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/internal/transport"
+	"github.com/gotpa/tpa/link"
+)
+
+// Config is what an Engine needs of its shard.
+type Config struct {
+	Link *netif.Endpoint
+	MAC  link.MAC
+	// Slow takes a frame that does not take the fast path. k is the key of a plain
+	// segment of a flow that is not in the table, nil for all else.
+	Slow func(f *link.Frame, k *flow.Key)
+	// Record opens the trace of a connection, nil where there is no room; nil where
+	// nothing is recorded.
+	Record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+}
+
+// An Engine is this TCP as a shard has it: shard.Engine. Receive, FinishPoll and
+// Resume are the poller's, any goroutine may call the rest.
+type Engine struct {
+	c     Config
+	p     *Protocol
+	flows flow.Table[established]
+
+	// owing are connections that have something to acknowledge at the end of the
+	// poll.
+	owing []*Endpoint
+	// segment is the one at hand: c.Slow makes it escape.
+	segment flow.Segment
+}
+
+// established is a flow whose segments take the fast path.
+type established struct {
+	ep   *Endpoint
+	user transport.User
+}
+
+// NewEngine returns an engine, for the stack that NewProtocol is called with.
+func NewEngine(c Config) *Engine { return &Engine{c: c} }
+
+// MakeStack calls f, which makes the stack.
+func (*Engine) MakeStack(f func()) error {
+	f()
+	return nil
+}
+
+// NewProtocol is the stack's factory of its TCP.
+func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
+	g.p = New(g.c.Link)(s).(*Protocol)
+	g.p.record = g.c.Record
+	return g.p
+}
+
+// Attach says who keeps the limits, before there is traffic.
+func (g *Engine) Attach(a *limits.Account) { g.p.account = a }
+
+// Options are settings besides those that every TCP has.
+func (*Engine) Options() []tcpip.SettableTransportProtocolOption { return nil }
+
+// FirstSend is the send buffer that a connection begins with, in bytes. What waits
+// in it is what a write waits for, beside others: more does not make a short path
+// faster, and moderateSend makes it larger on a long one.
+func (*Engine) FirstSend() int { return 256 << 10 }
+
+// Receive handles a burst.
+func (g *Engine) Receive(frames []link.Frame) (fast int) {
+	s := &g.segment
+	g.p.Polled(true)
+	for i := range frames {
+		f := &frames[i]
+		var k *flow.Key
+		if f.Checksum != link.Bad && s.Parse(f.Data, g.c.MAC) {
+			// The program may keep a connection that a reset has ended.
+			if owner, ok := g.flows.Lookup(&s.Key); ok && !owner.ep.current().Over() {
+				if f.Checksum != link.Good && !s.ChecksumsRight() {
+					g.c.Link.CountBadChecksum()
+					continue
+				}
+				fast++
+				if owner.ep.Input(s.Header()[:s.TCPLen], s.Payload()) {
+					g.owing = append(g.owing, owner.ep)
+				}
+				continue
+			}
+			if s.Header().Flags()&flow.Unusual == 0 {
+				k = &s.Key
+			}
+		}
+		// The stack queues what is for TCP.
+		g.c.Slow(f, k)
+		g.p.Drain()
+	}
+	g.p.Polled(false)
+	g.p.Drain()
+	if fast > 0 {
+		g.p.stats.ValidSegmentsReceived.IncrementBy(uint64(fast))
+	}
+	return fast
+}
+
+// FinishPoll sends the acknowledgements that no reply has carried. It comes before
+// the flush.
+func (g *Engine) FinishPoll() {
+	for i, e := range g.owing {
+		e.Acknowledge()
+		g.owing[i] = nil
+	}
+	g.owing = g.owing[:0]
+}
+
+// Resume lets connections go on that found the device full. It comes behind the
+// flush.
+func (g *Engine) Resume() { g.p.Retry() }
+
+// Stalled tells whether there is something for Resume to do. A poller that sleeps
+// must look again soon then.
+func (g *Engine) Stalled() bool { return g.p.Stalled() }
+
+// Dispatcher stands between the stack's IP layers and its demultiplexer.
+func (*Engine) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher { return d }
+
+// WriteTCP sends a segment past the stack's IP layer, if that can be.
+func (g *Engine) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
+	return g.c.Link.WriteTCP(r, p, pkt)
+}
+
+// Socket makes an endpoint.
+func (g *Engine) Socket(v6, v6Only bool) (transport.Endpoint, error) {
+	return g.p.Socket(v6, v6Only), nil
+}
+
+// Key is the flow of an endpoint, false for one that is no connection.
+func (*Engine) Key(ep transport.Endpoint) (flow.Key, bool) {
+	e, ok := ep.(*Endpoint)
+	if !ok {
+		return flow.Key{}, false
+	}
+	id := e.id()
+	return netstack.Key(&id)
+}
+
+// Established puts a connection on the fast path.
+func (g *Engine) Established(k flow.Key, ep transport.Endpoint, u transport.User) {
+	e := ep.(*Endpoint)
+	e.Trace() // where its handshake found no room for one
+	g.flows.Insert(k, established{e, u})
+}
+
+// Closed takes it off again. Its FIN and what follows it take the slow path.
+func (g *Engine) Closed(k flow.Key, _ transport.Endpoint) { g.flows.Delete(k) }
+
+// Owns tells whether a flow is on the fast path.
+func (g *Engine) Owns(k *flow.Key) bool {
+	_, ok := g.flows.Lookup(k)
+	return ok
+}
+
+// Flows is the number of flows on the fast path.
+func (g *Engine) Flows() int { return g.flows.Len() }
+
+// Conns yields their connections. It takes no lock: of those that come and go
+// meanwhile it may miss some.
+func (g *Engine) Conns() iter.Seq2[transport.User, transport.Endpoint] {
+	return func(yield func(transport.User, transport.Endpoint) bool) {
+		for _, f := range g.flows.All() {
+			if f.user != nil && !yield(f.user, f.ep) {
+				return
+			}
+		}
+	}
+}
+
+// Conn is an endpoint that is registered with the stack, as the limits see it.
+func (*Engine) Conn(ep stack.TransportEndpoint) (limits.Conn, bool) {
+	e, ok := ep.(*Endpoint)
+	return e, ok
+}
+
+// ID is what the stack knows an endpoint by.
+func (*Engine) ID(ep stack.TransportEndpoint) (stack.TransportEndpointID, bool) {
+	e, ok := ep.(*Endpoint)
+	if !ok {
+		return stack.TransportEndpointID{}, false
+	}
+	return e.id(), true
+}
+
+// Reusable tells whether a new connection may take the place of one in TIME-WAIT.
+func (*Engine) Reusable(ep stack.TransportEndpoint) bool {
+	e, ok := ep.(*Endpoint)
+	return ok && e.Reusable()
+}
+
+// RoutesChanged says that addresses or routes of the stack have changed.
+func (g *Engine) RoutesChanged() { g.p.RoutesChanged() }
+
+// Cookies are what SYN cookies are made with.
+func (g *Engine) Cookies() *syncookie.Cookies { return g.p.Cookies() }
+
+// ShareCookies replaces them by those of another shard, before there is traffic.
+func (g *Engine) ShareCookies(c *syncookie.Cookies) { g.p.ShareCookies(c) }
+
+// Refused counts what was not believed.
+func (g *Engine) Refused() transport.Refused { return g.p.Refused() }
+
+// Tidy has nothing to do.
+func (*Engine) Tidy() {}
