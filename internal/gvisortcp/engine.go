@@ -74,6 +74,7 @@ func NewEngine(c Config) (*Engine, error) {
 	if errHeld != nil {
 		return nil, errHeld
 	}
+	c.Link.SetHolder(new(ackHold))
 	return &Engine{c: c}, nil
 }
 

@@ -48,7 +48,10 @@ type Endpoint struct {
 	staged int
 	waited int // how often the device was waited for since it last took a frame
 	hop    nextHop
-	acks   ackHold
+	holder Holder // nil: nothing is kept back
+	stage  Stage
+	out    Outgoing // the segment that holder sees
+	ip     [ipHeaderMax]byte
 
 	stats endpointStats
 }
@@ -68,7 +71,7 @@ type nextHop struct {
 
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
-	txWaits, txNoBuffer, txTooLong, txSegmented, txAcksSaved atomic.Uint64
+	txWaits, txNoBuffer, txTooLong, txSegmented              atomic.Uint64
 	txBursts                                                 [link.BurstBuckets]atomic.Uint64
 }
 
@@ -133,7 +136,9 @@ func (e *Endpoint) Stats() EndpointStats {
 		TxNoBuffer:    e.stats.txNoBuffer.Load(),
 		TxTooLong:     e.stats.txTooLong.Load(),
 		TxSegmented:   e.stats.txSegmented.Load(),
-		TxAcksSaved:   e.stats.txAcksSaved.Load(),
+	}
+	if e.holder != nil {
+		s.TxAcksSaved = e.holder.Saved()
 	}
 	for i := range s.TxBursts {
 		s.TxBursts[i] = e.stats.txBursts[i].Load()

@@ -50,8 +50,8 @@ func (e *Endpoint) Kick() {
 
 // flushAllLocked ends a poll: nothing waits for company any longer.
 func (e *Endpoint) flushAllLocked() {
-	if e.acks.n > 0 {
-		e.releaseAcksLocked()
+	if e.heldLocked() {
+		e.holder.Release(e.stage)
 	}
 	e.flushLocked()
 }
@@ -65,7 +65,7 @@ func (e *Endpoint) flushLocked() {
 	// The error of a closed or broken queue reaches the poller by Receive.
 	staged := e.staged
 	e.staged, _ = e.queue.Flush()
-	e.pending.Store(e.staged > 0 || e.acks.n > 0)
+	e.pending.Store(e.staged > 0 || e.heldLocked())
 	if n := staged - e.staged; n > 0 {
 		c := &e.stats.txBursts[link.BurstBucket(n)]
 		c.Store(c.Load() + 1) // txMu is held
@@ -212,7 +212,7 @@ func (e *Endpoint) lookupLocked(addr tcpip.Address) (link.MAC, bool) {
 	return mac, ok
 }
 
-// write sends a packet that has its IP header, by the long way: through the
+// write sends a packet that has its IP header, on the slow path: through the
 // stack's IP layer. It holds packets whose next hop is not known yet.
 func (e *Endpoint) write(pkt *stack.PacketBuffer) tcpip.Error {
 	ip := pkt.NetworkHeader().Slice()
@@ -294,13 +294,8 @@ func etherTypeOf(v6 bool) uint16 {
 	return etherTypeIPv4
 }
 
-// recording is an owner of packets that notes those that leave.
-type recording interface {
-	Sent(header []byte, size int, held bool)
-}
-
-// WriteTCP sends a TCP segment that has no IP header yet, by the short way. It
-// reports false, and has done nothing, when the packet needs the long way: its
+// WriteTCP sends a TCP segment that has no IP header yet, on the fast path. It
+// reports false, and has done nothing, when the packet needs the slow path: its
 // next hop is not known, it may be fragmented, or it stays on this host.
 func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
 	if r.Loop() != stack.PacketOut || p.ExperimentOptionValue != 0 {
@@ -340,11 +335,7 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	}
 	var err tcpip.Error
 	tcp := pkt.TransportHeader().Slice()
-	held := e.holdAckLocked(mac, ip[:ipLen], tcp, pkt.Hash, pkt.Size()-len(tcp))
-	if t, ok := pkt.Owner.(recording); ok {
-		t.Sent(tcp, pkt.Size()-len(tcp), held)
-	}
-	if held {
+	if e.holdLocked(mac, ip[:ipLen], tcp, pkt) {
 		e.pending.Store(true)
 	} else {
 		err = e.writeTCPLocked(mac, ip[:ipLen], 0, pkt)

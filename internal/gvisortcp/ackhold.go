@@ -1,10 +1,12 @@
-package netif
+package gvisortcp
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -32,15 +34,18 @@ const (
 	ackHeaderMax = header.TCPMinimumSize + 12
 )
 
-// ackHold is guarded by Endpoint.txMu.
+// ackHold is a netif.Holder. Its methods need the endpoint's transmit lock held.
 type ackHold struct {
 	flows [ackFlows]ackFlow
 	held  [heldAcks]heldAck
 	n     int
+	saved atomic.Uint64
 	// releasing is set while the held ones are sent, which may let go of the lock
 	// to wait for a full queue: nothing is held meanwhile.
 	releasing bool
 }
+
+var _ netif.Holder = (*ackHold)(nil)
 
 // ackFlow is a flow's last acknowledgement. hash names the flow: gVisor draws it
 // at random for each connection and marks all its packets with it.
@@ -56,21 +61,27 @@ type heldAck struct {
 	mac   link.MAC
 	ipLen uint8
 	size  uint8
-	b     [ipHeaderMax + ackHeaderMax]byte
+	b     [header.IPv6MinimumSize + ackHeaderMax]byte
 }
 
 func (h *heldAck) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLen+14:]) }
 
-// holdAckLocked takes note of a segment that is about to be sent, and reports
-// whether it was a pure acknowledgement that is held instead. tcp is its header,
-// payload its payload's length.
-func (e *Endpoint) holdAckLocked(mac link.MAC, ip, tcp []byte, hash uint32, payload int) bool {
-	a := &e.acks
-	ack := binary.BigEndian.Uint32(tcp[8:])
+// Hold implements netif.Holder. It also records the segment.
+func (a *ackHold) Hold(s *netif.Outgoing, stage netif.Stage) bool {
+	held := a.hold(s, stage)
+	if t, ok := s.Packet.Owner.(*trace); ok {
+		t.Sent(s.TCP, s.Payload, held)
+	}
+	return held
+}
+
+func (a *ackHold) hold(s *netif.Outgoing, stage netif.Stage) bool {
+	tcp, hash := s.TCP, s.Packet.Hash
+	ack := tcp.AckNumber()
 	f := &a.flows[hash&(ackFlows-1)]
 	if f.hash != hash {
 		if f.held != 0 {
-			e.releaseAcksLocked() // what follows it would not know of it
+			a.Release(stage) // what follows it would not know of it
 		}
 		*f = ackFlow{hash: hash, ack: ack}
 		return false
@@ -80,37 +91,43 @@ func (e *Endpoint) holdAckLocked(mac link.MAC, ip, tcp []byte, hash uint32, payl
 	if f.held != 0 {
 		switch h := &a.held[f.held-1]; {
 		case h.flow != f:
-		case tcp[13] == uint8(header.TCPFlagAck) && !advances && payload == 0 && h.window() == binary.BigEndian.Uint16(tcp[14:]),
-			header.TCPFlags(tcp[13])&header.TCPFlagRst != 0:
+		case tcp.Flags() == header.TCPFlagAck && !advances && s.Payload == 0 && h.window() == tcp.WindowSize(),
+			tcp.Flags()&header.TCPFlagRst != 0:
 			// A duplicate counts only behind the one that it repeats. A reset must not
 			// overtake the acknowledgement that completed the handshake: the peer would
 			// forget a connection it has yet to accept.
-			e.releaseAcksLocked()
+			a.Release(stage)
 		default:
 			// A window update among them: an older window behind it would take back
 			// what it gave, and the peer could not tell which is the newer.
 			h.flow = nil
-			e.stats.txAcksSaved.Add(1)
+			a.saved.Add(1)
 		}
 		f.held = 0
 	}
-	if payload > 0 || !advances || header.TCPFlags(tcp[13]) != header.TCPFlagAck || len(tcp) > ackHeaderMax || a.releasing {
+	if s.Payload > 0 || !advances || tcp.Flags() != header.TCPFlagAck || len(tcp) > ackHeaderMax || a.releasing {
 		return false
 	}
 	if a.n == heldAcks {
-		e.releaseAcksLocked()
+		a.Release(stage)
 	}
 	h := &a.held[a.n]
 	a.n++
-	h.flow, h.mac, h.ipLen, h.size = f, mac, uint8(len(ip)), uint8(len(ip)+len(tcp))
-	copy(h.b[copy(h.b[:], ip):], tcp)
+	h.flow, h.mac, h.ipLen, h.size = f, s.MAC, uint8(len(s.IP)), uint8(len(s.IP)+len(tcp))
+	copy(h.b[copy(h.b[:], s.IP):], tcp)
 	f.held = int32(a.n)
 	return true
 }
 
-// releaseAcksLocked stages the acknowledgements that nothing has cancelled.
-func (e *Endpoint) releaseAcksLocked() {
-	a := &e.acks
+// Held implements netif.Holder.
+func (a *ackHold) Held() bool { return a.n > 0 }
+
+// Saved implements netif.Holder.
+func (a *ackHold) Saved() uint64 { return a.saved.Load() }
+
+// Release implements netif.Holder: it sends the acknowledgements that nothing has
+// cancelled.
+func (a *ackHold) Release(stage netif.Stage) {
 	if a.releasing {
 		return
 	}
@@ -124,14 +141,7 @@ func (e *Endpoint) releaseAcksLocked() {
 			h.flow.held = 0
 		}
 		h.flow = nil
-		b := e.reserveLocked(link.EthernetHeaderLen+int(h.size), false)
-		if b == nil {
-			continue // counted; the next acknowledgement covers it
-		}
-		v6 := h.ipLen == header.IPv6MinimumSize
-		putEthernet(b, h.mac, e.mac, etherTypeOf(v6))
-		copy(b[link.EthernetHeaderLen:], h.b[:h.size])
-		e.finishTCPLocked(b, int(h.ipLen), int(h.size)-int(h.ipLen), 0, v6)
+		stage(h.mac, h.b[:h.ipLen], h.b[h.ipLen:h.size]) // a later one covers what finds no room
 	}
 	a.n, a.releasing = 0, false
 }
