@@ -77,7 +77,7 @@ func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote
 		return sysError("connect", err)
 	}
 	for {
-		c.wr.wait()
+		c.wr.waitLocked() // nobody else has the connection
 		if err := ctx.Err(); err != nil {
 			return contextError(err)
 		}

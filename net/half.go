@@ -47,8 +47,8 @@ func (h *half) err() error {
 	return nil
 }
 
-// wait parks until the waker is asserted. mu is held.
-func (h *half) wait() { h.sleeper.Fetch(true) }
+// waitLocked parks until the waker is asserted. mu is held.
+func (h *half) waitLocked() { h.sleeper.Fetch(true) }
 
 // set sets bits of the state, wakes who waits, and returns the state before.
 func (h *half) set(bits uint32) (before uint32) {

@@ -98,7 +98,7 @@ func (m *MergedListener) Accept() (net.Conn, error) {
 			addr := m.Addr()
 			return nil, &net.OpError{Op: "accept", Net: addr.Network(), Addr: addr, Err: err}
 		}
-		m.acc.wait()
+		m.acc.waitLocked()
 	}
 }
 

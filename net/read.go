@@ -29,7 +29,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		if err := c.readable(); err != nil {
+		if err := c.readableLocked(); err != nil {
 			return 0, err
 		}
 		n, more, err := c.ep.Read(b)
@@ -38,30 +38,30 @@ func (c *Conn) read(b []byte) (int, error) {
 			c.bytesRead.Add(uint64(n))
 			return n, nil
 		}
-		if err := c.readError(err); err != nil {
+		if err := c.readErrorLocked(err); err != nil {
 			return 0, err
 		}
 	}
 }
 
-// readable returns when reading from the endpoint may bring something, or tells
+// readableLocked returns when reading from the endpoint may bring something, or tells
 // why it will not. rd.mu is held.
 //
 // No wake-up is lost: what is announced after the waker was cleared leaves it
 // asserted, and what was announced before is there for the read that follows.
 // The state is looked at between the two and again before every wait.
-func (c *Conn) readable() error {
+func (c *Conn) readableLocked() error {
 	if c.drained && c.rd.state.Load() == 0 {
-		c.rd.wait()
+		c.rd.waitLocked()
 	}
 	c.drained = false // from here on: an announcement is cleared unheard
 	c.rd.waker.Clear()
 	return c.rd.err()
 }
 
-// readError says what a read that brought nothing means. nil means to wait.
+// readErrorLocked says what a read that brought nothing means. nil means to wait.
 // rd.mu is held.
-func (c *Conn) readError(err error) error {
+func (c *Conn) readErrorLocked(err error) error {
 	if err == transport.ErrWouldBlock {
 		if c.rd.state.Load()&shut != 0 {
 			return io.EOF

@@ -76,7 +76,7 @@ func (c *Conn) draftFrom(r io.Reader) (read int64, err error) {
 		n, rerr := r.Read(draft.Space())
 		if n > 0 {
 			c.wr.mu.Lock()
-			err = c.writeDraft(draft, n)
+			err = c.writeDraftLocked(draft, n)
 			c.wr.mu.Unlock()
 		} else {
 			draft.Return()
@@ -99,7 +99,7 @@ func (c *Conn) draftFrom(r io.Reader) (read int64, err error) {
 func (c *Conn) writeKnown(r io.Reader, limit int64) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
-	if err := c.room(); err != nil {
+	if err := c.roomLocked(); err != nil {
 		return 0, c.opError("write", err)
 	}
 	draft := c.ep.Draft()
@@ -109,37 +109,37 @@ func (c *Conn) writeKnown(r io.Reader, limit int64) (int64, error) {
 		draft.Return()
 		return 0, rerr
 	}
-	if err := c.writeDraft(draft, n); err != nil {
+	if err := c.writeDraftLocked(draft, n); err != nil {
 		return 0, c.opError("write", err)
 	}
 	return int64(n), rerr
 }
 
-// room waits until there is room to write. wr.mu is held.
-func (c *Conn) room() error {
+// roomLocked waits until there is room to write. wr.mu is held.
+func (c *Conn) roomLocked() error {
 	err := c.wr.err()
 	for err == nil {
 		if _, err = c.ep.Write(nil); err == nil {
 			return nil
 		}
-		if err = c.writeError(err); err == nil {
-			err = c.writable()
+		if err = c.writeErrorLocked(err); err == nil {
+			err = c.writableLocked()
 		}
 	}
 	return err
 }
 
-// writeDraft writes the first n bytes of a draft, which it takes over. wr.mu is
+// writeDraftLocked writes the first n bytes of a draft, which it takes over. wr.mu is
 // held.
-func (c *Conn) writeDraft(draft transport.Draft, n int) error {
+func (c *Conn) writeDraftLocked(draft transport.Draft, n int) error {
 	err := c.wr.err()
 	for err == nil {
 		if err = c.ep.WriteDraft(draft, n); err == nil {
 			c.bytesWritten.Add(uint64(n))
 			return nil
 		}
-		if err = c.writeError(err); err == nil {
-			err = c.writable()
+		if err = c.writeErrorLocked(err); err == nil {
+			err = c.writableLocked()
 		}
 	}
 	draft.Return()
@@ -184,7 +184,7 @@ func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	defer src.rd.mu.Unlock()
 	var written int64
 	for limit == nil || limit.N > 0 {
-		err := src.awaitData()
+		err := src.awaitDataLocked()
 		if err == io.EOF {
 			return written, nil
 		}
@@ -195,7 +195,7 @@ func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 		if limit != nil {
 			most = limit.N
 		}
-		n, err := c.writeKnown(unlockedReader{src}, most)
+		n, err := c.writeKnown(lockedReader{src}, most)
 		written += n
 		if limit != nil {
 			limit.N -= n
@@ -207,17 +207,17 @@ func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	return written, nil
 }
 
-// awaitData waits until there is data to read. rd.mu is held.
-func (c *Conn) awaitData() error {
+// awaitDataLocked waits until there is data to read. rd.mu is held.
+func (c *Conn) awaitDataLocked() error {
 	for {
-		if err := c.readable(); err != nil {
+		if err := c.readableLocked(); err != nil {
 			return err
 		}
 		_, _, err := c.ep.Read(nil)
 		if err == nil {
 			return nil
 		}
-		if err := c.readError(err); err != nil {
+		if err := c.readErrorLocked(err); err != nil {
 			return spliceError(err)
 		}
 	}
@@ -234,16 +234,16 @@ func spliceError(err error) error {
 	return err
 }
 
-// An unlockedReader reads what awaitData found. rd.mu is held.
-type unlockedReader struct{ c *Conn }
+// A lockedReader reads what awaitDataLocked found. rd.mu is held.
+type lockedReader struct{ c *Conn }
 
-func (u unlockedReader) Read(b []byte) (int, error) {
+func (u lockedReader) Read(b []byte) (int, error) {
 	n, _, err := u.c.ep.Read(b)
 	if n > 0 {
 		u.c.bytesRead.Add(uint64(n))
 		return n, nil
 	}
-	if err := u.c.readError(err); err != nil {
+	if err := u.c.readErrorLocked(err); err != nil {
 		return 0, err
 	}
 	return 0, io.ErrNoProgress // not reached: nobody else reads
@@ -323,7 +323,7 @@ func (c *Conn) borrow() (transport.Loan, error) {
 	c.rd.mu.Lock()
 	defer c.rd.mu.Unlock()
 	for {
-		if err := c.readable(); err != nil {
+		if err := c.readableLocked(); err != nil {
 			return nil, err
 		}
 		loan, err := c.ep.Lend()
@@ -333,7 +333,7 @@ func (c *Conn) borrow() (transport.Loan, error) {
 			}
 			return loan, nil
 		}
-		if err := c.readError(err); err != nil {
+		if err := c.readErrorLocked(err); err != nil {
 			return nil, err
 		}
 	}
@@ -346,7 +346,7 @@ func (c *Conn) borrow() (transport.Loan, error) {
 func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 	c.wr.mu.Lock()
 	defer c.wr.mu.Unlock()
-	n, err := c.writeBuffers(bufs)
+	n, err := c.writeBuffersLocked(bufs)
 	c.bytesWritten.Add(uint64(n))
 	if err != nil {
 		err = c.opError("writev", err)
@@ -354,7 +354,7 @@ func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 	return n, err
 }
 
-func (c *Conn) writeBuffers(bufs *net.Buffers) (int64, error) {
+func (c *Conn) writeBuffersLocked(bufs *net.Buffers) (int64, error) {
 	if err := c.wr.err(); err != nil {
 		return 0, err
 	}
@@ -369,9 +369,9 @@ func (c *Conn) writeBuffers(bufs *net.Buffers) (int64, error) {
 		n += int64(k)
 		left -= k
 		if err != nil {
-			err = c.writeError(err)
+			err = c.writeErrorLocked(err)
 			if err == nil && left > 0 {
-				err = c.writable()
+				err = c.writableLocked()
 			}
 		}
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 // between its bytes.
 func (c *Conn) Write(b []byte) (int, error) {
 	c.wr.mu.Lock()
-	n, err := c.write(b)
+	n, err := c.writeLocked(b)
 	c.wr.mu.Unlock()
 	if err != nil {
 		err = c.opError("write", err)
@@ -18,8 +18,8 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// write writes b. wr.mu is held.
-func (c *Conn) write(b []byte) (int, error) {
+// writeLocked writes b. wr.mu is held.
+func (c *Conn) writeLocked(b []byte) (int, error) {
 	n := 0
 	if err := c.wr.err(); err != nil {
 		return n, err
@@ -34,9 +34,9 @@ func (c *Conn) write(b []byte) (int, error) {
 			}
 			continue
 		}
-		err = c.writeError(err)
+		err = c.writeErrorLocked(err)
 		if err == nil && len(b) > 0 {
-			err = c.writable()
+			err = c.writableLocked()
 		} else if err == nil {
 			return 0, nil // an empty write does not wait for room
 		}
@@ -47,17 +47,17 @@ func (c *Conn) write(b []byte) (int, error) {
 	}
 }
 
-// writable waits until there may be room, or tells why not. wr.mu is held.
-func (c *Conn) writable() error {
+// writableLocked waits until there may be room, or tells why not. wr.mu is held.
+func (c *Conn) writableLocked() error {
 	if c.wr.state.Load() == 0 {
-		c.wr.wait()
+		c.wr.waitLocked()
 	}
 	return c.wr.err()
 }
 
-// writeError says what a refused write means. nil means to wait for room. wr.mu
+// writeErrorLocked says what a refused write means. nil means to wait for room. wr.mu
 // is held.
-func (c *Conn) writeError(err error) error {
+func (c *Conn) writeErrorLocked(err error) error {
 	if err == transport.ErrWouldBlock {
 		return nil
 	}

@@ -86,7 +86,7 @@ func (e *Endpoint) startListening(backlog int) tcpip.Error {
 	default:
 		return &tcpip.ErrInvalidEndpointState{}
 	}
-	e.listen = &listener{backlog: backlog, pending: make(map[*Endpoint]struct{})}
+	e.listen = &listener{backlog: backlog, synQueue: make(map[*Endpoint]struct{})}
 	e.setState(transport.StateListen)
 	if err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
 		e.setState(transport.StateBound)

@@ -79,7 +79,7 @@ func TestCookiesWhileHandshakesArePending(t *testing.T) {
 	h.expect("two SYNs", "SA", "SA")
 	h.receive(out{flags: syn, seq: 1000, from: 50002})
 	cookie := h.expect("a third SYN", "SA")[0]
-	if got := len(l.listen.pending); got != 2 {
+	if got := len(l.listen.synQueue); got != 2 {
 		t.Errorf("%d handshakes are pending, want 2", got)
 	}
 	h.receive(out{seq: 1001, ack: cookie.seq + 1, from: 50002})
@@ -96,7 +96,7 @@ func TestCookiesWhileHandshakesArePending(t *testing.T) {
 			h.receive(out{seq: 1001, ack: s[0].seq + 1, from: 50010 + i})
 		}
 	}
-	if got := len(l.listen.accepted); got != 2 {
+	if got := len(l.listen.acceptQueue); got != 2 {
 		t.Fatalf("%d connections wait for Accept, want 2", got)
 	}
 	h.take()
@@ -121,7 +121,7 @@ func TestForeignCookies(t *testing.T) {
 		if got := ep.(*Endpoint).iss; got != iss {
 			t.Errorf("the connection begins at %d, want the cookie's %d", got, iss)
 		}
-		if n := len(l.listen.pending); n != 0 {
+		if n := len(l.listen.synQueue); n != 0 {
 			t.Errorf("%d handshakes are pending, want none", n)
 		}
 		ep.Abort()

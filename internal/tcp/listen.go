@@ -14,10 +14,10 @@ import (
 // the other way around.
 type listener struct {
 	backlog int
-	// pending are connections in their handshake, accepted those that are through
-	// and wait for Accept.
-	pending  map[*Endpoint]struct{}
-	accepted []*Endpoint
+	// synQueue has the connections in their handshake, acceptQueue those that are
+	// through and wait for Accept.
+	synQueue    map[*Endpoint]struct{}
+	acceptQueue []*Endpoint
 }
 
 // Accept implements transport.Endpoint.
@@ -28,13 +28,13 @@ func (e *Endpoint) Accept() (transport.Endpoint, error) {
 		return nil, syscall.EINVAL
 	}
 	l := e.listen
-	if len(l.accepted) == 0 {
+	if len(l.acceptQueue) == 0 {
 		return nil, transport.ErrWouldBlock
 	}
-	child := l.accepted[0]
-	l.accepted[0] = nil
-	if l.accepted = l.accepted[1:]; len(l.accepted) == 0 {
-		l.accepted = nil
+	child := l.acceptQueue[0]
+	l.acceptQueue[0] = nil
+	if l.acceptQueue = l.acceptQueue[1:]; len(l.acceptQueue) == 0 {
+		l.acceptQueue = nil
 	}
 	return child, nil
 }
@@ -43,11 +43,11 @@ func (e *Endpoint) Accept() (transport.Endpoint, error) {
 // Connections that nobody accepted are reset.
 func (e *Endpoint) closeListenerLocked() {
 	l := e.listen
-	orphans := l.accepted
-	for child := range l.pending {
+	orphans := l.acceptQueue
+	for child := range l.synQueue {
 		orphans = append(orphans, child)
 	}
-	l.accepted, l.pending = nil, nil
+	l.acceptQueue, l.synQueue = nil, nil
 	e.finish(transport.StateClosed, nil)
 	e.unlock()
 	for _, child := range orphans {
@@ -58,7 +58,7 @@ func (e *Endpoint) closeListenerLocked() {
 // forget removes a connection that failed before it was accepted.
 func (e *Endpoint) forget(child *Endpoint) {
 	e.mu.Lock()
-	delete(e.listen.pending, child)
+	delete(e.listen.synQueue, child)
 	e.mu.Unlock()
 }
 
@@ -68,14 +68,14 @@ func (e *Endpoint) forget(child *Endpoint) {
 func (e *Endpoint) admit(child *Endpoint) (told transport.Sink, ok bool) {
 	e.mu.Lock()
 	l := e.listen
-	if e.current() != transport.StateListen || len(l.accepted) >= l.backlog {
+	if e.current() != transport.StateListen || len(l.acceptQueue) >= l.backlog {
 		e.mu.Unlock()
 		stats := &e.p.stats
 		stats.ListenOverflowAckDrop.Increment()
 		return nil, false
 	}
-	delete(l.pending, child)
-	l.accepted = append(l.accepted, child)
+	delete(l.synQueue, child)
+	l.acceptQueue = append(l.acceptQueue, child)
 	told = e.sink
 	e.mu.Unlock()
 	return told, true
@@ -141,12 +141,12 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 		e.mu.Unlock()
 		return
 	}
-	if len(l.accepted) >= l.backlog {
+	if len(l.acceptQueue) >= l.backlog {
 		e.mu.Unlock()
 		stats.ListenOverflowSynDrop.Increment()
 		return
 	}
-	cookie := len(l.pending) >= l.backlog
+	cookie := len(l.synQueue) >= l.backlog
 	e.mu.Unlock()
 	if cookie || e.p.options().alwaysCookies {
 		stats.ListenOverflowSynCookieSent.Increment()
@@ -166,7 +166,7 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 	e.mu.Lock()
 	listening := e.current() == transport.StateListen
 	if listening {
-		l.pending[child] = struct{}{}
+		l.synQueue[child] = struct{}{}
 		child.parent = e
 	}
 	e.mu.Unlock()

@@ -74,13 +74,10 @@ const (
 	pieceOverhead = 256
 	// maxPieces bounds the pieces, each with a gap before it: who sends every other
 	// byte must not make us move many. A longestPiece is what joins one at most.
-	maxPieces    = 1024
-	longestPiece = 64 << 10
-	// challengeEvery is the least time between two acknowledgements of segments
-	// that are not acceptable (RFC 5961 section 7), as Linux has it.
-	challengeEvery = int64(500 * time.Millisecond)
-	// tsStale is when TS.Recent is too old to judge by (RFC 7323 section 5.5).
-	tsStale = int64(24 * 24 * time.Hour)
+	maxPieces      = 1024
+	longestPiece   = 64 << 10
+	challengeEvery = int64(transport.ChallengeInterval)
+	tsStale        = int64(transport.TimestampsStale)
 )
 
 // Input handles a segment of an established connection. h is its header, which

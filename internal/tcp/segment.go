@@ -5,6 +5,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // Sequence numbers wrap around: they are compared by their distance.
@@ -58,7 +60,7 @@ func (s *segment) parse(b header.TCP, payload []byte) {
 func synOptions(s *segment, proto tcpip.NetworkProtocolNumber) header.TCPSynOptions {
 	o := header.ParseSynOptions(s.options, s.flags&ack != 0)
 	if o.MSS == header.TCPDefaultMSS && proto == header.IPv6ProtocolNumber && !hasOption(s.options, header.TCPOptionMSS) {
-		o.MSS = minMTU6 - header.IPv6MinimumSize - header.TCPMinimumSize
+		o.MSS = transport.MinMTU6 - header.IPv6MinimumSize - header.TCPMinimumSize
 	}
 	return o
 }

@@ -185,9 +185,6 @@ const (
 	// minMSS keeps a hostile peer or router from making us send headers with a few
 	// bytes each: Linux has 48 as well (TCP_MIN_SND_MSS).
 	minMSS = 48
-	// minMTU is the least path MTU that is believed (RFC 791, RFC 8200; Linux's
-	// ip_rt_min_pmtu is 552).
-	minMTU4, minMTU6 = 552, 1280
 )
 
 // tooBig handles news that the path takes packets only of size bytes behind the IP
@@ -197,9 +194,9 @@ func (e *Endpoint) tooBig(size int) {
 		return // a SYN is never too big
 	}
 	if e.route.NetProto() == header.IPv6ProtocolNumber {
-		size = max(size, minMTU6-header.IPv6MinimumSize)
+		size = max(size, transport.MinMTU6-header.IPv6MinimumSize)
 	} else {
-		size = max(size, minMTU4-header.IPv4MinimumSize)
+		size = max(size, transport.MinMTU4-header.IPv4MinimumSize)
 	}
 	if e.mtu > 0 && size >= e.mtu {
 		return
