@@ -112,8 +112,8 @@ lint: ## vet and staticcheck, with and without DPDK
 .PHONY: generated
 generated: ## check that generated files are what their sources say
 	@$(MAKE) --no-print-directory deps PACKAGES="clang llvm"
-	$(GO) generate ./link/xdp
-	@git diff --exit-code -- link/xdp || { echo "link/xdp: commit what go generate makes of filter.c" >&2; exit 1; }
+	$(GO) generate ./internal/bpf
+	@git diff --exit-code -- internal/bpf || { echo "internal/bpf: commit what go generate makes of filter.c" >&2; exit 1; }
 
 # As most users build: no tag, no C. What crosses packages runs once, below.
 .PHONY: test-pure

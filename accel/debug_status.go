@@ -254,7 +254,7 @@ func (rt *Runtime) sharingStatus(s *SharingStats) *SharingStatus {
 		}
 		status.Claims = append(status.Claims, line)
 	}
-	for _, v := range s.Steering.Verdicts {
+	for _, v := range s.Steering.Frames {
 		status.Verdicts = append(status.Verdicts, VerdictStatus{v.Name, v.Frames})
 	}
 	flatten(status.Counters, "kernel", reflect.ValueOf(s.Kernel))

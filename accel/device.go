@@ -55,7 +55,7 @@ func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Isolated && port.KernelInterface() == "" {
+	if cfg.Isolated && sharedInterface(port) == "" {
 		port.Close()
 		return nil, fmt.Errorf("%s: the kernel has no interface for this device, and so no addresses and no neighbours to share: want TPA_STEERING=whole", c.Device)
 	}
@@ -115,13 +115,9 @@ func openPacket(name string) (link.Device, error) {
 // sharedInterface returns the name of the interface by which the kernel has the
 // device, too, with its addresses and neighbours; "" for a device of our own.
 func sharedInterface(d link.Device) string {
-	switch d := d.(type) {
-	case *xdp.Device, *packet.Device:
-		return d.Info().Name
-	case *dpdk.Port:
-		if d.Isolated() {
-			return d.KernelInterface()
-		}
+	if s, ok := d.(link.Sharer); ok {
+		sharing, _ := s.Sharing()
+		return sharing.Interface
 	}
 	return ""
 }

@@ -174,7 +174,7 @@ func (rt *Runtime) Stats() Stats {
 	if rt.sharing != nil {
 		s.Sharing = &SharingStats{
 			Filter:   rt.sharing.steering.Filter().String(),
-			Backend:  backend(rt.sharing.steering.Filter()),
+			Backend:  rt.sharing.steering.Filter().Stats().Backend,
 			Steering: rt.sharing.steering.Stats(),
 			Kernel:   rt.sharing.follower.Stats(),
 		}
@@ -183,15 +183,4 @@ func (rt *Runtime) Stats() Stats {
 		s.Shards = append(s.Shards, sh.Stats())
 	}
 	return s
-}
-
-// backend names a filter in one word.
-func backend(f bifurcation.Filter) string {
-	switch f.(type) {
-	case bifurcation.XDP:
-		return "xdp"
-	case *bifurcation.Rules:
-		return "rte_flow"
-	}
-	return "none"
 }

@@ -20,7 +20,7 @@ func TestSharing(t *testing.T) {
 		Accelerated: true, Info: link.Info{Name: "eth0"}, Device: link.DeviceStats{LinkSpeed: 10e9},
 		Memory: []dpdk.Memory{{NUMANode: 0, InUse: 100, Free: 28, HugePages: true}, {NUMANode: 1, InUse: 5}},
 		Sharing: &accel.SharingStats{Backend: "xdp", Steering: bifurcation.Stats{
-			Claims: 1, Ports: 2, Verdicts: []bifurcation.Verdict{
+			Claims: 1, Ports: 2, Frames: []link.FrameCount{
 				{Name: "redirected", Frames: 70, Taker: "accel"}, {Name: "not TCP", Frames: 30, Taker: "kernel"},
 				{Name: "SYN answered", Frames: 20, Taker: "filter"},
 			},

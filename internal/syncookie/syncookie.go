@@ -5,7 +5,7 @@
 // A cookie has 27 bits of a keyed hash, SipHash-2-4, of the connection, the peer's
 // initial sequence number and the rest of the cookie: two bits of the minute and
 // three of the peer's MSS. TCP makes them and knows them again; the filter of
-// link/xdp makes the same ones in the kernel.
+// internal/bpf makes the same ones in the kernel.
 package syncookie
 
 import (

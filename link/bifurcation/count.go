@@ -33,23 +33,23 @@ func (o *outcomes) load() Outcomes { return Outcomes{o.done.Load(), o.failed.Loa
 
 // counted is a filter that counts what it is asked to do.
 type counted struct {
-	Filter
+	link.Filter
 	claims, releases, exceptions outcomes
 }
 
-// countedSharer is a counted filter that can tell flows apart.
-type countedSharer struct {
+// countedFlows is a counted filter that can tell flows apart.
+type countedFlows struct {
 	*counted
-	sharer Sharer
+	flows link.FlowFilter
 }
 
-var _ Sharer = countedSharer{}
+var _ link.FlowFilter = countedFlows{}
 
-// count returns a filter that counts, a Sharer if f is one.
-func count(f Filter) (Filter, *counted) {
+// count returns a filter that counts, a link.FlowFilter if f is one.
+func count(f link.Filter) (link.Filter, *counted) {
 	c := &counted{Filter: f}
-	if s, ok := f.(Sharer); ok {
-		return countedSharer{c, s}, c
+	if s, ok := f.(link.FlowFilter); ok {
+		return countedFlows{c, s}, c
 	}
 	return c, c
 }
@@ -66,16 +66,16 @@ func (c *counted) Release(addr netip.Addr, first uint16, n int) error {
 	return c.releases.add(c.Filter.Release(addr, first, n))
 }
 
-func (c countedSharer) ClaimExcept(addr netip.Addr, port uint16, kept []link.Flow) error {
-	return c.claims.add(c.sharer.ClaimExcept(addr, port, kept))
+func (c countedFlows) ClaimExcept(addr netip.Addr, port uint16, kept []link.Flow) error {
+	return c.claims.add(c.flows.ClaimExcept(addr, port, kept))
 }
 
-func (c countedSharer) Drain(addr netip.Addr, port uint16, kept []link.Flow) error {
-	return c.exceptions.add(c.sharer.Drain(addr, port, kept))
+func (c countedFlows) Drain(addr netip.Addr, port uint16, kept []link.Flow) error {
+	return c.exceptions.add(c.flows.Drain(addr, port, kept))
 }
 
-func (c countedSharer) Except(flows []link.Flow) error {
-	return c.exceptions.add(c.sharer.Except(flows))
+func (c countedFlows) Except(flows []link.Flow) error {
+	return c.exceptions.add(c.flows.Except(flows))
 }
 
-func (c countedSharer) Others(port uint16) ([]link.Flow, error) { return c.sharer.Others(port) }
+func (c countedFlows) Others(port uint16) ([]link.Flow, error) { return c.flows.Others(port) }

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/gotpa/tpa/link/dpdk"
+	"github.com/gotpa/tpa/link"
 )
 
 // A Rule names TCP segments to ports of one local address: those whose destination
@@ -22,11 +22,11 @@ type Rule struct {
 type Rules struct {
 	make func(Rule) (remove func() error, err error)
 
-	mu    sync.Mutex
+	mu    sync.Mutex            // guards rules, and is held while they change
 	rules map[Rule]func() error // how to remove them
 }
 
-var _ Filter = (*Rules)(nil)
+var _ link.Filter = (*Rules)(nil)
 
 // NewRules returns the filter of a device without rules. make has the device
 // follow a rule, and returns how to end it.
@@ -34,45 +34,27 @@ func NewRules(make func(Rule) (remove func() error, err error)) *Rules {
 	return &Rules{make: make, rules: map[Rule]func() error{}}
 }
 
-// FlowRules returns the filter of a DPDK port in isolated mode. Each flow goes to
-// one of the port's queues, by a hash.
-func FlowRules(p *dpdk.Port) *Rules {
-	queues := make([]uint16, p.Info().Queues)
-	for i := range queues {
-		queues[i] = uint16(i)
-	}
-	return NewRules(func(r Rule) (func() error, error) {
-		f, err := p.CreateRule(dpdk.Rule{
-			IPv6: r.Addr.Is6(), Addr: r.Addr, Port: r.Port, PortMask: r.Mask, Queues: queues,
-		})
-		if err != nil {
-			return nil, err
-		}
-		return f.Remove, nil
-	})
-}
-
-// Claim implements Filter. It takes back the rules that it has made when one
+// Claim implements link.Filter. It takes back the rules that it has made when one
 // fails.
 func (r *Rules) Claim(addr netip.Addr, first uint16, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.create(masks(addr, int(first), int(first)+n))
+	return r.createLocked(masks(addr, int(first), int(first)+n))
 }
 
-func (r *Rules) create(rules []Rule) error {
+func (r *Rules) createLocked(rules []Rule) error {
 	for i, rule := range rules {
 		remove, err := r.make(rule)
 		if err != nil {
 			err = fmt.Errorf("flow rule for port %d, mask %#x, of %v: %w", rule.Port, rule.Mask, rule.Addr, err)
-			return errors.Join(err, r.remove(rules[:i]))
+			return errors.Join(err, r.removeLocked(rules[:i]))
 		}
 		r.rules[rule] = remove
 	}
 	return nil
 }
 
-func (r *Rules) remove(rules []Rule) error {
+func (r *Rules) removeLocked(rules []Rule) error {
 	var errs []error
 	for _, rule := range rules {
 		if err := r.rules[rule](); err != nil {
@@ -84,7 +66,7 @@ func (r *Rules) remove(rules []Rule) error {
 	return errors.Join(errs...)
 }
 
-// Release implements Filter. A rule that goes only in part is replaced: the rest
+// Release implements link.Filter. A rule that goes only in part is replaced: the rest
 // has its own rules before the old one goes.
 func (r *Rules) Release(addr netip.Addr, first uint16, n int) error {
 	r.mu.Lock()
@@ -101,22 +83,20 @@ func (r *Rules) Release(addr netip.Addr, first uint16, n int) error {
 		rest = append(rest, masks(addr, low, from)...)
 		rest = append(rest, masks(addr, to, high)...)
 	}
-	if err := r.create(rest); err != nil {
+	if err := r.createLocked(rest); err != nil {
 		return err
 	}
-	return r.remove(old)
+	return r.removeLocked(old)
 }
 
-// Count returns the number of rules on the device.
-func (r *Rules) Count() int {
+// Stats implements link.Filter. The device does not count frames.
+func (r *Rules) Stats() link.FilterStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.rules)
+	return link.FilterStats{Backend: "rte_flow", Rules: len(r.rules)}
 }
 
-// Verdicts implements Filter: the device does not count.
-func (r *Rules) Verdicts() []Verdict { return nil }
-
+// String implements link.Filter.
 func (r *Rules) String() string { return "flow rules" }
 
 // masks returns rules for the ports from low to below high: as few as ranges of a

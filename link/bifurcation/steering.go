@@ -4,9 +4,10 @@
 // A Steering keeps account of what was claimed: the port of a listener, a block
 // of local ports for outbound connections, each at one local address or at all.
 // It breaks claims down to ports of single addresses, and follows as addresses
-// come and go. A Filter makes that true on the device:
+// come and go. The device's filter makes that true:
 //
-//   - XDP: a program in the kernel redirects matching frames, on any interface;
+//   - that of link/xdp and link/packet: programs in the kernel tell frames apart,
+//     on any interface;
 //   - Rules: rte_flow rules of a DPDK device in isolated mode;
 //   - Whole: the device is ours alone, there is nothing to do.
 //
@@ -26,42 +27,6 @@ import (
 
 	"github.com/gotpa/tpa/link"
 )
-
-// A Filter makes ports of a local address ours. Steering calls it, one call at a
-// time, and claims no port twice.
-type Filter interface {
-	// Claim makes n ports from first on ours, Release gives them back.
-	Claim(addr netip.Addr, first uint16, n int) error
-	Release(addr netip.Addr, first uint16, n int) error
-	// Verdicts counts the frames that the filter saw by what it made of them; nil
-	// where nobody counts.
-	Verdicts() []Verdict
-	// String names the filter.
-	String() string
-}
-
-// A Sharer is a Filter that can tell flows at one port apart.
-type Sharer interface {
-	Filter
-	// ClaimExcept is Claim for one port, at which the kernel keeps the flows.
-	ClaimExcept(addr netip.Addr, port uint16, kept []link.Flow) error
-	// Drain gives a claimed port back to the kernel, except for the flows.
-	Drain(addr netip.Addr, port uint16, kept []link.Flow) error
-	// Except ends such exceptions.
-	Except(flows []link.Flow) error
-	// Others returns the flows at a port that are left to other processes, which
-	// have drained it.
-	Others(port uint16) ([]link.Flow, error)
-}
-
-// A Verdict is a kind of frame and how many there were.
-type Verdict struct {
-	Name   string
-	Frames uint64
-	// Taker is who has the frames: "accel", "kernel", or "filter" where they ended
-	// there.
-	Taker string
-}
 
 // Ports are what a claim asks for.
 type Ports struct {
@@ -88,10 +53,10 @@ func (p Ports) matches(a netip.Addr) bool {
 
 // A Steering keeps account of claims. Make one with New.
 type Steering struct {
-	filter  Filter
+	filter  link.Filter
 	counted *counted // under filter
 
-	// mu guards the following fields.
+	// mu guards the following fields, and is held while the filter is changed.
 	mu     sync.Mutex
 	addrs  []netip.Addr
 	claims map[*Claim]struct{}
@@ -103,7 +68,7 @@ type Steering struct {
 }
 
 // New returns a Steering without addresses and claims.
-func New(f Filter) *Steering {
+func New(f link.Filter) *Steering {
 	filter, counted := count(f)
 	return &Steering{
 		filter: filter, counted: counted, claims: make(map[*Claim]struct{}),
@@ -112,29 +77,28 @@ func New(f Filter) *Steering {
 }
 
 // Filter returns the filter.
-func (s *Steering) Filter() Filter { return s.counted.Filter }
+func (s *Steering) Filter() link.Filter { return s.counted.Filter }
 
 // Stats are what there is now, and counters since the filter was made.
 type Stats struct {
 	// Claims is the number of claims, Ports that of claimed ports, each counted for
 	// each address, Rules that of rules on the device: 0 where a filter has none.
 	Claims, Ports, Rules int
-	Verdicts             []Verdict
-	Operations           Operations
+	// Frames counts what the filter saw by what it made of them; nil where nobody
+	// counts.
+	Frames     []link.FrameCount
+	Operations Operations
 }
 
 // Stats returns the counters.
 func (s *Steering) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := Stats{
-		Claims: len(s.claims), Ports: len(s.claimed),
-		Verdicts: s.filter.Verdicts(), Operations: s.counted.operations(),
+	filter := s.filter.Stats()
+	return Stats{
+		Claims: len(s.claims), Ports: len(s.claimed), Rules: filter.Rules,
+		Frames: filter.Frames, Operations: s.counted.operations(),
 	}
-	if r, ok := s.counted.Filter.(*Rules); ok {
-		stats.Rules = r.Count()
-	}
-	return stats
 }
 
 // A Claimed tells about a claim. Kept are the flows that it was made with.
@@ -293,7 +257,7 @@ func (s *Steering) claim(a netip.Addr, p *Ports) error {
 }
 
 func (s *Steering) claimRun(a netip.Addr, first uint16, n int, kept []link.Flow) error {
-	sharer, ok := s.filter.(Sharer)
+	sharer, ok := s.filter.(link.FlowFilter)
 	if !ok || len(kept) == 0 {
 		return s.filter.Claim(a, first, n)
 	}
@@ -364,7 +328,7 @@ func (c *Claim) Drain(flows []link.Flow) error {
 	if s.closed || c.released {
 		return errClosed
 	}
-	sharer, ok := s.filter.(Sharer)
+	sharer, ok := s.filter.(link.FlowFilter)
 	if !ok {
 		return fmt.Errorf("drain ports: %v cannot tell flows apart: %w", s.filter, errors.ErrUnsupported)
 	}
@@ -394,7 +358,7 @@ func (c *Claim) Drain(flows []link.Flow) error {
 func (s *Steering) Except(flows []link.Flow) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sharer, ok := s.filter.(Sharer); ok && !s.closed {
+	if sharer, ok := s.filter.(link.FlowFilter); ok && !s.closed {
 		return sharer.Except(flows)
 	}
 	return nil
@@ -405,7 +369,7 @@ func (s *Steering) Except(flows []link.Flow) error {
 func (s *Steering) Others(port uint16) ([]link.Flow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sharer, ok := s.filter.(Sharer); ok && !s.closed {
+	if sharer, ok := s.filter.(link.FlowFilter); ok && !s.closed {
 		return sharer.Others(port)
 	}
 	return nil, nil

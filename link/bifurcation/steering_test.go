@@ -54,21 +54,23 @@ func (f *fakeFilter) Release(a netip.Addr, first uint16, n int) error {
 	return nil
 }
 
-func (f *fakeFilter) Verdicts() []Verdict { return []Verdict{{Name: "frames", Frames: 7}} }
+func (f *fakeFilter) Stats() link.FilterStats {
+	return link.FilterStats{Frames: []link.FrameCount{{Name: "frames", Frames: 7}}}
+}
 
 func (f *fakeFilter) String() string { return "fake" }
 
-// A fakeSharer can tell flows apart, too.
-type fakeSharer struct{ *fakeFilter }
+// A fakeFlowFilter can tell flows apart, too.
+type fakeFlowFilter struct{ *fakeFilter }
 
-func (f fakeSharer) ClaimExcept(a netip.Addr, port uint16, kept []link.Flow) error {
+func (f fakeFlowFilter) ClaimExcept(a netip.Addr, port uint16, kept []link.Flow) error {
 	for _, fl := range kept {
 		f.flows[fl] = false
 	}
 	return f.Claim(a, port, 1)
 }
 
-func (f fakeSharer) Drain(a netip.Addr, port uint16, kept []link.Flow) error {
+func (f fakeFlowFilter) Drain(a netip.Addr, port uint16, kept []link.Flow) error {
 	for _, fl := range kept {
 		f.flows[fl] = true
 	}
@@ -76,9 +78,9 @@ func (f fakeSharer) Drain(a netip.Addr, port uint16, kept []link.Flow) error {
 	return nil
 }
 
-func (f fakeSharer) Others(uint16) ([]link.Flow, error) { return nil, nil }
+func (f fakeFlowFilter) Others(uint16) ([]link.Flow, error) { return nil, nil }
 
-func (f fakeSharer) Except(flows []link.Flow) error {
+func (f fakeFlowFilter) Except(flows []link.Flow) error {
 	for _, fl := range flows {
 		delete(f.flows, fl)
 	}
@@ -129,7 +131,7 @@ func TestSteering(t *testing.T) {
 	f.want("claims", "10.0.0.1:80", "[fd00::1]:80", "10.0.0.1:81", "[fd00::1]:82", "10.0.0.1:83", "10.0.0.1:84")
 	must(s.SetAddrs([]netip.Addr{v6, other4}))
 	f.want("another address", "10.0.0.2:80", "[fd00::1]:80", "10.0.0.2:81", "[fd00::1]:82", "10.0.0.2:84")
-	if st := s.Stats(); st.Claims != 5 || st.Ports != 5 || st.Verdicts[0].Frames != 7 {
+	if st := s.Stats(); st.Claims != 5 || st.Ports != 5 || st.Frames[0].Frames != 7 {
 		t.Errorf("stats %+v, want 5 claims on 5 ports and the filter's verdicts", st)
 	}
 
@@ -215,7 +217,7 @@ func TestRollback(t *testing.T) {
 }
 
 func TestSharing(t *testing.T) {
-	f := fakeSharer{newFake(t)}
+	f := fakeFlowFilter{newFake(t)}
 	s := New(f)
 	must := func(err error) {
 		t.Helper()
@@ -370,8 +372,8 @@ func TestRules(t *testing.T) {
 		if got := d.ports(v4); !slices.Equal(got, ports) {
 			t.Errorf("%s: ports %v, want %v", when, got, ports)
 		}
-		if len(d.rules) != rules || r.Count() != rules {
-			t.Errorf("%s: %d rules, %d known, want %d", when, len(d.rules), r.Count(), rules)
+		if len(d.rules) != rules || r.Stats().Rules != rules {
+			t.Errorf("%s: %d rules, %d known, want %d", when, len(d.rules), r.Stats().Rules, rules)
 		}
 	}
 	must := func(err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/bifurcation"
 )
 
 // Config describes a port.
@@ -85,22 +86,49 @@ func Open(e EAL, c Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dpdk: %w", err)
 	}
+	if p.isolated {
+		p.filter = p.newRules()
+	}
 	return p, nil
 }
 
-// Port is a device driven by DPDK. It implements link.Device, link.Spreader and
-// link.Steerer.
-type Port struct{ device }
+// Port is a device driven by DPDK. It implements link.Device, link.Spreader,
+// link.Steerer and, opened in isolated mode, link.Sharer.
+type Port struct {
+	device
+	// filter is that in isolated mode, else nil.
+	filter *bifurcation.Rules
+}
 
-// KernelInterface returns the name of the interface by which the kernel has the
-// same device, as with mlx5 and drivers that run on an interface; "" for others.
-func (p *Port) KernelInterface() string { return p.kernel }
+// Sharing implements link.Sharer: a port in isolated mode is shared, by flow
+// rules, each of which spreads its flows over all queues by a hash. The interface
+// is that by which the kernel has the same device, as with mlx5 and drivers that
+// run on an interface.
+func (p *Port) Sharing() (link.Sharing, bool) {
+	if p.filter == nil {
+		return link.Sharing{}, false
+	}
+	return link.Sharing{Filter: p.filter, Interface: p.kernel}, true
+}
 
-// Isolated tells whether the port was opened in isolated mode.
-func (p *Port) Isolated() bool { return p.isolated }
+// newRules returns the filter of a port in isolated mode.
+func (p *Port) newRules() *bifurcation.Rules {
+	queues := make([]uint16, p.Info().Queues)
+	for i := range queues {
+		queues[i] = uint16(i)
+	}
+	return bifurcation.NewRules(func(r bifurcation.Rule) (func() error, error) {
+		f, err := p.CreateRule(Rule{IPv6: r.Addr.Is6(), Addr: r.Addr, Port: r.Port, PortMask: r.Mask, Queues: queues})
+		if err != nil {
+			return nil, err
+		}
+		return f.Remove, nil
+	})
+}
 
 var (
 	_ link.Device   = (*Port)(nil)
 	_ link.Spreader = (*Port)(nil)
 	_ link.Steerer  = (*Port)(nil)
+	_ link.Sharer   = (*Port)(nil)
 )

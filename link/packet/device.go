@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"net"
 	"syscall"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
-	"github.com/gotpa/tpa/link/xdp"
 )
 
 // Config describes a device. Only Interface has to be set.
@@ -28,11 +27,14 @@ type Config struct {
 type Device struct {
 	info   link.Info
 	netdev *netdev.Interface
-	filter *xdp.Filter
+	filter *bpf.Filter
 	queue  *Queue
 }
 
-var _ link.Device = (*Device)(nil)
+var (
+	_ link.Device = (*Device)(nil)
+	_ link.Sharer = (*Device)(nil)
+)
 
 const (
 	headerLen = 14 // of Ethernet, without a VLAN tag
@@ -41,7 +43,8 @@ const (
 
 // Open opens an interface: it attaches a filter that passes everything, and opens
 // the sockets. Nothing leaves the kernel before ports are claimed with
-// Device.Filter. Errors are those of Config, or of type *xdp.Error.
+// the filter of Device.Sharing. Errors are those of Config, or of type
+// *link.InterfaceError.
 func Open(cfg Config) (*Device, error) {
 	if cfg.RingSize == 0 {
 		cfg.RingSize = 2048
@@ -52,7 +55,7 @@ func Open(cfg Config) (*Device, error) {
 	case cfg.RingSize < 64 || cfg.RingSize > 32768 || bits.OnesCount(uint(cfg.RingSize)) != 1:
 		return nil, fmt.Errorf("packet: Config.RingSize is %d: want a power of two from 64 to 32768", cfg.RingSize)
 	}
-	filter, err := xdp.OpenIngress(cfg.Interface)
+	filter, err := bpf.OpenIngress(cfg.Interface)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +79,11 @@ func Open(cfg Config) (*Device, error) {
 
 // errSocket explains why a socket could not be opened.
 func errSocket(name string, err error) error {
-	e := &xdp.Error{Interface: name, Problem: "cannot open a packet socket", Remedy: "use Linux 6.6 or newer", Err: err}
+	e := &link.InterfaceError{Interface: name, Problem: "cannot open a packet socket", Remedy: "use Linux 6.6 or newer", Err: err}
 	switch {
 	case errors.Is(err, syscall.EPERM):
 		e.Problem = "opening a packet socket needs CAP_NET_RAW"
-		e.Remedy = xdp.Capabilities
+		e.Remedy = bpf.Capabilities
 	case errors.Is(err, syscall.EAFNOSUPPORT):
 		e.Problem = "the kernel has no packet sockets"
 		e.Remedy = "use one built with CONFIG_PACKET=y"
@@ -94,8 +97,10 @@ func (d *Device) Info() link.Info { return d.info }
 // Queue implements link.Device.
 func (d *Device) Queue(int) link.Queue { return d.queue }
 
-// Filter returns the filter of the device.
-func (d *Device) Filter() *xdp.Filter { return d.filter }
+// Sharing implements link.Sharer. The filter is a link.FlowFilter.
+func (d *Device) Sharing() (link.Sharing, bool) {
+	return link.Sharing{Filter: d.filter, Interface: d.info.Name}, true
+}
 
 // String describes how the interface is used: "eth0 (ixgbe): packet socket".
 func (d *Device) String() string {
@@ -131,10 +136,4 @@ func (d *Device) free() error {
 		err = errors.Join(err, d.queue.Close())
 	}
 	return err
-}
-
-// errGone is what a queue answers when its interface was removed.
-func errGone(name string) error {
-	return &xdp.Error{Interface: name, Problem: "the interface is gone", Remedy: "open it again when it is back",
-		Err: &net.OpError{Op: "read", Net: "packet", Err: syscall.ENODEV}}
 }

@@ -6,7 +6,7 @@
 //
 // # The way of a packet
 //
-// The same filter as that of link/xdp decides, at two places: as the filter of
+// The same filter as with link/xdp (internal/bpf) decides, at two places: as the filter of
 // the packet socket, which gets a copy of our frames, and at the interface's
 // ingress (tcx) right behind it, where our frames end and all others go on.
 //

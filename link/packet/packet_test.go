@@ -299,7 +299,7 @@ func TestOnlyOurs(t *testing.T) {
 	}
 	defer ln.Close()
 	for _, to := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
-		before := b.dev.Filter().Verdicts()
+		before := b.dev.Filter().Counts()
 		b.far.Host.Do(func() {
 			c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, port+1).String(), 5*time.Second)
 			if err != nil {
@@ -308,7 +308,7 @@ func TestOnlyOurs(t *testing.T) {
 			}
 			c.Close()
 		})
-		v := b.dev.Filter().Verdicts()
+		v := b.dev.Filter().Counts()
 		if v.OtherPort == before.OtherPort || v.Redirected != before.Redirected {
 			t.Errorf("the kernel's port: verdicts %+v", v)
 		}
@@ -339,8 +339,9 @@ func TestTwoDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	for dev, p := range map[*xdp.Filter]uint16{other.Filter(): port + 1, first.Filter(): port + 2} {
-		if err := dev.Claim(b.near.IPv4.Addr(), p, 1); err != nil {
+	sharing, _ := first.Sharing()
+	for filter, p := range map[link.Filter]uint16{other.Filter(): port + 1, sharing.Filter: port + 2} {
+		if err := filter.Claim(b.near.IPv4.Addr(), p, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -484,7 +485,7 @@ func TestOpenErrors(t *testing.T) {
 	for name, want := range map[string]string{"nowhere": "no such interface", "lo": "Ethernet"} {
 		var err error
 		h.Do(func() { _, err = packet.Open(packet.Config{Interface: name}) })
-		var e *xdp.Error
+		var e *link.InterfaceError
 		if !errors.As(err, &e) || !strings.Contains(e.Problem, want) || e.Remedy == "" {
 			t.Errorf("%s: %v, want %q and a remedy", name, err, want)
 		}

@@ -10,10 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
-	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -111,7 +111,7 @@ func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error
 		return nil, err
 	}
 
-	if q.out, err = packetsocket.Open(attrs.Index, errGone(attrs.Name)); err != nil {
+	if q.out, err = packetsocket.Open(attrs.Index, bpf.Gone(attrs.Name, "packet")); err != nil {
 		return nil, err
 	}
 	return q, nil
@@ -154,7 +154,7 @@ func (q *Queue) Receive(frames []link.Frame) (int, error) {
 		switch {
 		case status&unix.TP_STATUS_CSUMNOTREADY != 0:
 			// Its sender left TCP's checksum to a device that never came.
-			f.Checksum = xdp.Complete(f.Data)
+			f.Checksum = bpf.Complete(f.Data)
 		case status&unix.TP_STATUS_CSUM_VALID != 0 && goodHeader(f.Data):
 			// The device has checked TCP's checksum, not the header's.
 			f.Checksum = link.Good
@@ -206,7 +206,7 @@ func (q *Queue) idle() error {
 	_, _ = unix.GetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_ERROR)
 	at, err := unix.Getsockname(q.rx)
 	if ll, ok := at.(*unix.SockaddrLinklayer); err == nil && ok && ll.Ifindex <= 0 {
-		q.gone = errGone(q.name)
+		q.gone = bpf.Gone(q.name, "packet")
 	}
 	return q.gone
 }

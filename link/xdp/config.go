@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/bits"
 	"time"
+
+	"github.com/gotpa/tpa/internal/bpf"
 )
 
 // Config describes a device. Only Interface has to be set.
@@ -43,31 +45,16 @@ type Attach int
 
 const (
 	// AttachAuto tries native mode, then generic mode.
-	AttachAuto Attach = iota
+	AttachAuto = Attach(bpf.Auto)
 	// AttachNative runs the filter in the driver, before the kernel has made a
 	// packet of the frame.
-	AttachNative
+	AttachNative = Attach(bpf.Native)
 	// AttachGeneric runs the filter in the kernel's receive path, on any driver,
 	// at a higher price per frame.
-	AttachGeneric
-	// AttachIngress runs the filter behind XDP, for a packet socket: see
-	// OpenIngress. It is none for Config.
-	AttachIngress
+	AttachGeneric = Attach(bpf.Generic)
 )
 
-func (a Attach) String() string {
-	switch a {
-	case AttachAuto:
-		return "auto"
-	case AttachNative:
-		return "native"
-	case AttachGeneric:
-		return "generic"
-	case AttachIngress:
-		return "ingress"
-	}
-	return fmt.Sprintf("Attach(%d)", int(a))
-}
+func (a Attach) String() string { return bpf.Mode(a).String() }
 
 // withDefaults returns the configuration with its zero fields filled in, except
 // Queues, which depends on the interface.

@@ -12,6 +12,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/syncookie"
 	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
@@ -134,7 +135,7 @@ func TestCookies(t *testing.T) {
 				b := *b
 				b.T = t
 				for _, padding := range []int{0, 30} {
-					action, out, err := f.Run(append(b.syn(local, tt.options, tt.open), make([]byte, padding)...))
+					action, out, err := xdp.Run(f, append(b.syn(local, tt.options, tt.open), make([]byte, padding)...))
 					if err != nil || action != send {
 						t.Fatalf("action %d, %v; want %d", action, err, send)
 					}
@@ -154,21 +155,21 @@ func TestCookies(t *testing.T) {
 			"header beyond packet": edit(good, at+12, 15<<4),
 			"cut off":              good[:len(good)-1],
 		} {
-			if action, _, err := f.Run(frame); err != nil || action != drop {
+			if action, _, err := xdp.Run(f, frame); err != nil || action != drop {
 				t.Errorf("%v, %s: action %d, %v; want %d", local, name, action, err, drop)
 			}
 		}
 		if local.Is4() {
-			if action, _, err := f.Run(edit(good, 24, good[24]+1)); err != nil || action != drop {
+			if action, _, err := xdp.Run(f, edit(good, 24, good[24]+1)); err != nil || action != drop {
 				t.Errorf("wrong checksum of the IP header: action %d, %v; want %d", action, err, drop)
 			}
 		}
 	}
-	if err := f.CompleteAnswers(); err != nil {
+	if err := xdp.CompleteAnswers(f); err != nil {
 		t.Fatal(err)
 	}
 	for _, local := range []netip.Addr{b.near.IPv4.Addr(), b.near.IPv6.Addr()} {
-		if action, out, err := f.Run(b.syn(local, linuxOptions, true)); err != nil || action != send {
+		if action, out, err := xdp.Run(f, b.syn(local, linuxOptions, true)); err != nil || action != send {
 			t.Errorf("checksum open: action %d, %v; want %d", action, err, send)
 		} else {
 			b.checkAnswer(out, local, 1460, true, false)
@@ -200,7 +201,7 @@ func TestAnswer(t *testing.T) {
 				for _, local := range locals {
 					arrives("before", b.syn(local, linuxOptions, false))
 				}
-				before := f.Verdicts()
+				before := f.Counts()
 				for _, local := range locals {
 					answer(b.cookies(true))
 					b.send(b.syn(local, linuxOptions, false))
@@ -213,7 +214,7 @@ func TestAnswer(t *testing.T) {
 					b.send(b.syn(local, linuxOptions, false))
 				}
 				until(t, "all SYNs counted", func() bool {
-					v := minus(f.Verdicts(), before)
+					v := minus(f.Counts(), before)
 					return v.Answered == 4 && v.Dropped == 4
 				})
 				answer(nil)
@@ -242,20 +243,20 @@ func (b *bench) sniffTCP(local netip.Addr) []byte {
 // TestAnswerToKernel lets a kernel connect to the filter, whose answer is all that
 // it needs for that; also with checksums that it leaves to its device.
 func TestAnswerToKernel(t *testing.T) {
-	native := func(name string) (*xdp.Filter, error) {
+	native := func(name string) (*bpf.Filter, error) {
 		return device(t, xdp.Config{Interface: name, Attach: xdp.AttachNative})
 	}
-	generic := func(name string) (*xdp.Filter, error) {
+	generic := func(name string) (*bpf.Filter, error) {
 		return device(t, xdp.Config{Interface: name, Attach: xdp.AttachGeneric})
 	}
 	for _, m := range []struct {
 		name string
-		open func(string) (*xdp.Filter, error)
-	}{{"native", native}, {"generic", generic}, {"ingress", xdp.OpenIngress}} {
+		open func(string) (*bpf.Filter, error)
+	}{{"native", native}, {"generic", generic}, {"ingress", bpf.OpenIngress}} {
 		for _, offloads := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/offloads %v", m.name, offloads), func(t *testing.T) {
 				far, near := wire(t, testnet.Wire{Offloads: offloads})
-				var f *xdp.Filter
+				var f *bpf.Filter
 				var err error
 				near.Host.Do(func() { f, err = m.open(near.Name) })
 				if err != nil {
@@ -275,13 +276,13 @@ func TestAnswerToKernel(t *testing.T) {
 					var c net.Conn
 					far.Host.Do(func() { c, err = net.DialTimeout("tcp", netip.AddrPortFrom(local, port).String(), 10*time.Second) })
 					if err != nil {
-						t.Errorf("%v; the filter: %+v", err, f.Verdicts())
+						t.Errorf("%v; the filter: %+v", err, f.Counts())
 						continue
 					}
 					c.Close()
 				}
-				if v := f.Verdicts(); v.Answered < 2 || v.Dropped > 0 {
-					t.Errorf("verdicts %+v, want 2 SYNs answered and none dropped", v)
+				if v := f.Counts(); v.Answered < 2 || v.Dropped > 0 {
+					t.Errorf("counts %+v, want 2 SYNs answered and none dropped", v)
 				}
 			})
 		}
@@ -289,7 +290,7 @@ func TestAnswerToKernel(t *testing.T) {
 }
 
 // device opens a device for its filter.
-func device(t *testing.T, cfg xdp.Config) (*xdp.Filter, error) {
+func device(t *testing.T, cfg xdp.Config) (*bpf.Filter, error) {
 	dev, err := xdp.Open(cfg)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
@@ -17,7 +18,7 @@ import (
 type Device struct {
 	info   link.Info
 	netdev *netdev.Interface
-	filter *Filter
+	filter *bpf.Filter
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
@@ -25,11 +26,15 @@ type Device struct {
 	queues    []*Queue
 }
 
-var _ link.Device = (*Device)(nil)
+var (
+	_ link.Device = (*Device)(nil)
+	_ link.Sharer = (*Device)(nil)
+)
 
 // Open opens an interface: it attaches a filter that passes everything, and opens
 // a socket for each receive queue. Nothing leaves the kernel before ports are
-// claimed with Device.Filter. Errors are those of Config, or of type *Error.
+// claimed with the filter of Device.Sharing. Errors are those of Config, or of
+// type *link.InterfaceError.
 func Open(cfg Config) (_ *Device, err error) {
 	cfg, err = cfg.withDefaults()
 	if err != nil {
@@ -37,7 +42,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 	dev := &Device{}
 	if dev.netdev, err = netdev.Open(cfg.Interface); err != nil {
-		return nil, errNoInterface(cfg.Interface, err)
+		return nil, bpf.NoInterface(cfg.Interface, err)
 	}
 	defer func() {
 		if err != nil {
@@ -46,26 +51,27 @@ func Open(cfg Config) (_ *Device, err error) {
 	}()
 	l := dev.netdev.Link
 	attrs := l.Attrs()
-	if err := wantEthernet(attrs); err != nil {
-		return nil, err
-	}
 
 	receive := receiveQueues(attrs)
 	if cfg.Queues == 0 {
 		cfg.Queues = receive
 	}
 	if cfg.Queues > receive {
-		return nil, &Error{attrs.Name, fmt.Sprintf("%d queues were asked for and the interface has %d", cfg.Queues, receive),
-			fmt.Sprintf("ethtool -L %s combined %d, or ask for fewer", attrs.Name, cfg.Queues), unix.EINVAL}
+		return nil, &link.InterfaceError{
+			Interface: attrs.Name, Problem: fmt.Sprintf("%d queues were asked for and the interface has %d", cfg.Queues, receive),
+			Remedy: fmt.Sprintf("ethtool -L %s combined %d, or ask for fewer", attrs.Name, cfg.Queues), Err: unix.EINVAL,
+		}
 	}
-	if receive > maxQueues {
-		return nil, &Error{attrs.Name, fmt.Sprintf("the interface has %d receive queues", receive),
-			fmt.Sprintf("ethtool -L %s combined %d", attrs.Name, maxQueues), unix.E2BIG}
+	if receive > bpf.MaxQueues {
+		return nil, &link.InterfaceError{
+			Interface: attrs.Name, Problem: fmt.Sprintf("the interface has %d receive queues", receive),
+			Remedy: fmt.Sprintf("ethtool -L %s combined %d", attrs.Name, bpf.MaxQueues), Err: unix.E2BIG,
+		}
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
-	if dev.filter, dev.notNative, err = openFilter(attrs.Index, l.Type() == "veth", cfg.Attach); err != nil {
-		return nil, errFilter(l, cfg.Attach, err)
+	if dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach)); err != nil {
+		return nil, err
 	}
 	chunk := chunkSize(attrs.MTU)
 	for i := range cfg.Queues {
@@ -88,7 +94,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	if !slices.ContainsFunc(dev.queues, func(q *Queue) bool { return q.out == nil }) {
 		dev.info.Capabilities = packetsocket.Capabilities
 	}
-	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Attach(), copying)
+	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Mode(), copying)
 	return dev, nil
 }
 
@@ -124,7 +130,7 @@ func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_
 	}
 	q.txFree.Store(int32(len(q.free)))
 	flags := uint16(unix.XDP_USE_NEED_WAKEUP)
-	if cfg.Copy || d.filter.Attach() == AttachGeneric {
+	if cfg.Copy || d.filter.Mode() == bpf.Generic {
 		flags |= unix.XDP_COPY
 	}
 	var first *socket
@@ -138,12 +144,12 @@ func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_
 			first = s
 		}
 		q.sockets = append(q.sockets, s)
-		if err := d.filter.setSocket(queue, s.fd); err != nil {
+		if err := d.filter.SetSocket(queue, s.fd); err != nil {
 			return nil, errSocket(attrs.Name, queue, err)
 		}
 	}
 	if q.zeroCopy = first.zeroCopy(); !q.zeroCopy && !cfg.sendByRing {
-		if q.out, err = packetsocket.Open(attrs.Index, errGone(attrs.Name)); err != nil {
+		if q.out, err = packetsocket.Open(attrs.Index, bpf.Gone(attrs.Name, "xdp")); err != nil {
 			return nil, errSocket(attrs.Name, i, err)
 		}
 	}
@@ -160,8 +166,10 @@ func (d *Device) Info() link.Info { return d.info }
 // Queue implements link.Device.
 func (d *Device) Queue(i int) link.Queue { return d.queues[i] }
 
-// Filter returns the filter of the device.
-func (d *Device) Filter() *Filter { return d.filter }
+// Sharing implements link.Sharer. The filter is a link.FlowFilter.
+func (d *Device) Sharing() (link.Sharing, bool) {
+	return link.Sharing{Filter: d.filter, Interface: d.info.Name}, true
+}
 
 // NotNative returns why the filter is attached in generic mode although native
 // mode was tried, else nil.
@@ -211,9 +219,6 @@ func (d *Device) free() (err error) {
 	}
 	return err
 }
-
-// maxQueues is the size of the filter's map of sockets.
-const maxQueues = 256
 
 // receiveQueues returns the number of receive queues in use.
 func receiveQueues(attrs *netlink.LinkAttrs) int {

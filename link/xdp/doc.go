@@ -3,9 +3,9 @@
 //
 // # The way of a packet
 //
-// A filter (filter.c), attached to the interface, sees each arriving frame
-// first. TCP segments for the addresses and ports that Filter.Claim named go to
-// the socket of their receive queue, everything else goes on to the kernel.
+// A filter (internal/bpf), attached to the interface, sees each arriving frame
+// first. TCP segments for the addresses and ports that were claimed go to the
+// socket of their receive queue, everything else goes on to the kernel.
 //
 //	NIC queue ──▶ filter ──ours──▶ socket: receive ring ──▶ Queue.Receive
 //	                └────the rest──▶ the kernel
@@ -20,7 +20,7 @@
 //
 // # Threads
 //
-// Device and Filter may be used by anyone. A Queue follows the contract of
+// Device and its filter may be used by anyone. A Queue follows the contract of
 // link.Queue: one goroutine receives, one at a time sends, and the two share
 // nothing but the memory region, of which each side has its own chunks.
 //

@@ -3,108 +3,28 @@ package xdp
 import (
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 
-	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/link"
 )
-
-// An Error says why an interface cannot be used and what to do about it.
-type Error struct {
-	// Interface is the interface's name.
-	Interface string
-	// Problem is what is wrong, Remedy the way out.
-	Problem, Remedy string
-	// Err is the cause. It wraps a syscall.Errno where there is one: EPERM, EBUSY,
-	// ENODEV, EMSGSIZE, EOPNOTSUPP and others.
-	Err error
-}
-
-func (e *Error) Error() string {
-	return fmt.Sprintf("xdp: %s: %s (%v): %s", e.Interface, e.Problem, e.Err, e.Remedy)
-}
-
-func (e *Error) Unwrap() error { return e.Err }
 
 // ErrOccupied is wrapped by errors of Open where another program has the
 // interface's XDP.
-var ErrOccupied = errors.New("in use")
-
-// enotsupp is what some drivers answer in place of EOPNOTSUPP; C libraries do not
-// know it.
-const enotsupp = syscall.Errno(524)
+var ErrOccupied = bpf.ErrOccupied
 
 // Capabilities says how to give a program the rights that it needs.
-const Capabilities = "run as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon,cap_ipc_lock+ep PROGRAM"
-
-func errNoInterface(name string, err error) error {
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
-		err = fmt.Errorf("%w (%w)", err, syscall.ENODEV)
-	}
-	return &Error{name, "no such interface in this network namespace", "`ip link` lists those there are", err}
-}
-
-// wantEthernet refuses interfaces whose frames the filter cannot read.
-func wantEthernet(attrs *netlink.LinkAttrs) error {
-	if len(attrs.HardwareAddr) != 6 {
-		return &Error{attrs.Name, "not an Ethernet interface", "name one that has a MAC address of 6 bytes", errors.ErrUnsupported}
-	}
-	return nil
-}
-
-// errFilter explains why the filter could not be loaded or attached.
-func errFilter(l netlink.Link, mode Attach, err error) error {
-	attrs := l.Attrs()
-	e := &Error{Interface: attrs.Name, Err: err}
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		e.Problem = "loading the filter needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
-		e.Remedy = Capabilities
-	case occupied(err):
-		e.Problem = "another XDP program is attached" + describeProgram(attrs.Xdp)
-		e.Remedy = "stop its owner; if it has none: ip link set dev " + attrs.Name + " xdp off"
-		e.Err = fmt.Errorf("%w: %w", ErrOccupied, err)
-	case errors.Is(err, syscall.ENODEV):
-		e.Problem = "the interface is gone"
-		e.Remedy = "`ip link` lists those there are"
-	case errors.Is(err, ebpf.ErrNotSupported) && mode == AttachIngress:
-		e.Problem = "kernel " + kernelRelease() + " cannot attach a filter behind XDP"
-		e.Remedy = "use Linux 6.6 or newer"
-	case errors.Is(err, ebpf.ErrNotSupported):
-		e.Problem = "kernel " + kernelRelease() + " cannot load or attach the filter"
-		e.Remedy = "use Linux 5.10 or newer"
-	case errors.Is(err, syscall.ENOSPC) && attrs.Slave == nil && l.Type() == "veth":
-		e.Problem = "fewer receive queues than the other end of the veth pair has transmit queues"
-		e.Remedy = fmt.Sprintf("ethtool -L %s rx N with N transmit queues at the peer, or use AttachGeneric", attrs.Name)
-	case mode == AttachNative && attrs.MTU > 1500 && !errors.Is(err, syscall.EOPNOTSUPP):
-		e.Problem = fmt.Sprintf("the driver does not run XDP at an MTU of %d", attrs.MTU)
-		e.Remedy = fmt.Sprintf("ip link set dev %s mtu 1500 (drivers take up to about 3500), or use AttachGeneric", attrs.Name)
-	case mode == AttachNative && (errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, enotsupp)):
-		e.Problem = "the driver does not run XDP"
-		e.Remedy = "use AttachGeneric or AttachAuto"
-	default:
-		e.Problem = "cannot attach the filter in " + mode.String() + " mode"
-		e.Remedy = "`dmesg` may say why; AttachGeneric works with any driver"
-	}
-	return e
-}
+const Capabilities = bpf.Capabilities
 
 // errSocket explains why the socket of a receive queue could not be opened.
 func errSocket(name string, queue int, err error) error {
-	e := &Error{Interface: name, Err: err}
+	e := &link.InterfaceError{Interface: name, Err: err}
 	switch {
 	case errors.Is(err, syscall.EPERM):
 		e.Problem = "opening an AF_XDP socket needs CAP_NET_RAW"
 		e.Remedy = Capabilities
 	case errors.Is(err, syscall.EAFNOSUPPORT):
-		e.Problem = "kernel " + kernelRelease() + " has no AF_XDP"
+		e.Problem = "kernel " + bpf.KernelRelease() + " has no AF_XDP"
 		e.Remedy = "use Linux 5.10 or newer, built with CONFIG_XDP_SOCKETS=y"
 	case errors.Is(err, syscall.ENOBUFS):
 		e.Problem = "the limit of locked memory is too low"
@@ -120,67 +40,4 @@ func errSocket(name string, queue int, err error) error {
 		e.Remedy = "use Linux 5.10 or newer"
 	}
 	return e
-}
-
-// occupied tells whether attaching failed because of another XDP program.
-func occupied(err error) bool {
-	return errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EEXIST)
-}
-
-// describeProgram names an attached XDP program as far as may be known.
-func describeProgram(x *netlink.LinkXdp) string {
-	if x == nil || !x.Attached {
-		return ""
-	}
-	return nameProgram(x) + owners(x.ProgId)
-}
-
-func nameProgram(x *netlink.LinkXdp) string {
-	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(x.ProgId))
-	if err != nil {
-		return fmt.Sprintf(": number %d", x.ProgId)
-	}
-	defer prog.Close()
-	info, err := prog.Info()
-	if err != nil {
-		return fmt.Sprintf(": number %d", x.ProgId)
-	}
-	if info.Name == filterProgTpaFilter {
-		return ": the filter of another process that uses this library"
-	}
-	return fmt.Sprintf(": number %d, name %q", x.ProgId, info.Name)
-}
-
-// owners names the processes that hold an XDP program by a link, as far as this
-// one may look into them.
-func owners(program uint32) string {
-	files, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*")
-	want := fmt.Sprintf("\nprog_id:\t%d\n", program)
-	var pids []string
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil || !strings.Contains(string(b), want) {
-			continue
-		}
-		if pid := strings.Split(f, "/")[2]; !slices.Contains(pids, pid) {
-			pids = append(pids, pid)
-		}
-	}
-	if len(pids) == 0 {
-		return ""
-	}
-	return ", process " + strings.Join(pids, ", ")
-}
-
-func kernelRelease() string {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return "(unknown)"
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
-// errGone is what a queue answers when its interface was removed.
-func errGone(name string) error {
-	return &Error{name, "the interface is gone", "open it again when it is back", &net.OpError{Op: "read", Net: "xdp", Err: syscall.ENODEV}}
 }

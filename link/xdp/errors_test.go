@@ -2,44 +2,29 @@ package xdp
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
+	"github.com/gotpa/tpa/link"
 )
 
 // TestErrors: causes that this machine cannot bring about, each with its name and
 // the way out.
 func TestErrors(t *testing.T) {
-	card := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500}}
-	jumbo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 9001}}
-	owned := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500, Xdp: &netlink.LinkXdp{Attached: true, ProgId: 1 << 30}}}
 	for _, tt := range []struct {
 		name string
 		err  error
 		is   error
 		want []string
 	}{
-		{"kernel without bpf_link for XDP", errFilter(card, AttachAuto, fmt.Errorf("create link: %w", ebpf.ErrNotSupported)), ebpf.ErrNotSupported, []string{"kernel " + kernelRelease(), "Linux 5.10"}},
-		{"kernel without tcx", errFilter(card, AttachIngress, fmt.Errorf("create link: %w", ebpf.ErrNotSupported)), ebpf.ErrNotSupported, []string{"behind XDP", "Linux 6.6"}},
 		{"kernel without AF_XDP", errSocket("eth0", 0, syscall.EAFNOSUPPORT), syscall.EAFNOSUPPORT, []string{"no AF_XDP", "CONFIG_XDP_SOCKETS"}},
-		{"no right to load", errFilter(card, AttachAuto, syscall.EPERM), syscall.EPERM, []string{"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "setcap"}},
 		{"no right to open", errSocket("eth0", 0, syscall.EPERM), syscall.EPERM, []string{"CAP_NET_RAW", "setcap"}},
-		{"driver without XDP", errFilter(card, AttachNative, syscall.EOPNOTSUPP), syscall.EOPNOTSUPP, []string{"does not run XDP", "AttachGeneric"}},
-		{"driver without XDP, in its words", errFilter(card, AttachNative, enotsupp), enotsupp, []string{"does not run XDP", "AttachGeneric"}},
-		{"MTU too great", errFilter(jumbo, AttachNative, syscall.EINVAL), syscall.EINVAL, []string{"MTU of 9001", "mtu 1500"}},
-		{"program of somebody", errFilter(owned, AttachNative, syscall.EBUSY), ErrOccupied, []string{"another XDP program is attached: number 1073741824", "ip link set dev eth0 xdp off"}},
 		{"locked memory", errSocket("eth0", 0, syscall.ENOBUFS), syscall.ENOBUFS, []string{"locked memory", "ulimit -l"}},
 		{"queue taken", errSocket("eth0", 3, syscall.EBUSY), syscall.EBUSY, []string{"receive queue 3", "ss --xdp"}},
-		{"interface gone", errFilter(card, AttachAuto, syscall.ENODEV), syscall.ENODEV, []string{"gone", "ip link"}},
-		{"interface gone, later", errGone("eth0"), syscall.ENODEV, []string{"gone", "open it again"}},
-		{"anything else", errFilter(card, AttachNative, syscall.ENOMEM), syscall.ENOMEM, []string{"native mode", "dmesg"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var e *Error
+			var e *link.InterfaceError
 			if !errors.As(tt.err, &e) || e.Problem == "" || e.Remedy == "" || !errors.Is(tt.err, tt.is) {
 				t.Errorf("%v: want a problem, a remedy, and %v below", tt.err, tt.is)
 			}

@@ -1,15 +1,21 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/gotpa/tpa/internal/bpf"
 )
 
-// Run runs the attached program on a frame and returns what becomes of it, as XDP
-// counts: 1 drops, 2 passes, 3 sends, 4 redirects.
-func (f *Filter) Run(frame []byte) (action uint32, out []byte, err error) {
-	p, err := ebpf.NewProgramFromID(f.program)
+// Filter returns the filter of the device.
+func (d *Device) Filter() *bpf.Filter { return d.filter }
+
+// Run runs the program of an attached filter on a frame and returns what becomes of
+// it, as XDP counts: 1 drops, 2 passes, 3 sends, 4 redirects.
+func Run(f *bpf.Filter, frame []byte) (action uint32, out []byte, err error) {
+	p, err := ebpf.NewProgramFromID(f.Program())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -21,16 +27,39 @@ func (f *Filter) Run(frame []byte) (action uint32, out []byte, err error) {
 
 // CompleteAnswers has all answers leave with their checksum, as those of a driver
 // do that runs XDP.
-func (f *Filter) CompleteAnswers() error {
-	var c filterCookies
-	if err := f.maps.Cookies.Lookup(uint32(0), &c); err != nil {
+func CompleteAnswers(f *bpf.Filter) error {
+	p, err := ebpf.NewProgramFromID(f.Program())
+	if err != nil {
 		return err
 	}
-	if c.Behind != 0 {
-		return fmt.Errorf("XDP does not answer")
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return err
 	}
-	c.Partial = 0
-	return f.maps.Cookies.Put(uint32(0), c)
+	maps, _ := info.MapIDs()
+	for _, id := range maps {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		if i, err := m.Info(); err != nil || i.Name != "cookies" {
+			continue
+		}
+		value, err := m.LookupBytes(uint32(0))
+		if err != nil {
+			return err
+		}
+		// As struct cookies in filter.c has them.
+		partial, behind := value[24:26], value[26:28]
+		if binary.NativeEndian.Uint16(behind) != 0 {
+			return fmt.Errorf("XDP does not answer")
+		}
+		clear(partial)
+		return m.Put(uint32(0), value)
+	}
+	return fmt.Errorf("the filter has no map of cookies")
 }
 
 // SendByRing has a device send as in zero-copy mode, which no device of the tests

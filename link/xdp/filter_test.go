@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
@@ -27,7 +28,7 @@ func insert(frame []byte, offset int, what ...byte) []byte {
 	return slices.Insert(bytes.Clone(frame), offset, what...)
 }
 
-func TestVerdicts(t *testing.T) {
+func TestFilterActions(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) {
 			b := newBench(t, m.cfg, testnet.Wire{})
@@ -44,62 +45,62 @@ func TestVerdicts(t *testing.T) {
 			tests := []struct {
 				name  string
 				frame []byte
-				want  xdp.Verdicts
+				want  bpf.Counts
 			}{
-				{"IPv4, ours", v4, xdp.Verdicts{Redirected: 1}},
-				{"IPv6, ours", v6, xdp.Verdicts{Redirected: 1}},
-				{"IPv4, shortest", v4[:tcp4+20], xdp.Verdicts{Redirected: 1}},
-				{"IPv6, shortest", v6[:tcp6+20], xdp.Verdicts{Redirected: 1}},
-				{"IPv4, don't fragment", edit(v4, ip+6, 0x40, 0), xdp.Verdicts{Redirected: 1}},
-				{"IPv4, traffic class", edit(v4, ip+1, 0xff), xdp.Verdicts{Redirected: 1}},
-				{"IPv6, traffic class and flow label", edit(v6, ip, 0x6f, 0xff, 0xff, 0xff), xdp.Verdicts{Redirected: 1}},
-				{"IPv4, port before", edit(v4, tcp4+2, byte((b.claimed-1)>>8), byte(b.claimed-1)), xdp.Verdicts{OtherPort: 1}},
-				{"IPv4, port after", edit(v4, tcp4+2, byte((b.claimed+1)>>8), byte(b.claimed+1)), xdp.Verdicts{OtherPort: 1}},
-				{"IPv6, other port", edit(v6, tcp6+2, 0, 22), xdp.Verdicts{OtherPort: 1}},
-				{"IPv4, port 0", edit(v4, tcp4+2, 0, 0), xdp.Verdicts{OtherPort: 1}},
-				{"IPv4, our port as source", edit(v4, tcp4, byte(b.claimed>>8), byte(b.claimed), 0, 22), xdp.Verdicts{OtherPort: 1}},
-				{"IPv4, other address", edit(v4, ip+16, 10, 0, 0, 1), xdp.Verdicts{OtherAddress: 1}},
-				{"IPv4, our address as source", edit(v4, ip+12, append(b.near.IPv4.Addr().AsSlice(), 10, 0, 0, 1)...), xdp.Verdicts{OtherAddress: 1}},
-				{"IPv6, other address", edit(v6, ip+24+15, 9), xdp.Verdicts{OtherAddress: 1}},
-				{"IPv6, IPv4 address mapped", edit(v6, ip+24, addr16(netip.AddrFrom16(b.near.IPv4.Addr().As16()))...), xdp.Verdicts{Redirected: 1}},
-				{"IPv4, UDP", edit(v4, proto4, 17), xdp.Verdicts{NotTCP: 1}},
-				{"IPv4, ICMP", edit(v4, proto4, 1), xdp.Verdicts{NotTCP: 1}},
-				{"IPv6, UDP", edit(v6, next6, 17), xdp.Verdicts{NotTCP: 1}},
-				{"IPv6, ICMP", edit(v6, next6, 58), xdp.Verdicts{NotTCP: 1}},
-				{"IPv4, first fragment", edit(v4, ip+6, 0x20, 0), xdp.Verdicts{Fragment: 1}},
-				{"IPv4, last fragment", edit(v4, ip+6, 0, 9), xdp.Verdicts{Fragment: 1}},
-				{"IPv6, fragment", edit(v6, next6, 44), xdp.Verdicts{Fragment: 1}},
-				{"IPv4, options", insert(edit(v4, ip, 0x46), tcp4, 1, 1, 1, 0), xdp.Verdicts{IPOptions: 1}},
-				{"IPv6, hop-by-hop options", insert(edit(v6, next6, 0), tcp6, 6, 0, 1, 4, 0, 0, 0, 0), xdp.Verdicts{IPOptions: 1}},
-				{"IPv6, routing header", edit(v6, next6, 43), xdp.Verdicts{IPOptions: 1}},
-				{"IPv4, header too short", edit(v4, ip, 0x44), xdp.Verdicts{IPOptions: 1}},
-				{"IPv4, wrong version", edit(v4, ip, 0x65), xdp.Verdicts{Malformed: 1}},
-				{"IPv6, wrong version", edit(v6, ip, 0x45), xdp.Verdicts{Malformed: 1}},
-				{"IPv4, cut in the IP header", v4[:ip+19], xdp.Verdicts{Malformed: 1}},
-				{"IPv4, cut in the TCP header", v4[:tcp4+19], xdp.Verdicts{Malformed: 1}},
-				{"IPv6, cut in the IP header", v6[:ip+39], xdp.Verdicts{Malformed: 1}},
-				{"IPv6, cut in the TCP header", v6[:tcp6+19], xdp.Verdicts{Malformed: 1}},
-				{"ARP", append(bytes.Clone(mac), edit(make([]byte, 48), 0, 0x08, 0x06)...), xdp.Verdicts{NotIP: 1}},
-				{"unknown protocol", append(bytes.Clone(mac), edit(make([]byte, 48), 0, 0x88, 0xb5)...), xdp.Verdicts{NotIP: 1}},
-				{"no payload", append(bytes.Clone(mac), 0x88, 0xb5), xdp.Verdicts{NotIP: 1}},
-				{"broadcast", edit(v4, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), xdp.Verdicts{NotIP: 1}},
-				{"multicast", edit(v4, 0, 0x01, 0, 0x5e, 0, 0, 1), xdp.Verdicts{NotIP: 1}},
+				{"IPv4, ours", v4, bpf.Counts{Redirected: 1}},
+				{"IPv6, ours", v6, bpf.Counts{Redirected: 1}},
+				{"IPv4, shortest", v4[:tcp4+20], bpf.Counts{Redirected: 1}},
+				{"IPv6, shortest", v6[:tcp6+20], bpf.Counts{Redirected: 1}},
+				{"IPv4, don't fragment", edit(v4, ip+6, 0x40, 0), bpf.Counts{Redirected: 1}},
+				{"IPv4, traffic class", edit(v4, ip+1, 0xff), bpf.Counts{Redirected: 1}},
+				{"IPv6, traffic class and flow label", edit(v6, ip, 0x6f, 0xff, 0xff, 0xff), bpf.Counts{Redirected: 1}},
+				{"IPv4, port before", edit(v4, tcp4+2, byte((b.claimed-1)>>8), byte(b.claimed-1)), bpf.Counts{OtherPort: 1}},
+				{"IPv4, port after", edit(v4, tcp4+2, byte((b.claimed+1)>>8), byte(b.claimed+1)), bpf.Counts{OtherPort: 1}},
+				{"IPv6, other port", edit(v6, tcp6+2, 0, 22), bpf.Counts{OtherPort: 1}},
+				{"IPv4, port 0", edit(v4, tcp4+2, 0, 0), bpf.Counts{OtherPort: 1}},
+				{"IPv4, our port as source", edit(v4, tcp4, byte(b.claimed>>8), byte(b.claimed), 0, 22), bpf.Counts{OtherPort: 1}},
+				{"IPv4, other address", edit(v4, ip+16, 10, 0, 0, 1), bpf.Counts{OtherAddress: 1}},
+				{"IPv4, our address as source", edit(v4, ip+12, append(b.near.IPv4.Addr().AsSlice(), 10, 0, 0, 1)...), bpf.Counts{OtherAddress: 1}},
+				{"IPv6, other address", edit(v6, ip+24+15, 9), bpf.Counts{OtherAddress: 1}},
+				{"IPv6, IPv4 address mapped", edit(v6, ip+24, addr16(netip.AddrFrom16(b.near.IPv4.Addr().As16()))...), bpf.Counts{Redirected: 1}},
+				{"IPv4, UDP", edit(v4, proto4, 17), bpf.Counts{NotTCP: 1}},
+				{"IPv4, ICMP", edit(v4, proto4, 1), bpf.Counts{NotTCP: 1}},
+				{"IPv6, UDP", edit(v6, next6, 17), bpf.Counts{NotTCP: 1}},
+				{"IPv6, ICMP", edit(v6, next6, 58), bpf.Counts{NotTCP: 1}},
+				{"IPv4, first fragment", edit(v4, ip+6, 0x20, 0), bpf.Counts{Fragment: 1}},
+				{"IPv4, last fragment", edit(v4, ip+6, 0, 9), bpf.Counts{Fragment: 1}},
+				{"IPv6, fragment", edit(v6, next6, 44), bpf.Counts{Fragment: 1}},
+				{"IPv4, options", insert(edit(v4, ip, 0x46), tcp4, 1, 1, 1, 0), bpf.Counts{IPOptions: 1}},
+				{"IPv6, hop-by-hop options", insert(edit(v6, next6, 0), tcp6, 6, 0, 1, 4, 0, 0, 0, 0), bpf.Counts{IPOptions: 1}},
+				{"IPv6, routing header", edit(v6, next6, 43), bpf.Counts{IPOptions: 1}},
+				{"IPv4, header too short", edit(v4, ip, 0x44), bpf.Counts{IPOptions: 1}},
+				{"IPv4, wrong version", edit(v4, ip, 0x65), bpf.Counts{Malformed: 1}},
+				{"IPv6, wrong version", edit(v6, ip, 0x45), bpf.Counts{Malformed: 1}},
+				{"IPv4, cut in the IP header", v4[:ip+19], bpf.Counts{Malformed: 1}},
+				{"IPv4, cut in the TCP header", v4[:tcp4+19], bpf.Counts{Malformed: 1}},
+				{"IPv6, cut in the IP header", v6[:ip+39], bpf.Counts{Malformed: 1}},
+				{"IPv6, cut in the TCP header", v6[:tcp6+19], bpf.Counts{Malformed: 1}},
+				{"ARP", append(bytes.Clone(mac), edit(make([]byte, 48), 0, 0x08, 0x06)...), bpf.Counts{NotIP: 1}},
+				{"unknown protocol", append(bytes.Clone(mac), edit(make([]byte, 48), 0, 0x88, 0xb5)...), bpf.Counts{NotIP: 1}},
+				{"no payload", append(bytes.Clone(mac), 0x88, 0xb5), bpf.Counts{NotIP: 1}},
+				{"broadcast", edit(v4, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), bpf.Counts{NotIP: 1}},
+				{"multicast", edit(v4, 0, 0x01, 0, 0x5e, 0, 0, 1), bpf.Counts{NotIP: 1}},
 				// The kernel of this end may take the tag off before the generic filter.
-				{"VLAN", insert(v4, 12, 0x81, 0, 0, 5), xdp.Verdicts{NotIP: 1}},
+				{"VLAN", insert(v4, 12, 0x81, 0, 0, 5), bpf.Counts{NotIP: 1}},
 			}
 			for _, tt := range tests {
 				t.Run(tt.name, func(t *testing.T) {
-					before := b.dev.Filter().Verdicts()
+					before := b.dev.Filter().Counts()
 					b.send(tt.frame)
-					var got xdp.Verdicts
+					var got bpf.Counts
 					for deadline := time.Now().Add(2 * time.Second); got != tt.want && time.Now().Before(deadline); {
-						got = minus(b.dev.Filter().Verdicts(), before)
+						got = minus(b.dev.Filter().Counts(), before)
 						// The kernels talk, too: neighbour discovery and ICMP errors.
 						got.NotIP = min(got.NotIP, tt.want.NotIP)
 						got.NotTCP = min(got.NotTCP, tt.want.NotTCP)
 					}
 					if diff := cmp.Diff(tt.want, got); diff != "" {
-						t.Errorf("verdict (-want +got):\n%s", diff)
+						t.Errorf("counts (-want +got):\n%s", diff)
 					}
 				})
 			}
@@ -110,8 +111,8 @@ func TestVerdicts(t *testing.T) {
 func addr16(a netip.Addr) []byte { b := a.As16(); return b[:] }
 
 // minus returns how much the verdicts grew.
-func minus(now, before xdp.Verdicts) xdp.Verdicts {
-	return xdp.Verdicts{
+func minus(now, before bpf.Counts) bpf.Counts {
+	return bpf.Counts{
 		Redirected:   now.Redirected - before.Redirected,
 		NoSocket:     now.NoSocket - before.NoSocket,
 		NotIP:        now.NotIP - before.NotIP,
@@ -129,7 +130,7 @@ func minus(now, before xdp.Verdicts) xdp.Verdicts {
 // ours tells whether a segment to a port goes to the device.
 func (b *bench) ours(local netip.Addr, remotePort, port uint16) bool {
 	b.Helper()
-	before := b.dev.Filter().Verdicts()
+	before := b.dev.Filter().Counts()
 	f := b.segment(local, port, 100, 0)
 	offset := 34
 	if local.Is6() {
@@ -137,9 +138,9 @@ func (b *bench) ours(local netip.Addr, remotePort, port uint16) bool {
 	}
 	binary.BigEndian.PutUint16(f[offset:], remotePort)
 	b.send(f)
-	var v xdp.Verdicts
+	var v bpf.Counts
 	until(b, "a verdict", func() bool {
-		v = minus(b.dev.Filter().Verdicts(), before)
+		v = minus(b.dev.Filter().Counts(), before)
 		return v.Redirected+v.OtherPort+v.OtherAddress > 0
 	})
 	if _, err := b.dev.Queue(0).Receive(b.frames); err != nil {
@@ -201,13 +202,13 @@ func TestAddressLimit(t *testing.T) {
 	b := newBench(t, xdp.Config{}, testnet.Wire{}) // claims ports of two addresses
 	f := b.dev.Filter()
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}) }
-	for i := 2; i < xdp.MaxAddrs; i++ {
+	for i := 2; i < bpf.MaxAddrs; i++ {
 		if err := f.Claim(addr(i), 80, 1); err != nil {
 			t.Fatalf("address %d: %v", i, err)
 		}
 	}
 	if err := f.Claim(addr(0), 80, 1); err == nil {
-		t.Errorf("claimed ports of more than %d addresses", xdp.MaxAddrs)
+		t.Errorf("claimed ports of more than %d addresses", bpf.MaxAddrs)
 	}
 	if err := f.Claim(addr(5), 81, 1); err != nil {
 		t.Errorf("another port of a known address: %v", err)
@@ -292,7 +293,7 @@ func TestClaimUnderTraffic(t *testing.T) {
 	f, local := b.dev.Filter(), b.near.IPv4.Addr()
 	kept := b.segment(local, b.claimed, 100, 0)
 	changing := b.segment(local, b.claimed+1, 100, 0)
-	before := f.Verdicts()
+	before := f.Counts()
 	done := make(chan error, 1)
 	go func() {
 		for range 2000 {
@@ -325,7 +326,7 @@ func TestClaimUnderTraffic(t *testing.T) {
 		}
 	}
 	until(t, fmt.Sprintf("%d verdicts", sent), func() bool {
-		v := minus(f.Verdicts(), before)
+		v := minus(f.Counts(), before)
 		return v.Redirected+v.OtherPort == sent && v.Redirected >= sent/2
 	})
 }

@@ -14,7 +14,9 @@ import (
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
@@ -116,9 +118,9 @@ func wantError(t *testing.T, i *testnet.Interface, cfg xdp.Config, errno error, 
 		t.Fatalf("opened %v, want an error", dev)
 	}
 	t.Log(err)
-	var e *xdp.Error
+	var e *link.InterfaceError
 	if !errors.As(err, &e) || e.Problem == "" || e.Remedy == "" {
-		t.Errorf("%v is not an *xdp.Error with a problem and a remedy", err)
+		t.Errorf("%v is not an *link.InterfaceError with a problem and a remedy", err)
 	}
 	if !errors.Is(err, errno) {
 		t.Errorf("%v is not %v", err, errno)
@@ -165,7 +167,7 @@ func TestGreatMTU(t *testing.T) {
 		t.Error("a program stayed attached")
 	}
 	dev := open(t, near, xdp.Config{Interface: near.Name})
-	if dev.Filter().Attach() != xdp.AttachGeneric || dev.NotNative() == nil {
+	if dev.Filter().Mode() != bpf.Generic || dev.NotNative() == nil {
 		t.Errorf("%v (%v), want generic mode and why", dev, dev.NotNative())
 	}
 	if mtu := dev.Info().MTU; mtu != 4096-256-14 {
@@ -187,7 +189,7 @@ func TestDriverWithoutXDP(t *testing.T) {
 	near := &testnet.Interface{Host: parent.Host, Name: attrs.Name}
 	wantError(t, near, xdp.Config{Interface: near.Name, Attach: xdp.AttachNative}, syscall.EOPNOTSUPP, "does not run XDP", "AttachGeneric")
 	dev := open(t, near, xdp.Config{Interface: near.Name})
-	if dev.Filter().Attach() != xdp.AttachGeneric || dev.NotNative() == nil {
+	if dev.Filter().Mode() != bpf.Generic || dev.NotNative() == nil {
 		t.Errorf("%v (%v), want generic mode and why", dev, dev.NotNative())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
@@ -25,7 +26,7 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	busyPoll bool
-	veth     bool // see Complete
+	veth     bool // see bpf.Complete
 	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
 
@@ -114,7 +115,7 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		frames[n].Data = q.memory.mem[d.Addr:end:end]
 		frames[n].Checksum = link.Unchecked
 		if q.veth {
-			frames[n].Checksum = Complete(frames[n].Data)
+			frames[n].Checksum = bpf.Complete(frames[n].Data)
 		}
 		bytes += int(d.Len)
 		n++
@@ -139,7 +140,7 @@ func (q *Queue) idle() error {
 		// ENXIO: the kernel has taken the socket off its interface. Other errors
 		// pass: ENETDOWN goes when the interface is up again.
 		if s.kickRx() == syscall.ENXIO {
-			q.gone = errGone(q.name)
+			q.gone = bpf.Gone(q.name, "xdp")
 			return q.gone
 		}
 	}
@@ -199,7 +200,7 @@ func (q *Queue) Flush() (pending int, err error) {
 		left := int(s.tx.position - s.tx.taken())
 		if errno == syscall.ENXIO {
 			// The kernel has taken the socket off its interface.
-			q.lost = errGone(q.name)
+			q.lost = bpf.Gone(q.name, "xdp")
 			q.txDropped.Add(uint64(left))
 			break
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/xdp"
@@ -180,7 +181,7 @@ func TestQueues(t *testing.T) {
 				})
 				for i, n := range seen {
 					// In generic mode veth numbers its queues from 1, when it does at all.
-					if n == 0 && b.dev.Filter().Attach() == xdp.AttachNative {
+					if n == 0 && b.dev.Filter().Mode() == bpf.Native {
 						t.Errorf("queue %d got no frame: %v", i, seen)
 					}
 				}
@@ -350,7 +351,7 @@ func TestClose(t *testing.T) {
 	if st := b.dev.Stats(); st.BuffersInUse != 0 {
 		t.Errorf("%d buffers in use after Close", st.BuffersInUse)
 	}
-	if v := b.dev.Filter().Verdicts(); v.Redirected != 1 {
+	if v := b.dev.Filter().Counts(); v.Redirected != 1 {
 		t.Errorf("verdicts after Close %+v, want the last ones", v)
 	}
 	if err := b.dev.Filter().Claim(b.near.IPv4.Addr(), 1, 1); !errors.Is(err, net.ErrClosed) {

@@ -152,7 +152,7 @@ func (b *bench) receive(q link.Queue, n int) [][]byte {
 			got = append(got, bytes.Clone(f.Data))
 		}
 		if time.Now().After(deadline) {
-			b.Fatalf("%d frames in 5 s, want %d; verdicts %+v, stats %+v", len(got), n, b.dev.Filter().Verdicts(), q.Stats())
+			b.Fatalf("%d frames in 5 s, want %d; counts %+v, stats %+v", len(got), n, b.dev.Filter().Counts(), q.Stats())
 		}
 	}
 	return got
@@ -208,8 +208,8 @@ func TestReceive(t *testing.T) {
 				if st := q.Stats(); st.RxFrames != frames || st.RxBytes != size || st.RxMalformed+st.RxNoBuffer != 0 {
 					t.Errorf("stats %+v, want %d frames of %d bytes", st, frames, size)
 				}
-				if v := b.dev.Filter().Verdicts(); v.Redirected != frames || v.NoSocket != 0 {
-					t.Errorf("verdicts %+v, want %d redirected", v, frames)
+				if v := b.dev.Filter().Counts(); v.Redirected != frames || v.NoSocket != 0 {
+					t.Errorf("counts %+v, want %d redirected", v, frames)
 				}
 			})
 		}

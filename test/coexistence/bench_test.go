@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
@@ -19,27 +20,29 @@ import (
 // them and rounds with none in turn. It reports the medians of both, and by how
 // many percent of it the filter lessens the rate of requests.
 func BenchmarkPassing(b *testing.B) {
-	attach := func(mode xdp.Attach) func(string) (io.Closer, *xdp.Filter, error) {
-		return func(name string) (io.Closer, *xdp.Filter, error) {
+	attach := func(mode xdp.Attach) func(string) (io.Closer, link.Filter, error) {
+		return func(name string) (io.Closer, link.Filter, error) {
 			dev, err := xdp.Open(xdp.Config{Interface: name, Attach: mode})
 			if err != nil {
 				return nil, nil, err
 			}
-			return dev, dev.Filter(), nil
+			sharing, _ := dev.Sharing()
+			return dev, sharing.Filter, nil
 		}
 	}
 	for _, tt := range []struct {
 		name string
-		open func(string) (io.Closer, *xdp.Filter, error)
+		open func(string) (io.Closer, link.Filter, error)
 	}{
 		{"generic", attach(xdp.AttachGeneric)},
 		{"native", attach(xdp.AttachNative)},
-		{"ingress", func(name string) (io.Closer, *xdp.Filter, error) {
+		{"ingress", func(name string) (io.Closer, link.Filter, error) {
 			dev, err := packet.Open(packet.Config{Interface: name})
 			if err != nil {
 				return nil, nil, err
 			}
-			return dev, dev.Filter(), nil
+			sharing, _ := dev.Sharing()
+			return dev, sharing.Filter, nil
 		}},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
@@ -63,7 +66,7 @@ func BenchmarkPassing(b *testing.B) {
 			for b.Loop() {
 				without = append(without, round())
 				var dev io.Closer
-				var filter *xdp.Filter
+				var filter link.Filter
 				var err error
 				server.Do(func() { dev, filter, err = tt.open(si.Name) })
 				if err != nil {

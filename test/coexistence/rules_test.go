@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/dpdk/flowtest"
-	"github.com/gotpa/tpa/link/xdp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +41,7 @@ func play(name string) (applied func(), err error) {
 	if _, err := accel.Default(); err != nil {
 		return nil, err
 	}
-	filter, err := xdp.OpenIngress(name)
+	filter, err := bpf.OpenIngress(name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package xdp
+package bpf
 
 import (
 	"errors"
@@ -34,14 +34,14 @@ func (f *Filter) Answer(c *link.SYNCookies) error {
 		return errFilterClosed
 	}
 	if c == nil {
-		return f.answerNone()
+		return f.answerNoneLocked()
 	}
 	if len(c.Ports) > MaxSYNPorts {
-		return fmt.Errorf("xdp: filter: %d ports with SYN cookies: want at most %d", len(c.Ports), MaxSYNPorts)
+		return fmt.Errorf("filter: %d ports with SYN cookies: want at most %d", len(c.Ports), MaxSYNPorts)
 	}
 	if f.behind != nil && f.answerer == nil {
-		if err := f.attachAnswerer(); err != nil {
-			return fmt.Errorf("xdp: filter: attach what answers SYNs: %w", err)
+		if err := f.attachAnswererLocked(); err != nil {
+			return fmt.Errorf("filter: attach what answers SYNs: %w", err)
 		}
 	}
 	had := f.cookies
@@ -52,7 +52,7 @@ func (f *Filter) Answer(c *link.SYNCookies) error {
 	if f.answerer != nil {
 		config.Behind = 1
 	}
-	if f.attach != AttachNative || f.answerer != nil {
+	if f.mode != Native || f.answerer != nil {
 		// The answer is the packet that came, and its checksum as open.
 		config.Partial = 1
 	}
@@ -76,13 +76,13 @@ func (f *Filter) Answer(c *link.SYNCookies) error {
 	copied.Ports = maps.Clone(c.Ports)
 	f.cookies = &copied
 	if err != nil {
-		return fmt.Errorf("xdp: filter: SYN cookies: %w", err)
+		return fmt.Errorf("filter: SYN cookies: %w", err)
 	}
 	return nil
 }
 
-// answerNone ends what Answer began.
-func (f *Filter) answerNone() error {
+// answerNoneLocked ends what Answer began.
+func (f *Filter) answerNoneLocked() error {
 	if f.cookies == nil {
 		return nil
 	}
@@ -98,9 +98,9 @@ func (f *Filter) answerNone() error {
 	return err
 }
 
-// attachAnswerer attaches tpa_answer behind XDP. Not before there are cookies:
+// attachAnswererLocked attaches tpa_answer behind XDP. Not before there are cookies:
 // whatever is there costs each of the kernel's frames 0.1 µs.
-func (f *Filter) attachAnswerer() error {
+func (f *Filter) attachAnswererLocked() error {
 	// The interface's number is that of its namespace.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -126,4 +126,4 @@ func (f *Filter) attachAnswerer() error {
 }
 
 // Answered counts the SYNs that the filter answered.
-func (f *Filter) Answered() uint64 { return f.Verdicts().Answered }
+func (f *Filter) Answered() uint64 { return f.Counts().Answered }

@@ -190,8 +190,8 @@ struct {
 	type_attr(value, struct cookies);
 } cookies SEC(".maps");
 
-// The order is that of Verdicts in filter.go.
-enum verdict {
+// What becomes of a frame, and why. The order is that of Counts in counts.go.
+enum action {
 	REDIRECTED,
 	NO_SOCKET,
 	NOT_IP,
@@ -203,20 +203,20 @@ enum verdict {
 	OTHER_PORT,
 	ANSWERED,
 	DROPPED,
-	VERDICTS,
+	ACTIONS,
 };
 
-// verdicts counts frames.
+// frames counts frames by action.
 struct {
 	uint_attr(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	uint_attr(max_entries, VERDICTS);
+	uint_attr(max_entries, ACTIONS);
 	type_attr(key, __u32);
 	type_attr(value, __u64);
-} verdicts SEC(".maps");
+} frames SEC(".maps");
 
-static inline void count(__u32 verdict)
+static inline void count(__u32 action)
 {
-	__u64 *n = bpf_map_lookup_elem(&verdicts, &verdict);
+	__u64 *n = bpf_map_lookup_elem(&frames, &action);
 	if (n)
 		(*n)++; // this CPU's own
 }
@@ -243,7 +243,7 @@ enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
 // classify returns REDIRECTED for a frame that is ours, ANSWERED or DROPPED for a
 // SYN of which that is to be done; syn then says which one it is.
-static inline enum verdict classify(void *data, void *end, union syn *syn)
+static inline enum action classify(void *data, void *end, union syn *syn)
 {
 	struct tcp_header *tcp;
 
@@ -316,11 +316,11 @@ static inline enum verdict classify(void *data, void *end, union syn *syn)
 		return OTHER_PORT;
 	if ((tcp->flags & be16(SYN | ACK | RST | FIN)) != be16(SYN))
 		return REDIRECTED;
-	__u8 *action = bpf_map_lookup_elem(&syn_ports, &port);
-	if (!action)
+	__u8 *what = bpf_map_lookup_elem(&syn_ports, &port);
+	if (!what)
 		return REDIRECTED;
 	syn->seq = tcp->seq;
-	return *action == ANSWER ? ANSWERED : DROPPED;
+	return *what == ANSWER ? ANSWERED : DROPPED;
 }
 
 #define rotate(x, n) ((x) << (n) | (x) >> (64 - (n)))
@@ -544,8 +544,8 @@ int tpa_filter(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	union syn syn = {};
-	enum verdict verdict = classify(data, end, &syn);
-	if (verdict == ANSWERED) {
+	enum action action = classify(data, end, &syn);
+	if (action == ANSWERED) {
 		if (answered_behind())
 			return XDP_PASS;
 		__u32 sound = check(data, end);
@@ -558,16 +558,16 @@ int tpa_filter(struct xdp_md *ctx)
 				return XDP_TX;
 			}
 		}
-		verdict = DROPPED;
+		action = DROPPED;
 	}
-	if (verdict != REDIRECTED) {
-		count(verdict);
-		return verdict == DROPPED ? XDP_DROP : XDP_PASS;
+	if (action != REDIRECTED) {
+		count(action);
+		return action == DROPPED ? XDP_DROP : XDP_PASS;
 	}
 	// XDP_PASS where the queue has no socket.
-	int action = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
-	count(action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET);
-	return action;
+	int xdp = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
+	count(xdp == XDP_REDIRECT ? REDIRECTED : NO_SOCKET);
+	return xdp;
 }
 
 // The headers of a packet, of whose data only some may lie in one piece.
@@ -583,7 +583,7 @@ static inline long load_headers(struct __sk_buff *skb, struct head *head, const 
 	return bpf_skb_load_bytes(skb, sizeof(head->eth), head->rest, ip);
 }
 
-static inline enum verdict classify_packet(struct __sk_buff *skb, union syn *syn)
+static inline enum action classify_packet(struct __sk_buff *skb, union syn *syn)
 {
 	struct head head = {};
 	if (skb->vlan_present) // the tag is not in the data any more
@@ -637,9 +637,9 @@ SEC("tc")
 int tpa_ingress(struct __sk_buff *skb)
 {
 	union syn syn = {};
-	enum verdict verdict = classify_packet(skb, &syn);
-	if (verdict == ANSWERED)
+	enum action action = classify_packet(skb, &syn);
+	if (action == ANSWERED)
 		return answer_packet(skb, &syn);
-	count(verdict);
-	return verdict == REDIRECTED || verdict == DROPPED ? TCX_DROP : TCX_NEXT;
+	count(action);
+	return action == REDIRECTED || action == DROPPED ? TCX_DROP : TCX_NEXT;
 }

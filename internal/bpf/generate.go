@@ -1,4 +1,4 @@
-package xdp
+package bpf
 
 // Needs clang and llvm-strip, 14 or newer.
 //

@@ -1,4 +1,4 @@
-package xdp
+package bpf
 
 import (
 	"encoding/binary"
@@ -19,6 +19,8 @@ import (
 
 // Limits of the filter, as in filter.c.
 const (
+	// MaxQueues is the greatest number of receive queues with a socket.
+	MaxQueues = 256
 	// MaxAddrs is the greatest number of local addresses with claimed ports.
 	MaxAddrs = 64
 	// MaxExceptions is the greatest number of flows that do not go where their
@@ -36,7 +38,7 @@ const (
 // All methods may be called by anyone at any time; what they change holds from
 // the next frame on.
 type Filter struct {
-	attach  Attach
+	mode    Mode
 	index   int            // of the interface
 	program ebpf.ProgramID // attached
 	// behind is tpa_answer, nil where XDP answers SYNs by itself, and namespace that
@@ -53,7 +55,7 @@ type Filter struct {
 	used     [MaxAddrs]bool   // row indexes in use
 	cookies  *link.SYNCookies // what Answer was called with last
 	answerer ebpflink.Link    // behind, attached while there are cookies
-	final    Verdicts
+	final    Counts
 	closed   bool
 }
 
@@ -73,43 +75,22 @@ const (
 	ours
 )
 
-// Verdicts count frames by what the filter made of them. All but Redirected and
-// the last two went on to the kernel.
-type Verdicts struct {
-	// Redirected went to a socket of this process.
-	Redirected uint64
-	// NoSocket were ours, on a receive queue without a socket.
-	NoSocket uint64
-	// NotIP were neither IPv4 nor IPv6, or tagged with a VLAN, or not unicast.
-	NotIP uint64
-	// NotTCP carried another protocol: UDP, ICMP.
-	NotTCP uint64
-	// Fragment were pieces of IP packets.
-	Fragment uint64
-	// IPOptions carried IPv4 options or IPv6 extension headers.
-	IPOptions uint64
-	// Malformed were too short for their headers.
-	Malformed uint64
-	// OtherAddress were TCP to an address without claims.
-	OtherAddress uint64
-	// OtherPort were TCP to a port that is not claimed.
-	OtherPort uint64
-	// Answered were SYNs that the filter answered with a cookie, Dropped those that
-	// it was told to drop, or that no cookie answers: see Answer.
-	Answered, Dropped uint64
-}
-
-// fields are the counters in the order of enum verdict in filter.c.
-func (v *Verdicts) fields() []*uint64 {
-	return []*uint64{
-		&v.Redirected, &v.NoSocket, &v.NotIP, &v.NotTCP, &v.Fragment, &v.IPOptions,
-		&v.Malformed, &v.OtherAddress, &v.OtherPort, &v.Answered, &v.Dropped,
+// Open loads the filter and attaches it to an interface of the calling thread's
+// network namespace as XDP, in the mode Auto, Native or Generic. notNative is why
+// it is attached in generic mode although native mode was tried first. Errors are
+// of type *link.InterfaceError. The caller closes the filter.
+func Open(l netlink.Link, mode Mode) (_ *Filter, notNative, err error) {
+	if err := wantEthernet(l.Attrs()); err != nil {
+		return nil, nil, err
 	}
+	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode)
+	if err != nil {
+		return nil, nil, errFilter(l, mode, err)
+	}
+	return f, notNative, nil
 }
 
-// openFilter loads the filter and attaches it. notNative is why it is attached in
-// generic mode although native mode was tried first.
-func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err error) {
+func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
@@ -126,7 +107,7 @@ func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err er
 		}
 		// A veth sends what XDP sends only to a peer that has NAPI (GRO, or XDP of its
 		// own), and else loses it.
-		if err != nil || !veth || f.attach != AttachNative {
+		if err != nil || !veth || f.mode != Native {
 			objects.Answer.Close()
 			return
 		}
@@ -134,18 +115,18 @@ func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err er
 		f.namespace, err = netns.Get()
 	}()
 	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
-	if mode != AttachGeneric {
+	if mode != Generic {
 		options.Flags = ebpflink.XDPDriverMode
-		f.attach = AttachNative
+		f.mode = Native
 		if f.attached, notNative = ebpflink.AttachXDP(options); notNative == nil {
 			return f, nil, nil
 		}
-		if mode == AttachNative || occupied(notNative) {
+		if mode == Native || occupied(notNative) {
 			return nil, nil, notNative
 		}
 	}
 	options.Flags = ebpflink.XDPGenericMode
-	f.attach = AttachGeneric
+	f.mode = Generic
 	if f.attached, err = ebpflink.AttachXDP(options); err != nil {
 		return nil, nil, err
 	}
@@ -159,7 +140,7 @@ func openFilter(index int, veth bool, mode Attach) (_ *Filter, notNative, err er
 func OpenIngress(name string) (*Filter, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return nil, errNoInterface(name, err)
+		return nil, NoInterface(name, err)
 	}
 	if err := wantEthernet(l.Attrs()); err != nil {
 		return nil, err
@@ -170,10 +151,10 @@ func OpenIngress(name string) (*Filter, error) {
 		Tap     *ebpf.Program `ebpf:"tpa_tap"`
 	}
 	if err := load(&objects); err != nil {
-		return nil, errFilter(l, AttachIngress, err)
+		return nil, errFilter(l, Ingress, err)
 	}
 	defer objects.Ingress.Close() // the link holds it
-	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, attach: AttachIngress,
+	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, mode: Ingress,
 		index: l.Attrs().Index, program: number(objects.Ingress)}
 	f.attached, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
 		Interface: l.Attrs().Index, Program: objects.Ingress, Attach: ebpf.AttachTCXIngress,
@@ -181,7 +162,7 @@ func OpenIngress(name string) (*Filter, error) {
 	if err != nil {
 		f.maps.Close()
 		f.tap.Close()
-		return nil, errFilter(l, AttachIngress, err)
+		return nil, errFilter(l, Ingress, err)
 	}
 	return f, nil
 }
@@ -212,27 +193,32 @@ func number(p *ebpf.Program) ebpf.ProgramID {
 // OpenIngress. It is the filter's.
 func (f *Filter) Tap() int { return f.tap.FD() }
 
-// Attach returns how the filter is attached: AttachNative, AttachGeneric or
-// AttachIngress.
-func (f *Filter) Attach() Attach { return f.attach }
+// Mode returns how the filter is attached: Native, Generic or Ingress.
+func (f *Filter) Mode() Mode { return f.mode }
 
-// setSocket makes fd the socket of a receive queue.
-func (f *Filter) setSocket(queue, fd int) error {
+// String implements link.Filter.
+func (f *Filter) String() string { return fmt.Sprintf("XDP filter, %v", f.mode) }
+
+// Program returns the kernel's number of the attached program.
+func (f *Filter) Program() ebpf.ProgramID { return f.program }
+
+// SetSocket makes fd the socket of a receive queue.
+func (f *Filter) SetSocket(queue, fd int) error {
 	return f.maps.Sockets.Update(uint32(queue), uint32(fd), ebpf.UpdateAny)
 }
 
-var errFilterClosed = fmt.Errorf("xdp: filter: %w", net.ErrClosed)
+var errFilterClosed = fmt.Errorf("filter: %w", net.ErrClosed)
 
 // Claim makes n ports from first on, at the local address addr, ours, with all
 // flows there. The only errors are more than MaxAddrs addresses, no port to
 // claim, and a closed filter.
 func (f *Filter) Claim(addr netip.Addr, first uint16, n int) error {
 	return f.change(addr, first, n, func(addr netip.Addr) error {
-		r, err := f.row(addr)
+		r, err := f.rowLocked(addr)
 		if err != nil {
 			return err
 		}
-		return errors.Join(f.mark(r, first, n, true), f.forget(r, first, n))
+		return errors.Join(f.markLocked(r, first, n, true), f.forgetLocked(r, first, n))
 	})
 }
 
@@ -244,7 +230,7 @@ func (f *Filter) Release(addr netip.Addr, first uint16, n int) error {
 		if r == nil {
 			return nil
 		}
-		return errors.Join(f.mark(r, first, n, false), f.forget(r, first, n))
+		return errors.Join(f.markLocked(r, first, n, false), f.forgetLocked(r, first, n))
 	})
 }
 
@@ -252,15 +238,15 @@ func (f *Filter) Release(addr netip.Addr, first uint16, n int) error {
 // those that it has already.
 func (f *Filter) ClaimExcept(addr netip.Addr, port uint16, flows []link.Flow) error {
 	return f.change(addr, port, 1, func(addr netip.Addr) error {
-		r, err := f.row(addr)
+		r, err := f.rowLocked(addr)
 		if err != nil {
 			return err
 		}
 		// First the exceptions, which change nothing for a port that is not claimed.
-		if err := f.except(r, addr, port, flows, kernel); err != nil {
-			return errors.Join(err, f.forget(r, port, 1))
+		if err := f.exceptLocked(r, addr, port, flows, kernel); err != nil {
+			return errors.Join(err, f.forgetLocked(r, port, 1))
 		}
-		return f.mark(r, port, 1, true)
+		return f.markLocked(r, port, 1, true)
 	})
 }
 
@@ -270,13 +256,13 @@ func (f *Filter) Drain(addr netip.Addr, port uint16, flows []link.Flow) error {
 	return f.change(addr, port, 1, func(addr netip.Addr) error {
 		r := f.rows[addr]
 		if r == nil {
-			return fmt.Errorf("xdp: drain port %d of %v: not claimed", port, addr)
+			return fmt.Errorf("filter: drain port %d of %v: not claimed", port, addr)
 		}
 		// First the exceptions, which change nothing for a port that is claimed.
-		if err := f.except(r, addr, port, flows, ours); err != nil {
+		if err := f.exceptLocked(r, addr, port, flows, ours); err != nil {
 			return err
 		}
-		return f.mark(r, port, 1, false)
+		return f.markLocked(r, port, 1, false)
 	})
 }
 
@@ -302,7 +288,7 @@ func (f *Filter) Except(flows []link.Flow) error {
 		delete(exceptions, fl)
 		errs = append(errs, f.maps.Flows.Delete(flowKey(fl)))
 		if len(exceptions) == 0 {
-			errs = append(errs, f.forget(r, port, 1), f.prune(fl.Local.Addr(), r))
+			errs = append(errs, f.forgetLocked(r, port, 1), f.pruneLocked(fl.Local.Addr(), r))
 		}
 	}
 	return errors.Join(errs...)
@@ -312,10 +298,10 @@ func (f *Filter) Except(flows []link.Flow) error {
 func (f *Filter) change(addr netip.Addr, first uint16, n int, change func(netip.Addr) error) error {
 	addr = addr.Unmap().WithZone("")
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
-		return fmt.Errorf("xdp: filter: address %v: want one of this host's", addr)
+		return fmt.Errorf("filter: address %v: want one of this host's", addr)
 	}
 	if first == 0 || n < 1 || int(first)+n > 65536 {
-		return fmt.Errorf("xdp: filter: %d ports from %d: want 1 to 65535", n, first)
+		return fmt.Errorf("filter: %d ports from %d: want 1 to 65535", n, first)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -324,33 +310,9 @@ func (f *Filter) change(addr netip.Addr, first uint16, n int, change func(netip.
 	}
 	err := change(addr)
 	if r := f.rows[addr]; r != nil {
-		err = errors.Join(err, f.prune(addr, r))
+		err = errors.Join(err, f.pruneLocked(addr, r))
 	}
 	return err
-}
-
-// Verdicts returns the counters. Those of a closed filter are its last ones.
-func (f *Filter) Verdicts() Verdicts {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.verdicts()
-}
-
-func (f *Filter) verdicts() Verdicts {
-	if f.closed {
-		return f.final
-	}
-	var v Verdicts
-	for i, field := range v.fields() {
-		var perCPU []uint64
-		if f.maps.Verdicts.Lookup(uint32(i), &perCPU) != nil {
-			continue
-		}
-		for _, n := range perCPU {
-			*field += n
-		}
-	}
-	return v
 }
 
 // Close detaches the filter: the kernel gets every frame again. Closing twice is
@@ -361,7 +323,7 @@ func (f *Filter) Close() error {
 	if f.closed {
 		return nil
 	}
-	f.final = f.verdicts()
+	f.final = f.countsLocked()
 	f.closed = true
 	err := errors.Join(f.attached.Close(), f.maps.Close())
 	if f.answerer != nil {
@@ -376,8 +338,8 @@ func (f *Filter) Close() error {
 	return err
 }
 
-// row returns the row of an address, a new one where there is none.
-func (f *Filter) row(addr netip.Addr) (*row, error) {
+// rowLocked returns the row of an address, a new one where there is none.
+func (f *Filter) rowLocked(addr netip.Addr) (*row, error) {
 	if r := f.rows[addr]; r != nil {
 		return r, nil
 	}
@@ -388,18 +350,18 @@ func (f *Filter) row(addr netip.Addr) (*row, error) {
 		// The words of a free row are zero: prune leaves none behind.
 		r := &row{index: uint32(i)}
 		if err := f.maps.Addrs.Put(addrKey(addr), r.index); err != nil {
-			return nil, fmt.Errorf("xdp: add address %v to the filter: %w", addr, err)
+			return nil, fmt.Errorf("filter: add address %v to the filter: %w", addr, err)
 		}
 		f.used[i] = true
 		f.rows[addr] = r
 		return r, nil
 	}
-	return nil, fmt.Errorf("xdp: claim ports of %v: the filter has %d addresses already: listen on fewer", addr, MaxAddrs)
+	return nil, fmt.Errorf("filter: claim ports of %v: the filter has %d addresses already: listen on fewer", addr, MaxAddrs)
 }
 
-// mark sets or clears the claimed bits of n ports.
-func (f *Filter) mark(r *row, first uint16, n int, claimed bool) error {
-	return f.edit(r, first, n, func(w *filterPortWord, bit uint64) {
+// markLocked sets or clears the claimed bits of n ports.
+func (f *Filter) markLocked(r *row, first uint16, n int, claimed bool) error {
+	return f.editLocked(r, first, n, func(w *filterPortWord, bit uint64) {
 		w.Claimed &^= bit
 		if claimed {
 			w.Claimed |= bit
@@ -407,8 +369,8 @@ func (f *Filter) mark(r *row, first uint16, n int, claimed bool) error {
 	})
 }
 
-// except adds exceptions at a port.
-func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []link.Flow, to owner) error {
+// exceptLocked adds exceptions at a port.
+func (f *Filter) exceptLocked(r *row, addr netip.Addr, port uint16, flows []link.Flow, to owner) error {
 	if len(flows) == 0 {
 		return nil
 	}
@@ -420,19 +382,19 @@ func (f *Filter) except(r *row, addr netip.Addr, port uint16, flows []link.Flow,
 	}
 	for _, fl := range flows {
 		if fl.Local != netip.AddrPortFrom(addr, port) {
-			return fmt.Errorf("xdp: filter: flow to %v is none of %v port %d", fl.Local, addr, port)
+			return fmt.Errorf("filter: flow to %v is none of %v port %d", fl.Local, addr, port)
 		}
 		if err := f.maps.Flows.Put(flowKey(fl), to); err != nil {
-			return fmt.Errorf("xdp: filter: keep flow of %v to %v: %w", fl.Remote, fl.Local, err)
+			return fmt.Errorf("filter: keep flow of %v to %v: %w", fl.Remote, fl.Local, err)
 		}
 		r.exceptions[port][fl] = to
 	}
-	return f.edit(r, port, 1, func(w *filterPortWord, bit uint64) { w.Mixed |= bit })
+	return f.editLocked(r, port, 1, func(w *filterPortWord, bit uint64) { w.Mixed |= bit })
 }
 
-// forget ends all exceptions at n ports.
-func (f *Filter) forget(r *row, first uint16, n int) error {
-	err := f.edit(r, first, n, func(w *filterPortWord, bit uint64) { w.Mixed &^= bit })
+// forgetLocked ends all exceptions at n ports.
+func (f *Filter) forgetLocked(r *row, first uint16, n int) error {
+	err := f.editLocked(r, first, n, func(w *filterPortWord, bit uint64) { w.Mixed &^= bit })
 	for port, flows := range r.exceptions {
 		if port < first || int(port) >= int(first)+n {
 			continue
@@ -445,8 +407,8 @@ func (f *Filter) forget(r *row, first uint16, n int) error {
 	return err
 }
 
-// edit changes the bits of n ports, and writes the words that differ then.
-func (f *Filter) edit(r *row, first uint16, n int, change func(w *filterPortWord, bit uint64)) error {
+// editLocked changes the bits of n ports, and writes the words that differ then.
+func (f *Filter) editLocked(r *row, first uint16, n int, change func(w *filterPortWord, bit uint64)) error {
 	for port, end := int(first), int(first)+n; port < end; {
 		i := port / 64
 		old := r.words[i]
@@ -457,14 +419,14 @@ func (f *Filter) edit(r *row, first uint16, n int, change func(w *filterPortWord
 			continue
 		}
 		if err := f.maps.Ports.Put(r.index*words+uint32(i), r.words[i]); err != nil {
-			return fmt.Errorf("xdp: write ports %d to %d to the filter: %w", i*64, i*64+63, err)
+			return fmt.Errorf("filter: write ports %d to %d to the filter: %w", i*64, i*64+63, err)
 		}
 	}
 	return nil
 }
 
-// prune frees the row of an address that has no ports left.
-func (f *Filter) prune(addr netip.Addr, r *row) error {
+// pruneLocked frees the row of an address that has no ports left.
+func (f *Filter) pruneLocked(addr netip.Addr, r *row) error {
 	if r.words != [words]filterPortWord{} {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package xdp
+package bpf
 
 import (
 	"encoding/binary"
@@ -20,7 +20,7 @@ import (
 func (f *Filter) Others(port uint16) ([]link.Flow, error) {
 	l, err := netlink.LinkByIndex(f.index)
 	if err != nil {
-		return nil, fmt.Errorf("xdp: look for other filters: %w", err)
+		return nil, fmt.Errorf("filter: look for other filters: %w", err)
 	}
 	var programs []ebpf.ProgramID
 	if x := l.Attrs().Xdp; x != nil && x.Attached {
@@ -44,7 +44,7 @@ func (f *Filter) Others(port uint16) ([]link.Flow, error) {
 		flows = append(flows, more...)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return flows, fmt.Errorf("xdp: look into other filters: %w", err)
+		return flows, fmt.Errorf("filter: look into other filters: %w", err)
 	}
 	return flows, nil
 }
