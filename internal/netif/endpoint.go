@@ -46,6 +46,9 @@ type Endpoint struct {
 	// txMu guards the transmit side of queue and the following fields.
 	txMu   sync.Mutex
 	staged int
+	// full says that the last flush left frames behind. Nobody asks the device again
+	// before the next poll, but for those who wait in reserveLocked.
+	full   bool
 	waited int // how often the device was waited for since it last took a frame
 	hop    nextHop
 	holder Holder // nil: nothing is kept back

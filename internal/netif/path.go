@@ -129,12 +129,13 @@ func (e *Endpoint) WakePoller() {
 func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload, at uint64, n, mss int) bool {
 	size := p.size + len(tcp) + n
 	b := e.queue.Reserve(size)
-	if b == nil {
+	if b == nil && !e.full {
 		e.flushLocked()
-		if b = e.queue.Reserve(size); b == nil {
-			e.stats.txWaits.Add(1)
-			return false
-		}
+		b = e.queue.Reserve(size)
+	}
+	if b == nil {
+		e.stats.txWaits.Add(1)
+		return false
 	}
 	copy(b, p.headers[:p.size])
 	copy(b[p.size:], tcp)

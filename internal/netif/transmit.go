@@ -50,6 +50,7 @@ func (e *Endpoint) Kick() {
 
 // flushAllLocked ends a poll: nothing waits for company any longer.
 func (e *Endpoint) flushAllLocked() {
+	e.full = false
 	if e.heldLocked() {
 		e.holder.Release(e.stage)
 	}
@@ -65,6 +66,7 @@ func (e *Endpoint) flushLocked() {
 	// The error of a closed or broken queue reaches the poller by Receive.
 	staged := e.staged
 	e.staged, _ = e.queue.Flush()
+	e.full = e.staged > 0
 	e.pending.Store(e.staged > 0 || e.heldLocked())
 	if n := staged - e.staged; n > 0 {
 		c := &e.stats.txBursts[link.BurstBucket(n)]
@@ -75,17 +77,20 @@ func (e *Endpoint) flushLocked() {
 // commitLocked stages the n bytes in the buffer last reserved.
 func (e *Endpoint) commitLocked(n int, tx link.TxOffload) {
 	e.queue.Commit(n, tx)
-	if e.staged++; e.staged >= flushAt {
-		e.flushLocked()
-	} else if e.staged == 1 {
+	if e.staged++; e.staged == 1 {
 		e.pending.Store(true)
+	}
+	if e.staged >= flushAt && !e.full {
+		e.flushLocked()
 	}
 }
 
 // unlock ends a transmission: nobody else will flush while the poller sleeps.
 func (e *Endpoint) unlock() {
 	if e.asleep.Load() && e.pending.Load() {
-		e.flushAllLocked()
+		if !e.full {
+			e.flushAllLocked()
+		}
 		if e.waiter != nil && e.pending.Load() {
 			e.waiter.Wake() // the device is full: the poller has to try again
 		}

@@ -53,8 +53,10 @@ type host struct {
 	// room is how many segments the device takes on the fast path, -1 for any
 	// number.
 	room int
-	sent []segment
-	ep   *Endpoint // what connect or accept has made
+	// asked counts how often the device was asked for room.
+	asked int
+	sent  []segment
+	ep    *Endpoint // what connect or accept has made
 	// next and acked are the peer's numbers: SND.NXT and RCV.NXT.
 	next, acked uint32
 	stamp       bool   // the connection has timestamps
@@ -71,6 +73,7 @@ func (h *host) SendTCP(_ *netif.TCPPath, tcp []byte, payload netif.TCPPayload, a
 	}
 	h.collect()
 	for done := 0; ; {
+		h.asked++
 		if h.room == 0 {
 			return done, netif.Full
 		}

@@ -80,10 +80,12 @@ type Protocol struct {
 	done   chan struct{}
 	close  sync.Once
 
-	// stalled are connections that wait for room in the device.
-	stalledMu  sync.Mutex
-	stalled    []*Endpoint
-	anyStalled atomic.Bool
+	// stalled are connections that wait for room in the device, from stalledHead
+	// on. stalledMu guards both; anyStalled tells without it that there are some.
+	stalledMu   sync.Mutex
+	stalled     []*Endpoint
+	stalledHead int
+	anyStalled  atomic.Bool
 
 	// queueMu guards the following fields.
 	queueMu       sync.Mutex
@@ -260,26 +262,62 @@ func (p *Protocol) stall(e *Endpoint) {
 // must look again soon then.
 func (p *Protocol) Stalled() bool { return p.anyStalled.Load() }
 
-// Retry lets connections go on that found the device full. The poller calls it
-// when it has flushed.
+// Retry lets connections go on that found the device full, in the order in which
+// they did. It ends at the first that finds it full again: what a poll costs does
+// not grow with the number of those that wait. The poller calls it when it has
+// flushed.
 func (p *Protocol) Retry() {
 	if !p.anyStalled.Load() {
 		return
 	}
-	p.stalledMu.Lock()
-	list := p.stalled
-	p.stalled = nil
-	p.anyStalled.Store(false)
-	p.stalledMu.Unlock()
-	for _, e := range list {
+	for left := p.stalledLen(); left > 0; left-- {
+		e := p.nextStalled()
+		if e == nil {
+			return
+		}
 		e.mu.Lock()
 		e.stalled = false
 		if e.ackOwed && open(e.current()) {
 			e.sendAck()
 		}
 		e.output()
+		again := e.stalled
 		e.unlock()
+		if again {
+			return
+		}
 	}
+}
+
+// stalledLen is how many connections wait for room in the device.
+func (p *Protocol) stalledLen() int {
+	p.stalledMu.Lock()
+	defer p.stalledMu.Unlock()
+	return len(p.stalled) - p.stalledHead
+}
+
+// nextStalled takes the connection that has waited longest, nil when none does.
+func (p *Protocol) nextStalled() *Endpoint {
+	p.stalledMu.Lock()
+	defer p.stalledMu.Unlock()
+	if p.stalledHead == len(p.stalled) {
+		p.anyStalled.Store(false)
+		return nil
+	}
+	e := p.stalled[p.stalledHead]
+	p.stalled[p.stalledHead] = nil
+	p.stalledHead++
+	switch {
+	case p.stalledHead == len(p.stalled):
+		p.stalled, p.stalledHead = p.stalled[:0], 0
+		p.anyStalled.Store(false)
+	case p.stalledHead > len(p.stalled)/2:
+		// Half of the list is free: moving the rest costs each connection one step.
+		n := copy(p.stalled, p.stalled[p.stalledHead:])
+		clear(p.stalled[n:])
+		p.stalled, p.stalledHead = p.stalled[:n], 0
+	}
+	return e
 }
 
 // work drains what comes while no poller is about to: segments that this host

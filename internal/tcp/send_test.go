@@ -92,6 +92,54 @@ func TestFullDevice(t *testing.T) {
 	}
 }
 
+// A poll asks a full device once, however many connections wait for it, and all
+// get their turn.
+func TestFullDeviceManyConnections(t *testing.T) {
+	const conns, room = 2000, 8
+	h := newHost(t, false)
+	l := h.listen(8)
+	eps := make([]*Endpoint, conns)
+	for i := range eps {
+		from := uint16(10000 + i)
+		h.next = 1
+		h.receive(out{flags: syn, asIs: true, from: from})
+		h.next = 1
+		answer := h.take()
+		if len(answer) != 1 {
+			t.Fatalf("%d answers to SYN %d, want 1", len(answer), i)
+		}
+		h.receive(out{seq: 1, ack: answer[0].seq + 1, flags: ack, asIs: true, from: from})
+		ep, err := l.Accept()
+		if err != nil {
+			t.Fatalf("Accept of connection %d: %v", i, err)
+		}
+		eps[i] = ep.(*Endpoint)
+		t.Cleanup(ep.Abort)
+	}
+	h.take()
+	h.room = 0
+	for _, ep := range eps {
+		if _, err := ep.Write([]byte("request")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := conns
+	for poll := 0; left > 0; poll++ {
+		if poll > 2*conns/room+2 {
+			t.Fatalf("%d of %d connections still wait after %d polls", left, conns, poll)
+		}
+		h.room, h.asked = room*(poll%2), 0
+		h.p.Retry()
+		if most := room*(poll%2) + 1; h.asked > most {
+			t.Fatalf("poll %d asked the device %d times, want at most %d", poll, h.asked, most)
+		}
+		left -= len(h.take())
+	}
+	if h.p.Stalled() {
+		t.Error("connections wait when all was sent")
+	}
+}
+
 func TestFullDeviceForGood(t *testing.T) {
 	for _, before := range []int{0, 1460} { // what is in flight already
 		h := newHost(t, false)

@@ -99,7 +99,7 @@ func TestConfigCheck(t *testing.T) {
 		})
 	}
 	c := Config{Device: "3B:00.1,mprq_en=1"}
-	if err := c.check(); err != nil || c.Device != "0000:3b:00.1,mprq_en=1" || c.Queues != 1 || c.Staging != 512 {
+	if err := c.check(); err != nil || c.Device != "0000:3b:00.1,mprq_en=1" || c.Queues != 1 || c.Staging != 4096 {
 		t.Errorf("got %+v, %v, want a full PCI address and defaults", c, err)
 	}
 }

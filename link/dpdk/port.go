@@ -24,7 +24,8 @@ type Config struct {
 	// device. Default: the device's present one.
 	MTU int
 	// Staging is how many frames of a queue can wait between Commit and Flush, 64
-	// to 65536. Default: 512.
+	// to 65536. Default: 4096, so that thousands of connections that answer in one
+	// poll do not wait for each other.
 	Staging int
 	// Promiscuous makes the device accept frames for other addresses. Default: it
 	// does not.
@@ -49,7 +50,7 @@ func (c *Config) check() error {
 		c.Queues = 1
 	}
 	if c.Staging == 0 {
-		c.Staging = 512
+		c.Staging = 4096
 	}
 	errs := []error{c.checkDevice()}
 	for _, v := range []struct {
