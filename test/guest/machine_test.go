@@ -155,15 +155,15 @@ func (m *machine) addNIC(i int, model string) *nic {
 		m.t.Fatalf("no card %q", model)
 	}
 	n := &nic{card: c, model: model, index: i, name: fmt.Sprintf("nic%d", i), tap: fmt.Sprintf("tap%d", i), pci: fmt.Sprintf("0000:00:%02x.0", 4+i),
-		guest4: fmt.Sprintf("10.77.%d.2", i), guest6: fmt.Sprintf("fd77:%d::2", i)}
+		guest4: fmt.Sprintf("10.77.%d.2", i+1), guest6: fmt.Sprintf("fd77:%d::2", i+1)}
 	m.nics = append(m.nics, n)
 	args := []string{"tuntap", "add", "dev", n.tap, "mode", "tap", "vnet_hdr"}
 	if c.queues > 0 {
 		args = append(args, "multi_queue")
 	}
 	m.host("ip", args...)
-	m.host("ip", "addr", "add", fmt.Sprintf("10.77.%d.1/24", i), "dev", n.tap)
-	m.host("ip", "addr", "add", fmt.Sprintf("fd77:%d::1/64", i), "dev", n.tap, "nodad")
+	m.host("ip", "addr", "add", fmt.Sprintf("10.77.%d.1/24", i+1), "dev", n.tap)
+	m.host("ip", "addr", "add", fmt.Sprintf("fd77:%d::1/64", i+1), "dev", n.tap, "nodad")
 	m.host("ip", "link", "set", n.tap, "up")
 	return n
 }
@@ -257,7 +257,12 @@ func (m *machine) must(args ...string) string {
 	return out
 }
 
-func (m *machine) sh(script string) string { m.t.Helper(); return m.must("sh", "-c", script) }
+// sh runs a script that stops at the first failure. busybox's own ip, which it
+// prefers, knows too little: $ip is the real one.
+func (m *machine) sh(script string) string {
+	m.t.Helper()
+	return m.must("sh", "-ec", "ip=/usr/sbin/ip\n"+script)
+}
 
 func (m *machine) load(module string) {
 	m.t.Helper()
@@ -289,10 +294,10 @@ func (m *machine) attachKernel(n *nic) {
 			sleep 0.1
 		done
 		dev=${dev##*/}
-		[ "$dev" = %[2]s ] || ip link set $dev name %[2]s
-		ip addr add %[3]s/24 dev %[2]s
-		ip -6 addr add %[4]s/64 dev %[2]s nodad
-		ip link set %[2]s up`, n.pci, n.name, n.guest4, n.guest6))
+		[ "$dev" = %[2]s ] || $ip link set $dev name %[2]s
+		$ip addr add %[3]s/24 dev %[2]s
+		$ip -6 addr add %[4]s/64 dev %[2]s nodad
+		$ip link set %[2]s up`, n.pci, n.name, n.guest4, n.guest6))
 }
 
 // bind gives a card to a driver, "" for the kernel's own.
