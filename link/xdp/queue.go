@@ -25,7 +25,6 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	busyPoll bool
-	veth     bool // see Complete
 	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
 
@@ -113,7 +112,7 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		}
 		frames[n].Data = q.memory.mem[d.Addr:end:end]
 		frames[n].Checksum = link.Unchecked
-		if q.veth {
+		if !q.zeroCopy {
 			frames[n].Checksum = Complete(frames[n].Data)
 		}
 		bytes += int(d.Len)

@@ -123,6 +123,9 @@ func (c *cellRun) device() string {
 	if c.result.dpdk() {
 		return c.nic.pci
 	}
+	if c.mode == modeAuto {
+		return c.nic.name
+	}
 	return c.mode + ":" + c.nic.name
 }
 

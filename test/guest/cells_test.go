@@ -25,6 +25,7 @@ var (
 const (
 	modeXDP    = "xdp"
 	modePacket = "packet"
+	modeAuto   = "auto" // what a program gets that names the interface only
 	modeVFIO   = "vfio" // DPDK behind an IOMMU
 	modeUIO    = "uio"  // DPDK without one, by uio_pci_generic
 )
@@ -77,13 +78,14 @@ func cells() []cell {
 			if k.name == "6.12" || k.name == "5.10" && strings.HasPrefix(model, "virtio") || k.name == "newest" && model != "e1000e" {
 				set = chosen
 			}
-			list = append(list, cell{kernel: k.name, model: model, mode: modeXDP, set: set})
-			if model != "virtio-noxc" {
-				list = append(list, cell{kernel: k.name, model: model, mode: modePacket, set: all})
-			}
+			list = append(list, cell{kernel: k.name, model: model, mode: modeXDP, set: set},
+				cell{kernel: k.name, model: model, mode: modePacket, set: all})
 		}
 		list = append(list,
 			cell{kernel: k.name, model: "virtio", mode: modeXDP, mtu: 9000, set: chosen},
+			cell{kernel: k.name, model: "virtio", mode: modeAuto, mtu: 9000, set: chosen},
+			cell{kernel: k.name, model: "virtio-noxc", mode: modeAuto, set: chosen},
+			cell{kernel: k.name, model: "virtio-mq", mode: modeXDP, queues: 2, set: all},
 			cell{kernel: k.name, model: "vmxnet3", mode: modeXDP, mtu: 4000, set: all})
 		for _, model := range []string{"virtio", "e1000e", "vmxnet3", "igb"} {
 			for _, mode := range []string{modeVFIO, modeUIO} {

@@ -74,6 +74,13 @@ func prepare() error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
+	// DPDK wants a place for its files that others cannot write to.
+	if err := os.MkdirAll("/var/run", 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod("/", 0o755); err != nil {
+		return err
+	}
 	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/")
 	return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 65536, Max: 65536})
