@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -15,8 +14,8 @@ import (
 	"github.com/gotpa/tpa/link/xdp"
 )
 
-// pciAddress is domain:bus:device.function.
-var pciAddress = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$`)
+// pciAddress is domain:bus:device.function; lspci leaves the domain 0000 out.
+var pciAddress = regexp.MustCompile(`^(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$`)
 
 // openDevice opens the device that the configuration names.
 func openDevice(c *Config) (link.Device, error) {
@@ -41,6 +40,9 @@ func openDevice(c *Config) (link.Device, error) {
 
 // openPort opens a device of DPDK, in isolated mode where it is shared.
 func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
+	if strings.Count(c.Device, ":") == 1 && pciAddress.MatchString(c.Device) {
+		c.Device = "0000:" + c.Device
+	}
 	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU}
 	switch c.Steering {
 	case SteerRules:
@@ -50,7 +52,7 @@ func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
 	}
 	port, err := dpdk.Open(env, cfg)
 	if cfg.Isolated && errors.Is(err, dpdk.ErrNotSupported) && c.Steering == SteerAuto {
-		return nil, fmt.Errorf("%w: the kernel has this device, too; TPA_STEERING=whole takes all of it away from the kernel", err)
+		return nil, fmt.Errorf("%w: this driver cannot share the device with the kernel: TPA_DEV=INTERFACE shares it by AF_XDP; bound to vfio-pci, DPDK has all of it", err)
 	}
 	if err != nil {
 		return nil, err
@@ -65,8 +67,12 @@ func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
 // kernelHas tells whether the kernel has an interface for a PCI device. It has
 // none while the device is bound to VFIO.
 func kernelHas(device string) bool {
-	names, err := os.ReadDir(filepath.Join("/sys/bus/pci/devices", device, "net"))
-	return err == nil && len(names) > 0
+	for _, dir := range []string{"net/*", "virtio*/net/*"} {
+		if found, _ := filepath.Glob(filepath.Join("/sys/bus/pci/devices", device, dir)); found != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // openInterface opens an interface that the kernel has, too: by AF_XDP, or behind
@@ -94,6 +100,14 @@ func openInterface(c *Config) (link.Device, error) {
 		if p, err := openPacket(name); err == nil {
 			dev.Close()
 			c.Logger.Info("the MTU is too great for AF_XDP: a packet socket takes its place", "device", name, "mtu", i.MTU)
+			return p, nil
+		}
+	}
+	if why := dev.NotNative(); why != nil && !only && c.Queues <= 1 {
+		// Generic mode drops segments that the interface has joined to larger ones.
+		if p, err := openPacket(name); err == nil {
+			dev.Close()
+			c.Logger.Info("the driver does not run XDP at this MTU or at all: a packet socket takes its place", "device", name, "reason", why)
 			return p, nil
 		}
 	}

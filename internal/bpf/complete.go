@@ -11,11 +11,12 @@ import (
 // device, and returns Good for it. It leaves other frames alone and returns
 // Unchecked.
 //
-// The kernel at the other end of a veth pair does that (CHECKSUM_PARTIAL), unless
-// `ethtool -K PEER tx off` forbids it: no device follows that could fill in the
-// checksum, and none that could damage the segment. The field then holds the sum
-// of the pseudo-header. A segment that came over a wire before holds that value
-// by chance once in 65,536 times, and was checked by the device that received it.
+// The kernel at the other end of a veth pair does that (CHECKSUM_PARTIAL), and so
+// does the host of a virtual machine, unless `ethtool -K PEER tx off` forbids it:
+// no device follows that could fill in the checksum, and none that could damage
+// the segment. The field then holds the sum of the pseudo-header. A segment that
+// came over a wire holds that value by chance once in 65,536 times, and was
+// checked by the device that received it.
 func Complete(frame []byte) link.Verdict {
 	var addrs, tcp []byte
 	switch {

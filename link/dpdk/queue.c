@@ -2,6 +2,7 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <netinet/in.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -197,6 +198,38 @@ static bool ipv4_header_good(const uint8_t *frame, uint32_t len)
 	return sum == 0xffff;
 }
 
+/* Fills in the TCP checksum of a frame whose sender, such as the host of a virtual
+ * machine, left that to its device (RTE_MBUF_F_RX_L4_CKSUM_NONE). The field holds
+ * the sum of the pseudo-header, and is a part of what is summed up here. What is
+ * not a whole TCP segment stays as it is. */
+static void complete(uint8_t *frame, uint32_t len)
+{
+	uint32_t at, size, i;
+	uint64_t sum = 0;
+
+	if (is_ipv4(frame) && len >= RTE_ETHER_HDR_LEN + 40 && frame[23] == IPPROTO_TCP &&
+	    ((frame[20] & 0x3f) | frame[21]) == 0) {
+		at = RTE_ETHER_HDR_LEN + (frame[14] & 0x0f) * 4;
+		size = RTE_ETHER_HDR_LEN + (frame[16] << 8 | frame[17]);
+	} else if (frame[12] == 0x86 && frame[13] == 0xdd && len >= RTE_ETHER_HDR_LEN + 60 && frame[20] == IPPROTO_TCP) {
+		at = RTE_ETHER_HDR_LEN + 40;
+		size = at + (frame[18] << 8 | frame[19]);
+	} else {
+		return;
+	}
+	if (size > len || at < RTE_ETHER_HDR_LEN + 20 || at + 20 > size)
+		return;
+	for (i = at; i + 1 < size; i += 2)
+		sum += frame[i] << 8 | frame[i + 1];
+	if (i < size)
+		sum += frame[i] << 8;
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	sum = ~sum & 0xffff;
+	frame[at + 16] = sum >> 8;
+	frame[at + 17] = sum & 0xff;
+}
+
 /* The verdict on a frame of at least 14 bytes. */
 static uint32_t verdict(uint64_t flags, uint32_t offloads, const uint8_t *frame, uint32_t len)
 {
@@ -211,7 +244,7 @@ static uint32_t verdict(uint64_t flags, uint32_t offloads, const uint8_t *frame,
 		ip = RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN;
 	else if (ip == RTE_MBUF_F_RX_IP_CKSUM_BAD)
 		return BAD;
-	/* NONE: the field is not filled in, but the sender vouches for the data, as a
+	/* NONE: the field was not filled in, but the sender vouches for the data, as a
 	 * virtual machine's host does. */
 	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN)
 		return UNCHECKED;
@@ -276,6 +309,8 @@ void tpa_rx_burst(struct tpa_rx *rx)
 			}
 		}
 		f->len = len;
+		if (unlikely((flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_NONE))
+			complete(f->data, len);
 		f->verdict = verdict(flags, rx->offloads, f->data, len);
 		bytes += len;
 		kept++;

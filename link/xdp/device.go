@@ -73,6 +73,11 @@ func Open(cfg Config) (_ *Device, err error) {
 	if dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach)); err != nil {
 		return nil, err
 	}
+	// virtio_net takes more queues into use with XDP, one for each processor, and
+	// receives on them, too.
+	if receive, err = moreQueues(cfg, attrs, receive); err != nil {
+		return nil, errSocket(attrs.Name, receive, err)
+	}
 	chunk := chunkSize(attrs.MTU)
 	for i := range cfg.Queues {
 		q, err := dev.openQueue(cfg, l, i, receive, chunk)
@@ -116,7 +121,7 @@ func chunkSize(mtu int) int {
 func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_ *Queue, err error) {
 	attrs := l.Attrs()
 	count := (receive - i + cfg.Queues - 1) / cfg.Queues
-	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0, veth: l.Type() == "veth"}
+	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0}
 	defer func() {
 		if err != nil {
 			q.abandon()
@@ -218,6 +223,36 @@ func (d *Device) free() (err error) {
 		err = errors.Join(err, q.Close())
 	}
 	return err
+}
+
+// maxQueues is the size of the filter's map of sockets.
+const maxQueues = 256
+
+// moreQueues returns the number of receive queues in use, n at least. Nothing in
+// the kernel tells it for every driver and namespace (the channel count does not
+// rise with the queues that XDP takes, and sysfs shows the namespace that mounted
+// it), but binding a socket to a queue that is not in use fails with EINVAL
+// (xp_assign_dev). Drivers that have no more queues are not asked.
+func moreQueues(cfg Config, attrs *netlink.LinkAttrs, n int) (int, error) {
+	cfg.RingSize, cfg.BusyPoll = 64, 0
+	for limit := min(attrs.NumRxQueues, maxQueues); n < limit; n++ {
+		memory, err := newUmem(cfg.RingSize, 2048)
+		if err != nil {
+			return n, err
+		}
+		s, err := openSocket(cfg, attrs.Index, n, memory, 0, nil, unix.XDP_COPY)
+		if err == nil {
+			s.close()
+		}
+		memory.free()
+		if errors.Is(err, unix.EINVAL) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // receiveQueues returns the number of receive queues in use.

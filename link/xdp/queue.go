@@ -26,7 +26,6 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	busyPoll bool
-	veth     bool // see bpf.Complete
 	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
 
@@ -114,7 +113,7 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		}
 		frames[n].Data = q.memory.mem[d.Addr:end:end]
 		frames[n].Checksum = link.Unchecked
-		if q.veth {
+		if !q.zeroCopy {
 			frames[n].Checksum = bpf.Complete(frames[n].Data)
 		}
 		bytes += int(d.Len)

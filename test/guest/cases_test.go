@@ -1,0 +1,506 @@
+package guest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/test/guest/control"
+)
+
+// Ports of the servers in a guest.
+const (
+	port       = "7000" // of the accelerated echo server
+	secondPort = "7001" // of another process with one
+	kernelPort = "8080" // HTTP over the kernel's TCP
+)
+
+// patience bounds each step of a client.
+const patience = 20 * time.Second
+
+// A run is a cell under way.
+type cellRun struct {
+	*machine
+	*result
+	nic *nic
+}
+
+// runCell starts a server as the cell says, has it pass all cases, and leaves the
+// card with the kernel.
+func runCell(m *machine, r *result) {
+	c := &cellRun{machine: m, result: r}
+	for _, n := range m.nics {
+		if n.model == r.model {
+			c.nic = n
+		}
+	}
+	undo := c.prepare()
+	defer undo()
+	if err := c.start("server", port, ""); err != nil {
+		c.fail("start", err)
+		return
+	}
+	cases := []struct {
+		name    string
+		run     func() error
+		applies bool
+	}{
+		{"connections", c.connections, true},
+		{"bulk", c.bulk, true},
+		{"crr", c.crr, true},
+		{"many", c.many, true},
+		{"kernel", c.kernelTraffic, !r.dpdk()},
+		{"queues", c.queuesLoaded, r.queues > 1},
+		{"second", c.second, !r.dpdk()},
+		{"mtu", c.mtuChange, !r.dpdk() && r.mtu == 0},
+		{"link", c.linkDown, true},
+		{"counters", c.counters, true},
+		{"kill", c.kill, true},
+		{"restart", c.restart, true},
+	}
+	for _, cs := range cases {
+		if !cs.applies {
+			continue
+		}
+		if err := cs.run(); err != nil {
+			c.fail(cs.name, err)
+		}
+		// Where little works, the rest would only be slow.
+		if len(c.failed) == 2 {
+			if err := c.counters(); err != nil {
+				c.fail("counters", err)
+			}
+			break
+		}
+	}
+	c.stop("server", syscall.SIGTERM)
+}
+
+func (c *cellRun) fail(name string, err error) {
+	c.failed = append(c.failed, name+": "+err.Error())
+}
+
+// prepare gives the card to the driver, and the interface its MTU. What it returns
+// takes that back.
+func (c *cellRun) prepare() func() {
+	if c.result.dpdk() {
+		driver := map[string]string{modeVFIO: "vfio_pci", modeUIO: "uio_pci_generic"}[c.mode]
+		c.load(driver)
+		c.sh("echo 128 >/proc/sys/vm/nr_hugepages")
+		c.bind(c.nic, strings.ReplaceAll(driver, "vfio_pci", "vfio-pci"))
+		return func() {
+			c.bind(c.nic, "")
+			c.sh("echo 0 >/proc/sys/vm/nr_hugepages")
+		}
+	}
+	if c.result.mtu != 0 {
+		c.setMTU(c.result.mtu)
+	}
+	return func() { c.setMTU(1500) }
+}
+
+// setMTU sets both ends. The guest's kernel may refuse.
+func (c *cellRun) setMTU(mtu int) error {
+	_, err := c.machine.run("ip", "link", "set", c.nic.name, "mtu", fmt.Sprint(mtu))
+	if err == nil {
+		c.host("ip", "link", "set", c.nic.tap, "mtu", fmt.Sprint(mtu))
+	}
+	return err
+}
+
+// device is the value of --dev.
+func (c *cellRun) device() string {
+	if c.result.dpdk() {
+		return c.nic.pci
+	}
+	if c.mode == modeAuto {
+		return c.nic.name
+	}
+	return c.mode + ":" + c.nic.name
+}
+
+// start starts an echo server; dev is "" for the cell's device.
+func (c *cellRun) start(name, port, dev string) error {
+	program := "tpa-bench"
+	if dev == "" {
+		dev = c.device()
+	}
+	args := []string{"serve", "--transport", "accel", "--protocol", "echo", "--listen", ":" + port, "--dev", dev}
+	if c.result.dpdk() {
+		program = "tpa-bench-dpdk"
+		args = append(args, "--ip", c.nic.guest4+"/24,"+c.nic.guest6+"/64")
+	}
+	if c.queues > 0 {
+		args = append(args, "--queues", fmt.Sprint(c.queues))
+	}
+	res := c.ask(control.Request{Operation: control.Start, Name: name, Args: append([]string{"/bin/" + program}, args...),
+		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: 30 * time.Second})
+	if !strings.Contains(res.Output, "ready:") {
+		return fmt.Errorf("the server does not start: %s: %s", res.Err, tail(res.Output, 600))
+	}
+	if name == "server" {
+		status, err := c.status()
+		if err != nil {
+			return err
+		}
+		c.how = status.Device.Driver
+		if s := status.Sharing; s != nil {
+			c.how += ", " + s.Filter
+		}
+	}
+	return nil
+}
+
+func (c *cellRun) stop(name string, signal syscall.Signal) control.Response {
+	return c.ask(control.Request{Operation: control.Stop, Name: name, Signal: int(signal), Timeout: 15 * time.Second})
+}
+
+// status is what the server tells about itself.
+func (c *cellRun) status() (*accel.Status, error) {
+	out, err := c.machine.run("/bin/tpa-bench", "stats", "--json", "--addr", socket("server"))
+	if err != nil {
+		return nil, err
+	}
+	var s accel.Status
+	return &s, json.Unmarshal([]byte(out), &s)
+}
+
+// socket is the debug socket of a server.
+func socket(name string) string { return "/run/" + name + ".sock" }
+
+// addrs are the server's, IPv4 and IPv6.
+func (c *cellRun) addrs(port string) []string {
+	return []string{net.JoinHostPort(c.nic.guest4, port), net.JoinHostPort(c.nic.guest6, port)}
+}
+
+// dial connects from the peer.
+func (c *cellRun) dial(addr string) (conn net.Conn, err error) {
+	c.peer.Do(func() { conn, err = net.DialTimeout("tcp", addr, patience) })
+	if err == nil {
+		conn.SetDeadline(time.Now().Add(patience))
+	}
+	return conn, err
+}
+
+// each runs n clients at once and returns the first error, with how many had one.
+func each(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	count := 0
+	var first error
+	for _, err := range errs {
+		if err != nil {
+			count++
+			if first == nil {
+				first = err
+			}
+		}
+	}
+	if first != nil {
+		return fmt.Errorf("%d of %d: %w", count, n, first)
+	}
+	return nil
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
+}
+
+// echo sends messages and compares what comes back.
+func echo(conn net.Conn, messages, size int) error {
+	for range messages {
+		msg := random(1 + rand.IntN(size))
+		if _, err := conn.Write(msg); err != nil {
+			return err
+		}
+		got := make([]byte, len(msg))
+		if _, err := io.ReadFull(conn, got); err != nil {
+			return err
+		}
+		if !bytes.Equal(got, msg) {
+			return errors.New("what came back is not what was sent")
+		}
+	}
+	return nil
+}
+
+func (c *cellRun) echoAt(addr string, messages, size int) error {
+	conn, err := c.dial(addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return echo(conn, messages, size)
+}
+
+// connections has 50 clients at once by each IP version.
+func (c *cellRun) connections() error {
+	var errs []error
+	for _, addr := range c.addrs(port) {
+		if err := each(50, func(int) error { return c.echoAt(addr, 10, 4000) }); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bulkSize is how much a connection carries each way, in bytes.
+const bulkSize = 4 << 20
+
+// bulk sends and receives 4 MB at once by each IP version.
+func (c *cellRun) bulk() error {
+	data := random(bulkSize)
+	for _, addr := range c.addrs(port) {
+		conn, err := c.dial(addr)
+		if err != nil {
+			return err
+		}
+		conn.SetDeadline(time.Now().Add(2 * patience))
+		sent := make(chan error, 1)
+		go func() {
+			_, err := conn.Write(data)
+			if err == nil {
+				err = conn.(*net.TCPConn).CloseWrite()
+			}
+			sent <- err
+		}()
+		got, err := io.ReadAll(conn)
+		err = errors.Join(err, <-sent)
+		conn.Close()
+		if err != nil {
+			return fmt.Errorf("%s: after %d bytes: %w", addr, len(got), err)
+		}
+		if !bytes.Equal(got, data) {
+			return fmt.Errorf("%s: %d bytes came back and differ from the %d sent", addr, len(got), len(data))
+		}
+	}
+	return nil
+}
+
+// crr connects, asks and closes, 200 times.
+func (c *cellRun) crr() error {
+	return each(4, func(i int) error {
+		for range 50 {
+			if err := c.echoAt(c.addrs(port)[i%2], 1, 64); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// many has 300 connections at once.
+func (c *cellRun) many() error {
+	conns := make([]net.Conn, 300)
+	defer func() {
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	err := each(len(conns), func(i int) (err error) {
+		conns[i], err = c.dial(c.addrs(port)[i%2])
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return each(len(conns), func(i int) error { return echo(conns[i], 2, 1000) })
+}
+
+// kernelTraffic is what the kernel serves beside: pings, and HTTP on another port.
+func (c *cellRun) kernelTraffic() error {
+	res := c.ask(control.Request{Operation: control.Start, Name: "http", Args: []string{"/bin/tpa-bench", "serve", "--transport", "kernel", "--protocol", "http",
+		"--listen", ":" + kernelPort}, Until: "ready:", Timeout: patience})
+	if !strings.Contains(res.Output, "ready:") {
+		return fmt.Errorf("the kernel's server does not start: %s", res.Output)
+	}
+	defer c.stop("http", syscall.SIGTERM)
+	for _, ip := range []string{c.nic.guest4, c.nic.guest6} {
+		if out, err := c.peer.Command("ping", "-c", "3", "-i", "0.2", "-W", "5", ip).CombinedOutput(); err != nil {
+			return fmt.Errorf("ping %s: %w: %s", ip, err, tail(string(out), 200))
+		}
+	}
+	busy := make(chan error, 1)
+	go func() { busy <- c.bulk() }()
+	client := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		Dial:              func(_, addr string) (net.Conn, error) { return c.dial(addr) },
+	}}
+	var err error
+	for i := range 40 {
+		var page *http.Response
+		if page, err = client.Get("http://" + c.addrs(kernelPort)[i%2] + "/"); err != nil {
+			break
+		}
+		_, err = io.Copy(io.Discard, page.Body)
+		page.Body.Close()
+	}
+	if err != nil {
+		err = fmt.Errorf("HTTP over the kernel: %w", err)
+	}
+	return errors.Join(err, <-busy)
+}
+
+// queuesLoaded tells whether all queues had frames.
+func (c *cellRun) queuesLoaded() error {
+	s, err := c.status()
+	if err != nil {
+		return err
+	}
+	if len(s.Shards) != c.queues {
+		return fmt.Errorf("%d shards, want %d", len(s.Shards), c.queues)
+	}
+	for _, sh := range s.Shards {
+		if sh.RxFrames < 100 {
+			return fmt.Errorf("queue %d received %d frames", sh.Index, sh.RxFrames)
+		}
+	}
+	return nil
+}
+
+// second starts another server on the same interface, which takes a packet socket.
+func (c *cellRun) second() error {
+	if err := c.start("second", secondPort, c.nic.name); err != nil {
+		if c.kernel == "5.10" || c.kernel == "6.1" {
+			if strings.Contains(err.Error(), "use Linux 6.6 or newer") {
+				return nil // refused, with the reason
+			}
+		}
+		return err
+	}
+	defer c.stop("second", syscall.SIGTERM)
+	var errs []error
+	for _, p := range []string{port, secondPort} {
+		for _, addr := range c.addrs(p) {
+			if err := each(10, func(int) error { return c.echoAt(addr, 5, 4000) }); err != nil {
+				errs = append(errs, fmt.Errorf("port %s: %w", p, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mtuChange changes the MTU under the running server. A kernel may refuse; if it
+// does not, traffic goes on.
+func (c *cellRun) mtuChange() error {
+	for _, mtu := range []int{4000, 9000, 1500} {
+		if err := c.setMTU(mtu); err != nil {
+			continue
+		}
+		if err := c.bulk(); err != nil {
+			return fmt.Errorf("MTU %d: %w", mtu, err)
+		}
+	}
+	return nil
+}
+
+// linkDown pulls the cable of the guest for a second. A connection outlives that.
+func (c *cellRun) linkDown() error {
+	conn, err := c.dial(c.addrs(port)[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := echo(conn, 1, 100); err != nil {
+		return err
+	}
+	if err := c.monitor("set_link " + c.nic.tap + " off"); err != nil {
+		return err
+	}
+	var down error
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		s, err := c.status()
+		if err == nil && !s.Device.LinkUp {
+			break
+		}
+		if time.Now().After(deadline) {
+			down = errors.New("the server does not notice that the link is down")
+			break
+		}
+	}
+	if err := c.monitor("set_link " + c.nic.tap + " on"); err != nil {
+		return err
+	}
+	if err := echo(conn, 3, 4000); err != nil {
+		return fmt.Errorf("after the link came back: %w", err)
+	}
+	return errors.Join(down, c.echoAt(c.addrs(port)[1], 1, 100))
+}
+
+// counters looks for what must not be there.
+func (c *cellRun) counters() error {
+	s, err := c.status()
+	if err != nil {
+		return err
+	}
+	var bad []string
+	for _, sh := range s.Shards {
+		for name, n := range sh.Counters {
+			for _, never := range []string{"checksum", "malformed"} {
+				if n > 0 && strings.Contains(name, never) {
+					bad = append(bad, fmt.Sprintf("shard %d: %s %d", sh.Index, name, n))
+				}
+			}
+		}
+		c.retrans += sh.Counters["stack.tcp.retransmits"]
+	}
+	if bad != nil {
+		return errors.New(strings.Join(bad, ", "))
+	}
+	return nil
+}
+
+// kill ends the server by SIGKILL: nothing of it is left, and the kernel has its
+// interface.
+func (c *cellRun) kill() error {
+	c.stop("server", syscall.SIGKILL)
+	if c.result.dpdk() {
+		return nil
+	}
+	if out, err := c.machine.run("ip", "-d", "link", "show", c.nic.name); err != nil {
+		return err
+	} else if strings.Contains(out, "xdp") {
+		return fmt.Errorf("a program is left: %s", out)
+	}
+	if out, err := c.peer.Command("ping", "-c", "2", "-i", "0.2", "-W", "5", c.nic.guest4).CombinedOutput(); err != nil {
+		return fmt.Errorf("ping: %w: %s", err, out)
+	}
+	for _, addr := range c.addrs(port) {
+		conn, err := c.dial(addr)
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("connecting to a killed server: %v; want the kernel to refuse", err)
+		}
+	}
+	return nil
+}
+
+// restart starts the server anew.
+func (c *cellRun) restart() error {
+	if err := c.start("server", port, ""); err != nil {
+		return err
+	}
+	return each(10, func(i int) error { return c.echoAt(c.addrs(port)[i%2], 5, 4000) })
+}
