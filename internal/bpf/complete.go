@@ -3,8 +3,8 @@ package bpf
 import (
 	"encoding/binary"
 
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
 // Complete fills in the checksum of a TCP segment whose sender left that to its
@@ -22,7 +22,7 @@ func Complete(frame []byte) link.Verdict {
 	switch {
 	case len(frame) >= 54 && binary.BigEndian.Uint16(frame[12:]) == 0x0800 && frame[14] == 0x45 && frame[23] == 6:
 		size := int(binary.BigEndian.Uint16(frame[16:]))
-		if size < 40 || size > len(frame)-14 || checksum.Checksum(frame[14:34], 0) != 0xffff {
+		if size < 40 || size > len(frame)-14 || checksum.Sum(frame[14:34], 0) != 0xffff {
 			return link.Unchecked
 		}
 		addrs, tcp = frame[26:34], frame[34:14+size]
@@ -35,12 +35,12 @@ func Complete(frame []byte) link.Verdict {
 	default:
 		return link.Unchecked
 	}
-	pseudo := checksum.Checksum(addrs, 6)
+	pseudo := checksum.Sum(addrs, 6)
 	pseudo = checksum.Combine(pseudo, uint16(len(tcp)))
 	if binary.BigEndian.Uint16(tcp[16:]) != pseudo {
 		return link.Unchecked
 	}
 	// The field itself adds the pseudo-header to the sum.
-	binary.BigEndian.PutUint16(tcp[16:], ^checksum.Checksum(tcp, 0))
+	binary.BigEndian.PutUint16(tcp[16:], ^checksum.Sum(tcp, 0))
 	return link.Good
 }

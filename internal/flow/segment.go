@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -66,12 +66,12 @@ func (s *Segment) ChecksumsRight() bool {
 	p := s.Packet
 	addrs := p[8:s.IPLen]
 	if s.IPLen == header.IPv4MinimumSize {
-		if checksum.Checksum(p[:s.IPLen], 0) != 0xffff {
+		if checksum.Sum(p[:s.IPLen], 0) != 0xffff {
 			return false
 		}
 		addrs = p[12:s.IPLen]
 	}
-	sum := checksum.Checksum(addrs, uint16(header.TCPProtocolNumber))
+	sum := checksum.Sum(addrs, uint16(header.TCPProtocolNumber))
 	sum = checksum.Combine(sum, uint16(len(p)-s.IPLen))
-	return checksum.Checksum(p[s.IPLen:], sum) == 0xffff
+	return checksum.Sum(p[s.IPLen:], sum) == 0xffff
 }

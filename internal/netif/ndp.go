@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -57,7 +57,7 @@ func (n *Neighbours) handleNDP(p []byte, via *Endpoint) bool {
 	source := tcpip.AddrFrom16([16]byte(p[8:24]))
 	destination := tcpip.AddrFrom16([16]byte(p[24:40]))
 	sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, source, destination, uint16(size))
-	if checksum.Checksum(m, sum) != 0xffff {
+	if checksum.Sum(m, sum) != 0xffff {
 		via.stats.rxBadChecksum.Add(1)
 		return true
 	}
@@ -165,6 +165,6 @@ func (e *Endpoint) sendNDP(kind, flags byte, source, destination, target tcpip.A
 	}
 	copy(m[ndpOptions+2:], e.mac[:])
 	sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, source, destination, ndpLen)
-	binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, sum))
+	binary.BigEndian.PutUint16(m[2:], ^checksum.Sum(m, sum))
 	e.sendFrame(to, etherTypeIPv6, p[:])
 }

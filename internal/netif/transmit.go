@@ -8,10 +8,10 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/sync"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -441,19 +441,19 @@ func (e *Endpoint) finishTCPLocked(b []byte, ipLen, tcpLen, mss int, v6 bool) {
 		binary.BigEndian.PutUint16(ip[2:], uint16(ipLen+tcpLen))
 		ip[10], ip[11] = 0, 0
 		if mss == 0 || !e.caps.TxIPv4Checksum {
-			binary.BigEndian.PutUint16(ip[10:], ^checksum.Checksum(ip, 0))
+			binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
 		} else {
 			tx.Flags |= link.TxIPv4Checksum
 		}
 		addrs = ip[12:20]
 	}
-	pseudo := checksum.Checksum(addrs, uint16(header.TCPProtocolNumber))
+	pseudo := checksum.Sum(addrs, uint16(header.TCPProtocolNumber))
 	if mss == 0 {
 		pseudo = checksum.Combine(pseudo, uint16(tcpLen))
 	}
 	tcp[16], tcp[17] = 0, 0
 	if mss == 0 && !e.caps.TxTCPChecksum {
-		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Checksum(tcp, pseudo))
+		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Sum(tcp, pseudo))
 		e.commitLocked(link.EthernetHeaderLen+ipLen+tcpLen, tx)
 		return
 	}

@@ -9,8 +9,7 @@ package offload
 import (
 	"encoding/binary"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
-
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -152,7 +151,7 @@ func (p *Packet) Ports(frame []byte) []byte { return frame[p.L4 : p.L4+4] }
 
 // pseudo is the sum of the pseudo-header without the length.
 func (p *Packet) pseudo(frame []byte) uint16 {
-	return checksum.Combine(checksum.Checksum(p.Addrs(frame), 0), uint16(p.Protocol))
+	return checksum.Combine(checksum.Sum(p.Addrs(frame), 0), uint16(p.Protocol))
 }
 
 // Verify checks the checksums of a frame as devices do. What has none that they
@@ -163,7 +162,7 @@ func Verify(frame []byte) link.Verdict {
 	if !ok {
 		return link.Unchecked
 	}
-	if !p.IPv6 && checksum.Checksum(frame[p.L3:p.L4], 0) != 0xffff {
+	if !p.IPv6 && checksum.Sum(frame[p.L3:p.L4], 0) != 0xffff {
 		return link.Bad
 	}
 	segment := frame[p.L4:p.End]
@@ -176,7 +175,7 @@ func Verify(frame []byte) link.Verdict {
 		return link.Unchecked
 	}
 	sum := checksum.Combine(p.pseudo(frame), uint16(len(segment)))
-	if checksum.Checksum(segment, sum) != 0xffff {
+	if checksum.Sum(segment, sum) != 0xffff {
 		return link.Bad
 	}
 	return link.Good

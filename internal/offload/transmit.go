@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
-
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -46,7 +45,11 @@ func Transmit(frame []byte, tx link.TxOffload, can link.Capabilities, scratch []
 	if tx.MSS != 0 {
 		return o.segment(frame, int(tx.MSS), scratch, emit)
 	}
-	o.finish(frame, o.partial(frame))
+	sum := uint16(0)
+	if tx.Flags&link.TxTCPChecksum != 0 {
+		sum = checksum.Sum(frame[o.payload:], o.partial(frame))
+	}
+	o.finish(frame, sum)
 	emit(frame)
 	return nil
 }
@@ -79,17 +82,18 @@ func (o *offsets) partial(frame []byte) uint16 {
 	return binary.BigEndian.Uint16(frame[o.l4+16:])
 }
 
-// finish fills in the checksums that were asked for.
-func (o *offsets) finish(frame []byte, pseudo uint16) {
+// finish fills in the checksums that were asked for. sum is that of the
+// pseudo-header and of the payload.
+func (o *offsets) finish(frame []byte, sum uint16) {
 	if o.tx.Flags&link.TxIPv4Checksum != 0 {
 		header := frame[o.l3:o.l4]
 		binary.BigEndian.PutUint16(header[10:], 0)
-		binary.BigEndian.PutUint16(header[10:], ^checksum.Checksum(header, 0))
+		binary.BigEndian.PutUint16(header[10:], ^checksum.Sum(header, 0))
 	}
 	if o.tx.Flags&link.TxTCPChecksum != 0 || o.tx.MSS != 0 {
-		tcp := frame[o.l4:]
+		tcp := frame[o.l4:o.payload]
 		binary.BigEndian.PutUint16(tcp[16:], 0)
-		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Checksum(tcp, pseudo))
+		binary.BigEndian.PutUint16(tcp[16:], ^checksum.Sum(tcp, sum))
 	}
 }
 
@@ -108,7 +112,7 @@ func (o *offsets) segment(frame []byte, mss int, scratch []byte, emit func([]byt
 		last := sent+n == len(payload)
 		out := scratch[:o.payload+n]
 		copy(out, header)
-		copy(out[o.payload:], payload[sent:sent+n])
+		sum := checksum.Copy(out[o.payload:], payload[sent:sent+n], pseudo)
 
 		ip, tcp := out[o.l3:], out[o.l4:]
 		if ipv6 {
@@ -125,7 +129,7 @@ func (o *offsets) segment(frame []byte, mss int, scratch []byte, emit func([]byt
 		if i > 0 {
 			tcp[13] &^= tcpCWR
 		}
-		o.finish(out, checksum.Combine(pseudo, uint16(len(tcp))))
+		o.finish(out, checksum.Combine(sum, uint16(len(tcp))))
 		emit(out)
 		if sent += n; last {
 			return nil

@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
 // livenessPolls is how many empty receive calls pass between two looks whether
@@ -190,7 +190,7 @@ func goodHeader(frame []byte) bool {
 	if len(frame) < headerLen+20 || frame[12] != 0x08 {
 		return true
 	}
-	return checksum.Checksum(frame[headerLen:headerLen+20], 0) == 0xffff
+	return checksum.Sum(frame[headerLen:headerLen+20], 0) == 0xffff
 }
 
 // idle does what is due when nothing was there.

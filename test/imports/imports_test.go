@@ -80,6 +80,9 @@ var rules = []rule{
 	{"accel/...", "gonum.org/...", "a library draws no curves"},
 	{"accel/...", "google.golang.org/...", "a library brings no RPC"},
 	{"accel/...", "testing", "test code has no place in a program"},
+
+	// What any package may use depends on little.
+	{"internal/checksum", "gvisor.dev/...", "sums are arithmetic"},
 }
 
 // matches tells whether an import path fits a pattern: a path, or a path and all

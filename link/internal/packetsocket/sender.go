@@ -13,9 +13,9 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/gotpa/tpa/internal/checksum"
 	"github.com/gotpa/tpa/link"
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
 // MaxFrame is the greatest frame that the kernel cuts or joins, in bytes.

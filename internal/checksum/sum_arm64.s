@@ -1,0 +1,94 @@
+#include "textflag.h"
+
+// func sumBlocks(b []byte) uint64
+TEXT ·sumBlocks(SB), NOSPLIT, $0-32
+	MOVD b_base+0(FP), R0
+	MOVD b_len+8(FP), R1
+	VEOR V0.B16, V0.B16, V0.B16
+	VEOR V1.B16, V1.B16, V1.B16
+	VEOR V2.B16, V2.B16, V2.B16
+	VEOR V3.B16, V3.B16, V3.B16
+
+	// VUADDW and VUADDW2 add the low and the high two of four 32-bit words to two
+	// 64-bit lanes.
+	SUBS $64, R1, R1
+	BLO  few
+
+many:
+	VLD1.P  64(R0), [V4.S4, V5.S4, V6.S4, V7.S4]
+	VUADDW  V4.S2, V0.D2, V0.D2
+	VUADDW2 V4.S4, V1.D2, V1.D2
+	VUADDW  V5.S2, V2.D2, V2.D2
+	VUADDW2 V5.S4, V3.D2, V3.D2
+	VUADDW  V6.S2, V0.D2, V0.D2
+	VUADDW2 V6.S4, V1.D2, V1.D2
+	VUADDW  V7.S2, V2.D2, V2.D2
+	VUADDW2 V7.S4, V3.D2, V3.D2
+	SUBS    $64, R1, R1
+	BHS     many
+
+few:
+	ADDS $64, R1, R1
+	BEQ  done
+	VLD1 (R0), [V4.S4, V5.S4]
+	VUADDW  V4.S2, V0.D2, V0.D2
+	VUADDW2 V4.S4, V1.D2, V1.D2
+	VUADDW  V5.S2, V2.D2, V2.D2
+	VUADDW2 V5.S4, V3.D2, V3.D2
+
+done:
+	VADD V1.D2, V0.D2, V0.D2
+	VADD V3.D2, V2.D2, V2.D2
+	VADD V2.D2, V0.D2, V0.D2
+	VMOV V0.D[0], R2
+	VMOV V0.D[1], R3
+	ADD  R3, R2, R2
+	MOVD R2, ret+24(FP)
+	RET
+
+// func copyBlocks(dst, src []byte) uint64
+TEXT ·copyBlocks(SB), NOSPLIT, $0-56
+	MOVD dst_base+0(FP), R4
+	MOVD src_base+24(FP), R0
+	MOVD src_len+32(FP), R1
+	VEOR V0.B16, V0.B16, V0.B16
+	VEOR V1.B16, V1.B16, V1.B16
+	VEOR V2.B16, V2.B16, V2.B16
+	VEOR V3.B16, V3.B16, V3.B16
+
+	SUBS $64, R1, R1
+	BLO  few
+
+many:
+	VLD1.P  64(R0), [V4.S4, V5.S4, V6.S4, V7.S4]
+	VST1.P  [V4.S4, V5.S4, V6.S4, V7.S4], 64(R4)
+	VUADDW  V4.S2, V0.D2, V0.D2
+	VUADDW2 V4.S4, V1.D2, V1.D2
+	VUADDW  V5.S2, V2.D2, V2.D2
+	VUADDW2 V5.S4, V3.D2, V3.D2
+	VUADDW  V6.S2, V0.D2, V0.D2
+	VUADDW2 V6.S4, V1.D2, V1.D2
+	VUADDW  V7.S2, V2.D2, V2.D2
+	VUADDW2 V7.S4, V3.D2, V3.D2
+	SUBS    $64, R1, R1
+	BHS     many
+
+few:
+	ADDS $64, R1, R1
+	BEQ  done
+	VLD1 (R0), [V4.S4, V5.S4]
+	VST1 [V4.S4, V5.S4], (R4)
+	VUADDW  V4.S2, V0.D2, V0.D2
+	VUADDW2 V4.S4, V1.D2, V1.D2
+	VUADDW  V5.S2, V2.D2, V2.D2
+	VUADDW2 V5.S4, V3.D2, V3.D2
+
+done:
+	VADD V1.D2, V0.D2, V0.D2
+	VADD V3.D2, V2.D2, V2.D2
+	VADD V2.D2, V0.D2, V0.D2
+	VMOV V0.D[0], R2
+	VMOV V0.D[1], R3
+	ADD  R3, R2, R2
+	MOVD R2, ret+48(FP)
+	RET
