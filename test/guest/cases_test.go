@@ -371,8 +371,8 @@ func (c *cellRun) queuesLoaded() error {
 		return fmt.Errorf("%d shards, want %d", len(s.Shards), c.queues)
 	}
 	for _, sh := range s.Shards {
-		if sh.RxFrames < 100 {
-			return fmt.Errorf("queue %d received %d frames", sh.Index, sh.RxFrames)
+		if sh.Queue.RxFrames < 100 {
+			return fmt.Errorf("queue %d received %d frames", sh.Index, sh.Queue.RxFrames)
 		}
 	}
 	return nil
