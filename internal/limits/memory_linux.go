@@ -1,4 +1,4 @@
-package shard
+package limits
 
 import "golang.org/x/sys/unix"
 
@@ -8,12 +8,5 @@ func machineMemory() uint64 {
 	if unix.Sysinfo(&info) != nil {
 		return 0
 	}
-	return info.Totalram * uint64(info.Unit)
-}
-
-// pin keeps the calling thread on one CPU.
-func pin(cpu int) error {
-	var set unix.CPUSet
-	set.Set(cpu)
-	return unix.SchedSetaffinity(0, &set)
+	return uint64(info.Totalram) * uint64(info.Unit)
 }
