@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 
 	"github.com/gotpa/tpa/link"
@@ -25,6 +26,11 @@ func openDevice(c *Config) (link.Device, error) {
 		return c.Link, nil
 	case c.Device == "":
 		return nil, ErrNoDevice
+	}
+	if err := checkSystem(runtime.GOOS, c.Device); err != nil {
+		return nil, err
+	}
+	switch {
 	case strings.HasPrefix(c.Device, "net_"), pciAddress.MatchString(c.Device):
 		env := c.DPDK
 		if env.Logger == nil {
@@ -37,6 +43,15 @@ func openDevice(c *Config) (link.Device, error) {
 		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; an interface of the kernel's has a filter: leave out TPA_STEERING", c.Device, c.Steering)
 	}
 	return openInterface(c)
+}
+
+// checkSystem refuses devices on systems that have none for us.
+func checkSystem(goos, device string) error {
+	if goos == "linux" {
+		return nil
+	}
+	return fmt.Errorf("%s: devices are opened on Linux only, this is %s; leave out the device (TPA_DEV) to serve through the kernel: %w",
+		device, goos, errors.ErrUnsupported)
 }
 
 // openPort opens a device of DPDK, in isolated mode where it is shared.
