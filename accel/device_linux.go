@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/dpdk"
 	"github.com/gotpa/tpa/link/packet"
 	"github.com/gotpa/tpa/link/xdp"
 )
@@ -52,18 +51,4 @@ func openPacket(name string) (link.Device, error) {
 		return nil, err
 	}
 	return dev, nil
-}
-
-// sharedInterface returns the name of the interface by which the kernel has the
-// device, too, with its addresses and neighbours; "" for a device of our own.
-func sharedInterface(d link.Device) string {
-	switch d := d.(type) {
-	case *xdp.Device, *packet.Device:
-		return d.Info().Name
-	case *dpdk.Port:
-		if d.Isolated() {
-			return d.KernelInterface()
-		}
-	}
-	return ""
 }

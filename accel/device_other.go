@@ -10,6 +10,3 @@ import (
 
 // openInterface is never called: see checkSystem.
 func openInterface(*Config) (link.Device, error) { return nil, errors.ErrUnsupported }
-
-// sharedInterface returns "": no device is shared with the kernel on this system.
-func sharedInterface(link.Device) string { return "" }
