@@ -15,8 +15,10 @@ HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
 BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s --rounds 5
 
-# DPDK, the clients that the tests run against our servers, and a database.
-PACKAGES := gcc libc6-dev pkg-config libdpdk-dev iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump python3-scapy
+# DPDK and the C compiler for it: all that the benchmark needs.
+BENCH_PACKAGES := gcc libc6-dev pkg-config libdpdk-dev
+# The clients that the tests run against our servers, and a database, too.
+PACKAGES := $(BENCH_PACKAGES) iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump python3-scapy
 # Tells Debian's PostgreSQL not to make a database, and so not to start: the tests
 # have servers of their own. Another opinion of this machine's stays.
 CLUSTER := /etc/postgresql-common/createcluster.conf
@@ -26,13 +28,25 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS = $(shell command -v gcc >/dev/null && pkg-config --atleast-version=22.11 libdpdk 2>/dev/null && echo dpdk)
 TOOL = $(GO) tool -modfile=tools/go.mod
 TEST = $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
-# For tests of real time: on a machine that others use, too, up to three may have
-# bad luck. They run once more, and the summary tells. A data race is never luck.
-LUCK = --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
+
+# Packages whose tests wait for processes, pollers and the kernel in real time. On
+# a machine that others use, too, up to three tests of a step may have bad luck:
+# they run once more, and `make test` lists them at its end. A data race is never
+# luck, and in all other packages nothing is.
+REALTIME := accel net metrics link/dpdk link/packet link/xdp internal/follower internal/recorder internal/shard \
+  cmd/tpa-bench cmd/tpa-bench/internal/process cmd/tpa-bench/internal/server
+REALTIME_TESTS := test/coexistence test/conformance test/interop
+LUCK = --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race \
+  --rerun-fails-report=$(RERUNS)/$@
+RERUNS := $(OUT)/reruns
+# paths(directories) are their paths for the go command.
+paths = $(addprefix ./,$(1))
+# all_but(directories, pattern) are the paths of all packages but those.
+all_but = $$($(GO) list ./... | sed 's,^github.com/gotpa/tpa/,./,' | grep -vxF $(addprefix -e ./,$(1)) | grep -vE '$(2)')
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing
@@ -55,6 +69,10 @@ deps: ## install the Debian packages that are missing
 	$(SUDO) apt-get update -qq; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
 
+.PHONY: deps-bench
+deps-bench:
+	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
+
 .PHONY: build
 build: ## build bin/tpa-bench, with DPDK if libdpdk is there
 	@if [ -n "$(TAGS)" ]; then \
@@ -65,14 +83,14 @@ build: ## build bin/tpa-bench, with DPDK if libdpdk is there
 	$(GO) build -tags '$(TAGS)' -o bin/ ./cmd/tpa-bench
 
 .PHONY: bench
-bench: deps build ## compare accel with the kernel: a table, and a page with the curves
+bench: deps-bench build ## compare accel with the kernel: a table, and a page with the curves
 	@mkdir -p $(OUT)
 	bin/tpa-bench compare $(BENCHFLAGS) -o html --out $(OUT)/bench.html
 	@echo "The curves: $(OUT)/bench.html. More workloads: docs/benchmarks.md"
 
 # The profile is of a GET load over memif, server and client together.
 .PHONY: pgo
-pgo: deps build ## renew the profile that tpa-bench is optimised with
+pgo: deps-bench build ## renew the profile that tpa-bench is optimised with
 	@mkdir -p $(OUT); sock=$$(mktemp -u); \
 	dev() { echo "net_memif0,role=$$1,socket=$$sock,socket-abstract=no"; }; \
 	GOMAXPROCS=1 taskset -c 0 bin/tpa-bench serve --transport accel --dev "$$(dev server)" --ip 10.99.0.1/24 \
@@ -87,7 +105,9 @@ pgo: deps build ## renew the profile that tpa-bench is optimised with
 # have built already would be built once more, for each set of flags.
 test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
-test: deps hugepages lint generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz ## run every test there is
+test: deps hugepages lint cross generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz ## run every test there is
+	@again=$$(cd $(RERUNS) && grep -rE '\.(Test|Fuzz)[^/]*:' . || :); \
+	echo "$$(grep -c . <<<"$$again") tests had to run again. One that needs luck twice needs a fix."; echo "$$again"
 	@echo "All tests passed."
 
 # Huge pages let the tests run DPDK both with and without them.
@@ -109,6 +129,15 @@ lint: ## vet and staticcheck, with and without DPDK
 	@if [ -n "$(TAGS)" ]; then set -x; $(GO) vet -tags $(TAGS) ./... && $(TOOL) staticcheck -tags $(TAGS) ./...; fi
 
 # The compiler is Debian 12's clang 14, which makes the same object everywhere.
+# What a server imports builds on the systems where servers are written: there it
+# serves through the kernel. vet type-checks the tests, too; nothing runs.
+SERVER := ./accel ./net ./metrics ./link ./link/memory ./link/fault ./link/softnic
+CROSS := linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64
+.PHONY: cross
+cross: ## build and vet what a server imports for other systems and processors
+	@export CGO_ENABLED=0; set -x; \
+	for target in $(CROSS); do GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet $(SERVER); done
+
 .PHONY: generated
 generated: ## check that generated files are what their sources say
 	@$(MAKE) --no-print-directory deps PACKAGES="clang llvm"
@@ -119,14 +148,18 @@ generated: ## check that generated files are what their sources say
 .PHONY: test-pure
 test-pure:
 	CGO_ENABLED=0 $(GO) build ./...
-	CGO_ENABLED=0 $(TEST) $(LUCK) --packages "$$($(GO) list ./... | grep -v '/test/')"
+	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
+	CGO_ENABLED=0 $(TEST) --packages "$(call all_but,$(REALTIME),^./test/)"
+	CGO_ENABLED=0 $(TEST) $(LUCK) --packages "$(call paths,$(REALTIME))"
 
 # One package at a time: they share two cores, huge pages and the DPDK run-time
 # folder, and the race detector makes them slow enough as it is.
 .PHONY: test-race
 test-race:
-	$(TEST) $(LUCK) --packages "$$($(GO) list ./... | grep -vE '/test/(sim|scenario|queues|attack|soak)$$')" \
+	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
+	$(TEST) --packages "$(call all_but,$(REALTIME) $(REALTIME_TESTS),^./test/(sim|scenario|queues|attack|soak)$$)" \
 	  -- -race -tags '$(TAGS)' -p 1 -timeout 20m
+	$(TEST) $(LUCK) --packages "$(call paths,$(REALTIME) $(REALTIME_TESTS))" -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
 # detector does not see.
@@ -138,6 +171,7 @@ test-sim:
 # What has to be fast or small is tested without the race detector.
 .PHONY: test-attack
 test-attack:
+	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
 	$(TEST) $(LUCK) --packages ./test/attack -- -tags '$(TAGS)' -timeout 10m
 
 .PHONY: test-soak
@@ -158,6 +192,25 @@ test-valgrind:
 	gcc -g -O1 -Wall -rdynamic $$(pkg-config --cflags libdpdk) -o $$dir/main link/dpdk/testdata/valgrind/main.c link/dpdk/*.c \
 	  $$(pkg-config --libs libdpdk) -lpthread; \
 	valgrind --quiet --leak-check=full --num-callers=40 --error-exitcode=9 --suppressions=link/dpdk/testdata/valgrind/eal.supp $$dir/main $$dir
+
+# Not strict: that Go is not ours to choose, and test/virtualtime may not fit it.
+# A small part of the tests shows what a new Go breaks.
+.PHONY: test-newest
+test-newest: ## test with the newest Go that the module proxy has, if it can be had
+	@version=$$(timeout 60 $(GO) list -m -f '{{.Version}}' go@latest 2>/dev/null) || \
+	  { echo "The module proxy cannot be asked for the newest Go: not tested with it"; exit 0; }; \
+	export GOTOOLCHAIN=go$$version TPA_TEST_STRICT=0; \
+	timeout 300 $(GO) version || { echo "$$GOTOOLCHAIN cannot be had from the module proxy: not tested with it"; exit 0; }; \
+	set -x; $(GO) build ./... && $(GO) test -v -run 'ParkedGoroutines|Clocks' ./test/virtualtime && \
+	  SEEDS=200 PAIRS=20 $(GO) test -run 'Programs|SameSeed' ./test/sim && \
+	  $(GO) test ./accel ./net ./internal/tcp ./test/queues
+
+# The database of vulnerabilities is on the internet.
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in what a server takes in, if their database can be reached
+	@curl -sSf --max-time 20 -o /dev/null https://vuln.go.dev/index/db.json || \
+	  { echo "The database of vulnerabilities cannot be reached: nothing was looked for"; exit 0; }; \
+	set -x; $(TOOL) govulncheck ./...
 
 .PHONY: test-fuzz
 test-fuzz:

@@ -3,15 +3,13 @@ package accel
 import (
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
-	"github.com/gotpa/tpa/link/packet"
-	"github.com/gotpa/tpa/link/xdp"
 )
 
 // pciAddress is domain:bus:device.function; lspci leaves the domain 0000 out.
@@ -24,6 +22,11 @@ func openDevice(c *Config) (link.Device, error) {
 		return c.Link, nil
 	case c.Device == "":
 		return nil, ErrNoDevice
+	}
+	if err := checkSystem(runtime.GOOS, c.Device); err != nil {
+		return nil, err
+	}
+	switch {
 	case strings.HasPrefix(c.Device, "net_"), pciAddress.MatchString(c.Device):
 		env := c.DPDK
 		if env.Logger == nil {
@@ -36,6 +39,15 @@ func openDevice(c *Config) (link.Device, error) {
 		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; an interface of the kernel's has a filter: leave out TPA_STEERING", c.Device, c.Steering)
 	}
 	return openInterface(c)
+}
+
+// checkSystem refuses devices on systems that have none for us.
+func checkSystem(goos, device string) error {
+	if goos == "linux" {
+		return nil
+	}
+	return fmt.Errorf("%s: devices are opened on Linux only, this is %s; leave out the device (TPA_DEV) to serve through the kernel: %w",
+		device, goos, errors.ErrUnsupported)
 }
 
 // openPort opens a device of DPDK, in isolated mode where it is shared.
@@ -73,57 +85,6 @@ func kernelHas(device string) bool {
 		}
 	}
 	return false
-}
-
-// openInterface opens an interface that the kernel has, too: by AF_XDP, or behind
-// the XDP of another program by a packet socket.
-func openInterface(c *Config) (link.Device, error) {
-	if name, ok := strings.CutPrefix(c.Device, "packet:"); ok {
-		return openPacket(name)
-	}
-	name, only := strings.CutPrefix(c.Device, "xdp:")
-	dev, err := xdp.Open(xdp.Config{Interface: name, Queues: max(c.Queues, 1)})
-	if errors.Is(err, xdp.ErrOccupied) && !only {
-		// A server of this kind, or another program: neither has to notice.
-		c.Logger.Info("the interface's XDP is in use: a packet socket takes its place", "device", name, "reason", err)
-		dev, perr := openPacket(name)
-		if perr != nil {
-			return nil, errors.Join(err, perr)
-		}
-		return dev, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if i, err := net.InterfaceByName(name); err == nil && i.MTU > dev.Info().MTU && !only {
-		// Its frames do not fit AF_XDP's chunks.
-		if p, err := openPacket(name); err == nil {
-			dev.Close()
-			c.Logger.Info("the MTU is too great for AF_XDP: a packet socket takes its place", "device", name, "mtu", i.MTU)
-			return p, nil
-		}
-	}
-	if why := dev.NotNative(); why != nil && !only && c.Queues <= 1 {
-		// Generic mode drops segments that the interface has joined to larger ones.
-		if p, err := openPacket(name); err == nil {
-			dev.Close()
-			c.Logger.Info("the driver does not run XDP at this MTU or at all: a packet socket takes its place", "device", name, "reason", why)
-			return p, nil
-		}
-	}
-	if why := dev.NotNative(); why != nil {
-		c.Logger.Warn("the driver does not run XDP at this MTU or at all: the generic mode of the kernel takes its place, at a higher price for each frame",
-			"device", dev, "reason", why)
-	}
-	return dev, nil
-}
-
-func openPacket(name string) (link.Device, error) {
-	dev, err := packet.Open(packet.Config{Interface: name})
-	if err != nil {
-		return nil, err
-	}
-	return dev, nil
 }
 
 // sharedInterface returns the name of the interface by which the kernel has the

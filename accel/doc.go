@@ -17,7 +17,8 @@
 // # Fallback
 //
 // When acceleration cannot start, Config.Fallback decides: Auto serves through
-// the kernel, logs the reason once and counts it; Never returns the error.
+// the kernel, logs the reason once and counts it; Never returns the error. Devices
+// are opened on Linux only: elsewhere it cannot start, but with Config.Link.
 //
 // All functions and methods may be called by any goroutine.
 package accel

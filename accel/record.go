@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/gotpa/tpa/internal/recorder"
 )
@@ -102,7 +101,7 @@ func removeRecordings(dir string) {
 		stem, _, _ = strings.Cut(stem, "-")
 		pid, err := strconv.Atoi(stem)
 		info, infoErr := e.Info()
-		if ok && err == nil && infoErr == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		if ok && err == nil && infoErr == nil && ended(pid) {
 			all = append(all, left{filepath.Join(dir, e.Name()), info.ModTime().UnixNano()})
 		}
 	}

@@ -17,8 +17,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // socketOff is the value of Config.DebugSocket for no socket.
@@ -202,7 +200,7 @@ func ownDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+	if uid, ok := owner(info); !info.IsDir() || !ok || uid != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s is not a directory of ours that nobody else can write to", dir)
 	}
 	return nil
@@ -218,7 +216,7 @@ func removeStale(dir string) {
 		if !ok || err != nil || e.Type() != fs.ModeSocket {
 			continue
 		}
-		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		if ended(pid) {
 			os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
@@ -264,19 +262,4 @@ func (l ownListener) Accept() (net.Conn, error) {
 		}
 		c.Close()
 	}
-}
-
-// peer returns the user at the other end.
-func peer(c *net.UnixConn) (uid int, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); e != nil || err != nil {
-		return 0, errors.Join(e, err)
-	}
-	return int(cred.Uid), nil
 }

@@ -12,8 +12,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // Limits bound what peers can make a runtime hold, so that nothing that comes
@@ -49,13 +47,7 @@ type Limits struct {
 }
 
 // defaultMemory is a quarter of the machine's memory in bytes.
-func defaultMemory() int64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return minMemory
-	}
-	return min(max(int64(info.Totalram)*int64(info.Unit)/4, minMemory), maxMemory)
-}
+func defaultMemory() int64 { return min(max(int64(machineMemory()/4), minMemory), maxMemory) }
 
 const (
 	// maxConnections is also the backlog of listeners below, which keep none

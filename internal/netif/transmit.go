@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/sync"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -139,13 +138,6 @@ func (e *Endpoint) reserveLocked(n int, mayNap bool) []byte {
 // NoNaps is for virtual time (testing/synctest), in which no device moves while
 // anybody waits for it. It must be called before Attach.
 func (e *Endpoint) NoNaps() { e.noNaps = true }
-
-// nap sleeps for txNap. The system wakes it: a timer of Go would first wait for
-// one of Go's processors, which may be what everybody waits for.
-func nap() {
-	t := unix.NsecToTimespec(int64(txNap))
-	unix.Nanosleep(&t, nil) // an interrupted nap is as good
-}
 
 // sendFrame sends a payload that this package made itself.
 func (e *Endpoint) sendFrame(dst link.MAC, etherType uint16, payload []byte) {

@@ -48,7 +48,7 @@ func Errno(err tcpip.Error) syscall.Errno {
 	case *tcpip.ErrNetworkUnreachable:
 		return syscall.ENETUNREACH
 	case *tcpip.ErrNoNet:
-		return syscall.ENONET
+		return errNoNet
 	case *tcpip.ErrNotConnected:
 		return syscall.ENOTCONN
 	case *tcpip.ErrAlreadyConnected:

@@ -1,11 +1,7 @@
 package recorder
 
 import (
-	"fmt"
 	"net/netip"
-	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // The layout of the file: a header, the slots of connections, the archive. All
@@ -87,25 +83,4 @@ func (s *slot) addrs() (local, remote netip.AddrPort) {
 		return netip.AddrFrom16(b).Unmap()
 	}
 	return netip.AddrPortFrom(addr(s.local), s.localPort), netip.AddrPortFrom(addr(s.remote), s.remotePort)
-}
-
-// mapMemory maps a new file, or anonymous memory.
-func mapMemory(path string, size int) ([]byte, error) {
-	const prot = unix.PROT_READ | unix.PROT_WRITE
-	if path == "" {
-		return unix.Mmap(-1, 0, size, prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err = f.Truncate(int64(size)); err == nil {
-		var b []byte
-		if b, err = unix.Mmap(int(f.Fd()), 0, size, prot, unix.MAP_SHARED); err == nil {
-			return b, nil
-		}
-	}
-	os.Remove(path)
-	return nil, fmt.Errorf("recorder: %s: %w", path, err)
 }

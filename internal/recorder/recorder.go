@@ -42,7 +42,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/clock"
@@ -158,12 +157,10 @@ func (r *Recorder) Close() error {
 	// The range stays mapped, because a hook may have loaded its slot just before,
 	// and reads as zeros; its pages are given back.
 	if r.path == "" {
-		return unix.Madvise(r.memory, unix.MADV_DONTNEED)
+		return discard(r.memory, false)
 	}
 	err := os.Remove(r.path)
-	if unix.Madvise(r.memory, unix.MADV_REMOVE) != nil { // not every file system can
-		unix.Madvise(r.memory, unix.MADV_DONTNEED)
-	}
+	discard(r.memory, true)
 	return err
 }
 

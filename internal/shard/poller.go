@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
 	"github.com/gotpa/tpa/link"
@@ -78,9 +77,7 @@ func (s *Shard) panicked() {
 func (s *Shard) poll() {
 	if s.cpu >= 0 {
 		runtime.LockOSThread()
-		var set unix.CPUSet
-		set.Set(s.cpu)
-		if err := unix.SchedSetaffinity(0, &set); err != nil {
+		if err := pin(s.cpu); err != nil {
 			s.log.Warn("poller stays unpinned", "queue", s.index, "cpu", s.cpu, "err", err)
 		}
 		// The thread is not unlocked: it ends with the poller, and its affinity too.

@@ -60,22 +60,6 @@ var Root = Requirement{
 	Mend: "sudo -E make test",
 }
 
-// Netns is the ability to make network namespaces and to enter them.
-var Netns = Requirement{
-	Name: "network namespaces",
-	Probe: sync.OnceValue(func() error {
-		if _, err := exec.LookPath("nsenter"); err != nil {
-			return err
-		}
-		ns, err := newNamespace()
-		if err != nil {
-			return err
-		}
-		return ns.Close()
-	}),
-	Mend: "run as root (sudo -E make test), in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN; nsenter is in the package util-linux",
-}
-
 // HugePages is a number of free 2 MB pages.
 func HugePages(n int) Requirement {
 	return Requirement{

@@ -370,9 +370,9 @@ func (c *cellRun) queuesLoaded() error {
 	if len(s.Shards) != c.queues {
 		return fmt.Errorf("%d shards, want %d", len(s.Shards), c.queues)
 	}
-	for _, sh := range s.Shards {
+	for i, sh := range s.Shards {
 		if sh.Queue.RxFrames < 100 {
-			return fmt.Errorf("queue %d received %d frames", sh.Index, sh.Queue.RxFrames)
+			return fmt.Errorf("queue %d received %d frames", i, sh.Queue.RxFrames)
 		}
 	}
 	return nil
@@ -454,15 +454,21 @@ func (c *cellRun) counters() error {
 		return err
 	}
 	var bad []string
-	for _, sh := range s.Shards {
-		for name, n := range sh.Counters {
-			for _, never := range []string{"checksum", "malformed"} {
-				if n > 0 && strings.Contains(name, never) {
-					bad = append(bad, fmt.Sprintf("shard %d: %s %d", sh.Index, name, n))
-				}
+	for i, sh := range s.Shards {
+		for _, never := range []struct {
+			name string
+			n    uint64
+		}{
+			{"malformed frames of the queue", sh.Queue.RxMalformed},
+			{"malformed frames", sh.Link.RxMalformed},
+			{"wrong checksums on the fast path", sh.Link.RxBadChecksum},
+			{"wrong checksums", sh.TCP.ChecksumErrors},
+		} {
+			if never.n > 0 {
+				bad = append(bad, fmt.Sprintf("shard %d: %s %d", i, never.name, never.n))
 			}
 		}
-		c.retrans += sh.Counters["stack.tcp.retransmits"]
+		c.retrans += sh.TCP.Retransmits
 	}
 	if bad != nil {
 		return errors.New(strings.Join(bad, ", "))

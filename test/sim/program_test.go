@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testnet"
+	"github.com/gotpa/tpa/test/virtualtime"
 )
 
 const (
@@ -223,6 +225,7 @@ func TestPrograms(t *testing.T) {
 // TestSameSeedSameTrace runs each seed twice and compares every frame and its
 // time.
 func TestSameSeedSameTrace(t *testing.T) {
+	testnet.Need(t, virtualtime.Repeatable)
 	share(t, seeds(t, "PAIRS", 300), func(seed uint64) outcome {
 		a, b := run(t, seed, draw(seed), converse), run(t, seed, draw(seed), converse)
 		if a != b {

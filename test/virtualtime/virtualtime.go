@@ -13,7 +13,8 @@
 // Nothing in the module or in Go's module cache is touched. The copy lies in the
 // user's cache directory, and builds against it are cached like any other. Main
 // checks that the constant means what it should in the versions of Go and gVisor
-// in use, and says so when it no longer does.
+// in use. Versions that do not fit skip the package's tests and say why; with
+// TPA_TEST_STRICT=1 they fail them. Go 1.26 and 1.27 fit.
 //
 // # What to mind in a bubble
 //
@@ -30,6 +31,9 @@
 // a select, of maps, and the top-level functions of math/rand. No goroutine loses
 // its turn because real time passed. gVisor's own random numbers repeat; those of
 // crypto/rand do not.
+//
+// A Go in which one of these places looks different keeps its chance there: Main
+// says so, the tests run, and those that need Repeatable are skipped.
 package virtualtime
 
 import (
@@ -38,6 +42,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +58,7 @@ import (
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/testnet"
 )
 
 const (
@@ -61,7 +67,24 @@ const (
 	constants = "pkg/sync/runtime_constants_go_impl.go"
 	// marker is the environment variable that tells the rebuilt test apart.
 	marker = "TPA_TEST_VIRTUALTIME"
+	// luck is the environment variable that tells it what was left to chance.
+	luck = "TPA_TEST_VIRTUALTIME_CHANCE"
 )
+
+// errMisfit is wrapped in errors about versions of Go and gVisor that do not fit.
+var errMisfit = errors.New("package virtualtime does not fit this version")
+
+// Repeatable is that the same test does the same things in each run.
+var Repeatable = testnet.Requirement{
+	Name: "runs that repeat",
+	Probe: func() error {
+		if misfits := os.Getenv(luck); misfits != "" {
+			return fmt.Errorf("%s does not have %s", runtime.Version(), misfits)
+		}
+		return nil
+	},
+	Mend: "make the edits in test/virtualtime/chance.go fit this Go, or use the Go that go.mod names",
+}
 
 // Main runs the tests of a package in virtual time. It does not return.
 func Main(m *testing.M) {
@@ -75,7 +98,13 @@ func Main(m *testing.M) {
 		debug.SetMemoryLimit(memoryLimit)
 		os.Exit(m.Run())
 	}
-	fail(rerun())
+	err := rerun()
+	if errors.Is(err, errMisfit) && !testnet.Strict() {
+		// The last line makes go test show that nothing ran.
+		fmt.Printf("virtualtime: all tests of this package are skipped: %v\ntesting: warning: no tests to run\n", err)
+		os.Exit(0)
+	}
+	fail(err)
 }
 
 // In bytes: the collector runs before a bubble starts when collectAbove are in
@@ -105,7 +134,7 @@ func fail(err error) {
 // rerun builds the test of the current directory for virtual time and replaces
 // this process by it. It returns only on an error.
 func rerun() error {
-	dir, reason, err := prepare()
+	dir, reason, misfits, err := prepare()
 	if err != nil {
 		return err
 	}
@@ -122,81 +151,96 @@ func rerun() error {
 		args = append(args, "-race")
 	}
 	if _, err := goTool(append(args, ".")...); err != nil {
-		return err
+		// The test itself could be built: it is running.
+		return fmt.Errorf("%w: %w", errMisfit, err)
 	}
 	env := append(os.Environ(), marker+"="+reason, "GODEBUG=asyncpreemptoff=1")
+	if len(misfits) > 0 {
+		list := strings.Trim(fmt.Sprint(misfits), "[]")
+		fmt.Printf("virtualtime: these tests may differ from run to run: %s does not have %s\n", runtime.Version(), list)
+		env = append(env, luck+"="+list)
+	}
 	return syscall.Exec(binary, append([]string{os.Args[0]}, os.Args[1:]...), env)
 }
 
 // prepare fills a directory with a copy of gVisor that suits synctest, a go.mod
-// that uses it, and an overlay for the runtime. It returns the directory and the
-// new value of the constant.
-func prepare() (dir, reason string, err error) {
+// that uses it, and an overlay for the runtime. It returns the directory, the new
+// value of the constant, and the edits of chance that do not fit.
+func prepare() (dir, reason string, misfits []replacement, err error) {
 	out, err := goTool("list", "-m", "-json", gvisor)
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	var module struct{ Dir, Version string }
 	if err := json.Unmarshal(out, &module); err != nil {
-		return "", "", fmt.Errorf("reading go list -m: %w", err)
+		return "", "", nil, fmt.Errorf("reading go list -m: %w", err)
 	}
-	out, err = goTool("env", "GOROOT", "GOMOD")
+	out, err = goTool("env", "GOROOT", "GOMOD", "GOMODCACHE")
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
-	goroot, gomod, ok := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if !ok {
-		return "", "", fmt.Errorf("go env: %q", out)
+	env := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(env) != 3 {
+		return "", "", nil, fmt.Errorf("go env: %q", out)
+	}
+	goroot, gomod, modcache := env[0], env[1], env[2]
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", "", nil, err
+	}
+	root := filepath.Join(cache, "tpa-virtualtime")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", "", nil, err
+	}
+	// The go command refuses overlays for a Go that it has downloaded itself, by
+	// the name of the file.
+	if strings.HasPrefix(goroot, modcache+string(filepath.Separator)) {
+		if goroot, err = alias(root, goroot); err != nil {
+			return "", "", nil, err
+		}
 	}
 	patched, reason, err := patch(module.Dir, module.Version, goroot)
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
-	overlay, err := edit(goroot, runtimeEdits)
-	if err != nil {
-		return "", "", err
+	overlay, changed := map[string][]byte{}, map[string][]byte{constants: patched}
+	if err := mustEdit(overlay, goroot, clockEdits); err != nil {
+		return "", "", nil, err
 	}
-	changed, err := edit(module.Dir, gvisorEdits)
-	if err != nil {
-		return "", "", err
+	if misfits, err = edit(overlay, goroot, chanceEdits); err != nil {
+		return "", "", nil, err
 	}
-	changed[constants] = patched
+	if err := mustEdit(changed, module.Dir, gvisorEdits); err != nil {
+		return "", "", nil, err
+	}
 	dirs, err := packageDirs(module.Dir)
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	mod, err := os.ReadFile(gomod)
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	sum, err := os.ReadFile(strings.TrimSuffix(gomod, ".mod") + ".sum")
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 
 	// The directory is named by all that goes into it, so that it never changes
 	// once it is complete.
 	id := sha256.New()
-	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s\n%s", module.Version, changed, overlay, mod, sum, strings.Join(dirs, "\n"))
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", "", err
-	}
-	root := filepath.Join(cache, "tpa-virtualtime")
+	fmt.Fprintf(id, "%s\n%s\n%s\n%s\n%s\n%s\n%s", goroot, module.Version, changed, overlay, mod, sum, strings.Join(dirs, "\n"))
 	dir = filepath.Join(root, fmt.Sprintf("%x", id.Sum(nil)[:8]))
 	if _, err := os.Stat(dir); err == nil {
-		return dir, reason, nil
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", "", err
+		return dir, reason, misfits, nil
 	}
 	fresh, err := os.MkdirTemp(root, "new")
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	defer os.RemoveAll(fresh)
 	if err := copyModule(filepath.Join(fresh, "gvisor"), module.Dir, dirs, changed); err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", gvisor, filepath.Join(dir, "gvisor"))
 	replace := map[string]string{}
@@ -204,27 +248,46 @@ func prepare() (dir, reason string, err error) {
 		base := "runtime_" + filepath.Base(name)
 		replace[filepath.Join(goroot, name)] = filepath.Join(dir, base)
 		if err := os.WriteFile(filepath.Join(fresh, base), data, 0o644); err != nil {
-			return "", "", err
+			return "", "", nil, err
 		}
 	}
 	list, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(fresh, "go.mod"), mod, 0o644),
 		os.WriteFile(filepath.Join(fresh, "go.sum"), sum, 0o644),
 		os.WriteFile(filepath.Join(fresh, "overlay.json"), list, 0o644),
 	); err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	if err := os.Rename(fresh, dir); err != nil {
 		// Somebody else was faster: then it is there.
 		if _, statErr := os.Stat(dir); statErr != nil {
-			return "", "", err
+			return "", "", nil, err
 		}
 	}
-	return dir, reason, nil
+	return dir, reason, misfits, nil
+}
+
+// alias gives a Go another name, below root, and has this process use it.
+func alias(root, goroot string) (name string, err error) {
+	name = filepath.Join(root, filepath.Base(goroot))
+	if err := os.Symlink(goroot, name); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return name, errors.Join(os.Setenv("GOROOT", name), os.Setenv("GOTOOLCHAIN", "local"),
+		os.Setenv("PATH", filepath.Join(name, "bin")+string(filepath.ListSeparator)+os.Getenv("PATH")))
+}
+
+// mustEdit is edit for edits that all have to fit.
+func mustEdit(files map[string][]byte, dir string, edits []replacement) error {
+	misfits, err := edit(files, dir, edits)
+	if err == nil && len(misfits) > 0 {
+		err = fmt.Errorf("%w: %s does not have %v", errMisfit, dir, misfits[0])
+	}
+	return err
 }
 
 // patch returns gVisor's file of wait reasons with that of a select replaced by
@@ -238,10 +301,10 @@ func patch(module, version, goroot string) (file []byte, reason string, err erro
 	}
 	selectReason, condReason := waitReason(src, "waitReasonSelect"), waitReason(src, "waitReasonSyncCondWait")
 	if selectReason < 0 || condReason < 0 {
-		return nil, "", fmt.Errorf("%s has no waitReasonSelect or no waitReasonSyncCondWait: package virtualtime does not fit this Go", runtime2)
+		return nil, "", fmt.Errorf("%w: %s has no waitReasonSelect or no waitReasonSyncCondWait", errMisfit, runtime2)
 	}
 	if !regexp.MustCompile(`(?s)isIdleInSynctest = .*?\bwaitReasonSyncCondWait:\s+true`).Match(src) {
-		return nil, "", fmt.Errorf("%s does not count waitReasonSyncCondWait as idle in synctest: package virtualtime does not fit this Go", runtime2)
+		return nil, "", fmt.Errorf("%w: %s does not count waitReasonSyncCondWait as idle in synctest", errMisfit, runtime2)
 	}
 	src, err = os.ReadFile(filepath.Join(module, constants))
 	if err != nil {
@@ -250,10 +313,10 @@ func patch(module, version, goroot string) (file []byte, reason string, err erro
 	declaration := regexp.MustCompile(`(WaitReasonSelect\s+uint8 = )(\d+)\n`)
 	found := declaration.FindSubmatch(src)
 	if found == nil {
-		return nil, "", fmt.Errorf("%s of gVisor %s does not declare WaitReasonSelect: package virtualtime does not fit this gVisor", constants, version)
+		return nil, "", fmt.Errorf("%w: %s of gVisor %s does not declare WaitReasonSelect", errMisfit, constants, version)
 	}
 	if got := string(found[2]); got != strconv.Itoa(selectReason) {
-		return nil, "", fmt.Errorf("gVisor %s takes the wait reason of a select for %s, in this Go it is %d: use versions that fit each other", version, got, selectReason)
+		return nil, "", fmt.Errorf("%w: gVisor %s takes the wait reason of a select for %s, in this Go it is %d", errMisfit, version, got, selectReason)
 	}
 	reason = strconv.Itoa(condReason)
 	return declaration.ReplaceAll(src, []byte("${1}"+reason+"\n")), reason, nil

@@ -1,6 +1,7 @@
 package virtualtime
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,9 +81,9 @@ func TestPatch(t *testing.T) {
 		want                     string // of the error
 	}{
 		{"fits", goodRuntime, goodConstants, ""},
-		{"Go without the reason", strings.ReplaceAll(goodRuntime, "SyncCondWait  ", "Cond"), goodConstants, "does not fit this Go"},
-		{"Go that does not take it for idle", strings.ReplaceAll(goodRuntime, "true", "false"), goodConstants, "does not fit this Go"},
-		{"gVisor without the constant", goodRuntime, "package sync", "does not fit this gVisor"},
+		{"Go without the reason", strings.ReplaceAll(goodRuntime, "SyncCondWait  ", "Cond"), goodConstants, "no waitReasonSelect or no waitReasonSyncCondWait"},
+		{"Go that does not take it for idle", strings.ReplaceAll(goodRuntime, "true", "false"), goodConstants, "as idle in synctest"},
+		{"gVisor without the constant", goodRuntime, "package sync", "does not declare WaitReasonSelect"},
 		{"gVisor of another Go", goodRuntime, strings.ReplaceAll(goodConstants, "= 2", "= 3"), "for 3, in this Go it is 2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -98,13 +99,45 @@ func TestPatch(t *testing.T) {
 			}
 			file, reason, err := patch(dir, "v0", dir)
 			if c.want != "" {
-				if err == nil || !strings.Contains(err.Error(), c.want) {
-					t.Errorf("error %v, want one about %q", err, c.want)
+				if !errors.Is(err, errMisfit) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error %v, want a misfit about %q", err, c.want)
 				}
 				return
 			}
 			if want := strings.Replace(goodConstants, "= 2", "= 3", 1); err != nil || reason != "3" || string(file) != want {
 				t.Errorf("got %q, reason %s, %v; want %q, reason 3", file, reason, err, want)
+			}
+		})
+	}
+}
+
+func TestEdit(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "new.go"), []byte("one two two"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		edit replacement
+		want string // the file, empty when the edit does not fit
+	}{
+		{"once", replacement{"new.go", "one", "1"}, "1 two two"},
+		{"moved", replacement{"old.go|new.go", "one", "1"}, "1 two two"},
+		{"twice", replacement{"new.go", "two", "2"}, ""},
+		{"never", replacement{"new.go", "three", "3"}, ""},
+		{"no such file", replacement{"old.go", "one", "1"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			files := map[string][]byte{}
+			misfits, err := edit(files, dir, []replacement{c.edit})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := string(files["new.go"]); got != c.want || len(misfits) == 0 != (c.want != "") {
+				t.Errorf("file %q, misfits %v; want %q", got, misfits, c.want)
+			}
+			if err := mustEdit(map[string][]byte{}, dir, []replacement{c.edit}); errors.Is(err, errMisfit) != (c.want == "") {
+				t.Errorf("edit that has to fit: %v", err)
 			}
 		})
 	}

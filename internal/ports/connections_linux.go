@@ -9,9 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Connection is a TCP connection of the kernel's.
-type Connection struct{ Local, Remote netip.AddrPort }
-
 // Connections returns the connections that the kernel has at a local port:
 // established ones and those being opened or closed, but not what only waits for
 // old duplicates (TIME_WAIT).

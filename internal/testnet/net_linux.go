@@ -1,23 +1,11 @@
-// Package testnet builds small networks for tests: hosts that are network
-// namespaces, joined by veth pairs, all on this machine.
-//
-//	n := testnet.New(t)
-//	client, server := n.Host("client"), n.Host("server")
-//	ci, si := n.Connect(client, server, testnet.Wire{Queues: 2})
-//	server.Do(func() { ln, err = net.Listen("tcp", si.IPv4.Addr().String()+":80") })
-//	out, err := client.Command("curl", "http://"+si.IPv4.Addr().String()).Output()
-//
-// The namespaces have no name outside the test process. They, and the
-// interfaces in them, go when the test ends, and when its process is killed.
-// Nothing in the machine's own namespace is touched.
-//
-// A test says first what it needs of the machine, see Need.
 package testnet
 
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -140,4 +128,20 @@ func (n *Net) Connect(a, b *Host, w Wire) (*Interface, *Interface) {
 		end.waitUp()
 	}
 	return ends[0], ends[1]
+}
+
+// Netns is the ability to make network namespaces and to enter them.
+var Netns = Requirement{
+	Name: "network namespaces",
+	Probe: sync.OnceValue(func() error {
+		if _, err := exec.LookPath("nsenter"); err != nil {
+			return err
+		}
+		ns, err := newNamespace()
+		if err != nil {
+			return err
+		}
+		return ns.Close()
+	}),
+	Mend: "run as root (sudo -E make test), in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN; nsenter is in the package util-linux",
 }

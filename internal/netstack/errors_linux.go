@@ -1,0 +1,5 @@
+package netstack
+
+import "syscall"
+
+const errNoNet = syscall.ENONET
