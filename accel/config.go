@@ -1,10 +1,12 @@
 package accel
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -15,7 +17,6 @@ import (
 
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
-	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
 )
@@ -86,7 +87,8 @@ type Config struct {
 	// ListenConfig.Kernel. Default: only those of the device.
 	Kernel bool
 
-	// Fallback is what happens when acceleration cannot start. Default: Auto.
+	// Fallback is what happens when acceleration cannot start. A wrong setting is an
+	// error whatever it is. Default: FallbackAuto.
 	Fallback Fallback
 
 	// Random is where initial sequence numbers, ports and hash keys come from. Who
@@ -95,86 +97,24 @@ type Config struct {
 	Random io.Reader
 
 	// Record is how many connections the flight recorder records at once, 1 to
-	// 65536 at 2 KB each; negative for none. Default: 1024.
+	// 65536 at 2 KB each; negative for none. Its file lies next to the debug socket,
+	// with the ending .rec for .sock, while the runtime is accelerated: after a
+	// fallback there is none. Default: 1024.
 	Record int
 
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
-	// the runtime, open to the same user and to root; "off" for none. The flight
-	// recorder's file lies next to it, with the ending .rec for .sock. Default: in
-	// the first of DebugSocketDirs that can be used.
+	// the runtime, open to the same user and to root; "off" for none. It is there
+	// while the runtime is accelerated: one that fell back leaves nothing on the
+	// host. Default: in the first of DebugSocketDirs that can be used.
 	DebugSocket string
-
-	// DebugRemote lets DebugHandler answer clients on other hosts. Default: only
-	// those on this host.
-	DebugRemote bool
 
 	// Logger receives what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 }
 
-// Polling is how a poller behaves when its queue is empty. It first polls
-// without a pause, then lets other goroutines run between polls, then sleeps
-// for times that double up to MaxSleep. Any frame starts it over.
-type Polling = shard.Polling
-
-// TCP are settings of the TCP stacks.
-type TCP = shard.TCP
-
-// Limits bound what peers can make a runtime hold, so that nothing that comes
-// from outside grows without end.
-type Limits = limits.Limits
-
 // DPDK is the environment of DPDK devices. It applies once per process: the
 // first runtime with a DPDK device sets it.
 type DPDK = dpdk.EAL
-
-// Fallback is a policy for when acceleration cannot start.
-type Fallback int
-
-const (
-	// Auto serves through the kernel, logs why, and counts it.
-	Auto Fallback = iota
-	// Never returns the error.
-	Never
-)
-
-// String returns the policy's name as TPA_FALLBACK spells it.
-func (f Fallback) String() string {
-	switch f {
-	case Auto:
-		return "auto"
-	case Never:
-		return "never"
-	}
-	return "Fallback(" + strconv.Itoa(int(f)) + ")"
-}
-
-// Steering is a way to tell our flows from the kernel's.
-type Steering int
-
-const (
-	// SteerAuto chooses by the device: a filter on an interface of the kernel's, flow
-	// rules for a PCI device that the kernel has, too, and else the whole device.
-	SteerAuto Steering = iota
-	// SteerRules puts a DPDK device that the kernel has, too, into isolated mode: it
-	// gets what flow rules take, and the kernel the rest.
-	SteerRules
-	// SteerWhole takes all that a DPDK device receives.
-	SteerWhole
-)
-
-// String returns the name as TPA_STEERING spells it.
-func (s Steering) String() string {
-	switch s {
-	case SteerAuto:
-		return "auto"
-	case SteerRules:
-		return "rules"
-	case SteerWhole:
-		return "whole"
-	}
-	return "Steering(" + strconv.Itoa(int(s)) + ")"
-}
 
 // ErrNoDevice says that no device was configured.
 var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Device")
@@ -201,15 +141,26 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //
-// An unset or empty variable leaves the default. The error names the variable
-// and what it may hold; the configuration that comes with it has the others.
-func ConfigFromEnv() (Config, error) { return configFrom(os.Getenv) }
+// An unset or empty variable leaves the default. Values are those of the fields,
+// spelled exactly so, but that TPA_SPIN=0 is the shortest spin, 1 µs, where the
+// field's 0 is the default. A variable with a bad value, and one that starts with
+// TPA_ and is none of these, is an error, which names all of them and what they
+// may hold. Only names that start with TPA_TEST_ are left to tests.
+func ConfigFromEnv() (Config, error) { return configFrom(os.Environ()) }
 
-func configFrom(getenv func(string) string) (Config, error) {
+// configFrom reads lines such as TPA_DEV=eth0 and ignores those of others.
+func configFrom(environ []string) (Config, error) {
+	values := make(map[string]string)
+	for _, line := range environ {
+		if name, v, ok := strings.Cut(line, "="); ok && strings.HasPrefix(name, "TPA_") && !strings.HasPrefix(name, "TPA_TEST_") {
+			values[name] = strings.TrimSpace(v)
+		}
+	}
 	var c Config
 	var errs []error
 	env := func(name string, parse func(string) error, want string) {
-		v := strings.TrimSpace(getenv(name))
+		v := values[name]
+		delete(values, name)
 		if v == "" {
 			return
 		}
@@ -218,45 +169,80 @@ func configFrom(getenv func(string) string) (Config, error) {
 		}
 	}
 	env("TPA_DEV", func(v string) error { c.Device = v; return nil }, "a device")
-	env("TPA_STEERING", choose(&c.Steering, "auto", "rules", "whole"), "auto, rules or whole")
+	env("TPA_STEERING", text(&c.Steering), steerings.want())
 	env("TPA_ADDR", func(v string) (err error) { c.Addrs, err = ParseAddrs(v); return }, "addresses with prefix lengths, such as 10.0.0.2/24,fd00::2/64")
 	env("TPA_ZONE", func(v string) error { c.Zone = v; return nil }, "a name")
 	env("TPA_GATEWAY", func(v string) (err error) { c.Gateways, err = ParseGateways(v); return }, "addresses, such as 10.0.0.1,fd00::1")
-	number := func(dst *int) func(string) error {
-		return func(v string) (err error) { *dst, err = strconv.Atoi(v); return }
-	}
-	env("TPA_MTU", number(&c.MTU), "a number of bytes")
-	env("TPA_QUEUES", number(&c.Queues), "a number of queues")
+	env("TPA_MTU", number(&c.MTU, 1280, 65535), "1280 to 65535 bytes")
+	env("TPA_QUEUES", number(&c.Queues, 1, 256), "1 to 256 queues")
 	env("TPA_CPUS", func(v string) (err error) { c.CPUs, err = parseList(v, strconv.Atoi); return }, "CPU numbers, such as 2,3")
-	duration := func(dst *time.Duration) func(string) error {
-		return func(v string) (err error) { *dst, err = time.ParseDuration(v); return }
-	}
-	env("TPA_SPIN", duration(&c.Polling.Spin), "a duration, such as 50us")
-	env("TPA_MAX_SLEEP", duration(&c.Polling.MaxSleep), "a duration, such as 1ms")
-	env("TPA_KERNEL", func(v string) (err error) { c.Kernel, err = strconv.ParseBool(v); return }, "true or false")
-	env("TPA_TCP", func(v string) error { c.TCP.Engine = v; return c.TCP.Check() }, "tpa or gvisor")
-	env("TPA_FALLBACK", choose(&c.Fallback, "auto", "never"), "auto or never")
-	env("TPA_RECORD", func(v string) (err error) {
+	env("TPA_SPIN", func(v string) (err error) {
+		if c.Polling.Spin, err = time.ParseDuration(v); err == nil && c.Polling.Spin == 0 {
+			c.Polling.Spin = minSpin
+		}
+		return err
+	}, "a duration, such as 50us")
+	env("TPA_MAX_SLEEP", func(v string) (err error) {
+		if c.Polling.MaxSleep, err = time.ParseDuration(v); err == nil && c.Polling.MaxSleep == 0 {
+			err = strconv.ErrRange
+		}
+		return err
+	}, "a duration of 10µs to 100ms, such as 1ms")
+	env("TPA_KERNEL", func(v string) error {
+		c.Kernel = v == "true"
+		if v != "true" && v != "false" {
+			return strconv.ErrSyntax
+		}
+		return nil
+	}, "true or false")
+	env("TPA_TCP", text(&c.TCP.Engine), engines.want())
+	env("TPA_FALLBACK", text(&c.Fallback), fallbacks.want())
+	env("TPA_RECORD", func(v string) error {
 		if v == "off" {
 			c.Record = -1
 			return nil
 		}
-		c.Record, err = strconv.Atoi(v)
-		return err
-	}, "a number of connections or off")
+		return number(&c.Record, 1, recorder.MaxConns)(v)
+	}, fmt.Sprintf("1 to %d connections, or off", recorder.MaxConns))
 	env("TPA_SOCKET", func(v string) error { c.DebugSocket = v; return nil }, "a path or off")
-	env("TPA_MAX_CONNS", number(&c.Limits.Connections), "a number of connections")
+	env("TPA_MAX_CONNS", number(&c.Limits.Connections, 1, 1<<24), "1 to 16777216 connections")
 	env("TPA_MAX_MEMORY_MB", func(v string) error {
-		mb, err := strconv.ParseInt(v, 10, 40)
-		c.Limits.Memory = mb << 20
+		var mb int
+		err := number(&mb, 16, 1<<20)(v)
+		c.Limits.Memory = int64(mb) << 20
 		return err
-	}, "a number of megabytes")
-	env("TPA_HUGEPAGES", choose(&c.DPDK.HugePages, "auto", "always", "never"), "auto, always or never")
-	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB), "a number of megabytes")
-	if err := errors.Join(errs...); err != nil {
-		return c, err
+	}, "16 to 1048576 MB")
+	env("TPA_HUGEPAGES", text(&c.DPDK.HugePages), "auto, always or never")
+	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB, 16, 65536), "16 to 65536 MB")
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		errs = append(errs, fmt.Errorf("%s is no setting: see accel.ConfigFromEnv for those there are", name))
 	}
-	return c, c.check()
+	if err := errors.Join(errs...); err != nil {
+		return Config{}, err
+	}
+	if err := c.check(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// text parses a value that has a text form.
+func text(dst encoding.TextUnmarshaler) func(string) error {
+	return func(v string) error { return dst.UnmarshalText([]byte(v)) }
+}
+
+// number parses a number from least to most.
+func number(dst *int, least, most int) func(string) error {
+	return func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err == nil && (n < least || n > most) {
+			err = strconv.ErrRange
+		}
+		if err == nil {
+			*dst = n
+		}
+		return err
+	}
 }
 
 // ParseAddrs reads a list of addresses with prefix lengths, as TPA_ADDR has it.
@@ -275,18 +261,6 @@ func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 		list = append(list, v)
 	}
 	return list, nil
-}
-
-// choose sets dst to the position of a value among the names.
-func choose[T ~int](dst *T, names ...string) func(string) error {
-	return func(v string) error {
-		i := slices.Index(names, v)
-		if i < 0 {
-			return fmt.Errorf("unknown value %q", v)
-		}
-		*dst = T(i)
-		return nil
-	}
 }
 
 // check refuses what no device could satisfy. The message names the field and
@@ -328,19 +302,19 @@ func (c *Config) check() error {
 			bad("Config.CPUs has %d: want CPU numbers from 0", cpu)
 		}
 	}
-	if c.Steering < SteerAuto || c.Steering > SteerWhole {
+	if !steerings.has(c.Steering) {
 		bad("Config.Steering is %v: want SteerAuto, SteerRules or SteerWhole", c.Steering)
 	}
-	if c.Fallback != Auto && c.Fallback != Never {
-		bad("Config.Fallback is %v: want Auto or Never", c.Fallback)
+	if !fallbacks.has(c.Fallback) {
+		bad("Config.Fallback is %v: want FallbackAuto or FallbackNever", c.Fallback)
 	}
-	if err := c.Polling.Check(); err != nil {
+	if err := c.Polling.check(); err != nil {
 		errs = append(errs, err)
 	}
-	if err := c.TCP.Check(); err != nil {
+	if err := c.TCP.check(); err != nil {
 		errs = append(errs, err)
 	}
-	if err := c.Limits.Check(); err != nil {
+	if err := limits.Limits(c.Limits).Check(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -26,7 +26,7 @@ func exampleRuntimes() (server, client *accel.Runtime) {
 	start := func(d *memory.Device, addr string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)},
-			Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
+			Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			log.Fatal(err)
@@ -112,7 +112,7 @@ func ExampleListenConfig_kernel() {
 func ExampleNew() {
 	rt, err := accel.New(accel.Config{
 		Device:   "", // such as "eth0"
-		Fallback: accel.Auto,
+		Fallback: accel.FallbackAuto,
 		Logger:   slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -94,7 +94,7 @@ func TestKernelShared(t *testing.T) {
 	var rt *accel.Runtime
 	var err error
 	server.Do(func() {
-		rt, err = accel.New(accel.Config{Device: si.Name, Kernel: true, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler)})
+		rt, err = accel.New(accel.Config{Device: si.Name, Kernel: true, Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler)})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -18,14 +18,14 @@ import (
 )
 
 // engines runs a test with each TCP.
-func engines(t *testing.T, test func(t *testing.T, engine string)) {
-	for _, engine := range []string{"tpa", "gvisor"} {
-		t.Run(engine, func(t *testing.T) { test(t, engine) })
+func engines(t *testing.T, test func(t *testing.T, engine accel.Engine)) {
+	for _, engine := range []accel.Engine{accel.EngineTPA, accel.EngineGVisor} {
+		t.Run(engine.String(), func(t *testing.T) { test(t, engine) })
 	}
 }
 
 // limited returns a client and a server with limits, joined in memory.
-func limited(t *testing.T, engine string, clientLimits, serverLimits accel.Limits) (client, server *accel.Runtime) {
+func limited(t *testing.T, engine accel.Engine, clientLimits, serverLimits accel.Limits) (client, server *accel.Runtime) {
 	t.Helper()
 	cd, sd, err := memory.Pair(memory.Options{})
 	if err != nil {
@@ -35,7 +35,7 @@ func limited(t *testing.T, engine string, clientLimits, serverLimits accel.Limit
 	start := func(d *memory.Device, addr string, l accel.Limits) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Limits: l, TCP: accel.TCP{Engine: engine},
-			Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
+			Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +80,7 @@ func dial(t *testing.T, rt *accel.Runtime, addr string, patience time.Duration) 
 
 func TestConnectionLimit(t *testing.T) { engines(t, connectionLimit) }
 
-func connectionLimit(t *testing.T, engine string) {
+func connectionLimit(t *testing.T, engine accel.Engine) {
 	const limit = 4
 	client, server := limited(t, engine, accel.Limits{}, accel.Limits{Connections: limit})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
@@ -107,7 +107,7 @@ func connectionLimit(t *testing.T, engine string) {
 
 func TestDialLimit(t *testing.T) { engines(t, dialLimit) }
 
-func dialLimit(t *testing.T, engine string) {
+func dialLimit(t *testing.T, engine accel.Engine) {
 	client, server := limited(t, engine, accel.Limits{Connections: 1}, accel.Limits{})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
 	if _, err := dial(t, client, addr, 30*time.Second); err != nil {
@@ -123,7 +123,7 @@ func dialLimit(t *testing.T, engine string) {
 // TestMemoryLimit has peers send what the server does not read.
 func TestMemoryLimit(t *testing.T) { engines(t, memoryLimit) }
 
-func memoryLimit(t *testing.T, engine string) {
+func memoryLimit(t *testing.T, engine accel.Engine) {
 	const memory, peers = 16 << 20, 48
 	release := make(chan struct{})
 	client, server := limited(t, engine, accel.Limits{}, accel.Limits{Memory: memory})
@@ -172,7 +172,7 @@ func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 // segment of the handshake is lost never says anything again.
 func TestServerSpeaksFirst(t *testing.T) { engines(t, serverSpeaksFirst) }
 
-func serverSpeaksFirst(t *testing.T, engine string) {
+func serverSpeaksFirst(t *testing.T, engine accel.Engine) {
 	const clients, backlog = 64, 16
 	client, server := limited(t, engine, accel.Limits{}, accel.Limits{HalfOpen: 1})
 	lc := accel.ListenConfig{Runtime: server, Backlog: backlog}
@@ -209,9 +209,9 @@ func serverSpeaksFirst(t *testing.T, engine string) {
 		c.Close()
 	}
 	wg.Wait()
-	if s := stats(); s.Stack.TCP.ListenOverflowSynCookieRcvd.Value() == 0 || s.Stack.TCP.ListenOverflowAckDrop.Value() > 0 {
+	if s := stats(); s.TCP.CookiesValid == 0 || s.TCP.OverflowACKs > 0 {
 		t.Errorf("%d cookies came back, of which %d found the queue full; want some and none",
-			s.Stack.TCP.ListenOverflowSynCookieRcvd.Value(), s.Stack.TCP.ListenOverflowAckDrop.Value())
+			s.TCP.CookiesValid, s.TCP.OverflowACKs)
 	}
 }
 
@@ -219,7 +219,7 @@ func serverSpeaksFirst(t *testing.T, engine string) {
 // TIME-WAIT.
 func TestTimeWaitLimit(t *testing.T) { engines(t, timeWaitLimit) }
 
-func timeWaitLimit(t *testing.T, engine string) {
+func timeWaitLimit(t *testing.T, engine accel.Engine) {
 	const limit = 8
 	client, server := limited(t, engine, accel.Limits{}, accel.Limits{TimeWait: limit})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { c.Close() })

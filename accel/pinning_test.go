@@ -43,7 +43,7 @@ func TestPinning(t *testing.T) {
 			defer da.Close()
 			defer db.Close()
 			server, err := accel.New(accel.Config{
-				Link: da, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, CPUs: tc.cpus, Fallback: accel.Never,
+				Link: da, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, CPUs: tc.cpus, Fallback: accel.FallbackNever,
 			})
 			if tc.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.wantErr) {
@@ -56,7 +56,7 @@ func TestPinning(t *testing.T) {
 			}
 			defer server.Close()
 			client, err := accel.New(accel.Config{
-				Link: db, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")}, Fallback: accel.Never,
+				Link: db, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")}, Fallback: accel.FallbackNever,
 			})
 			if err != nil {
 				t.Fatal(err)

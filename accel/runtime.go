@@ -63,15 +63,20 @@ type Runtime struct {
 	fallbackListens, fallbackDials atomic.Uint64
 }
 
-// New starts a runtime. When that fails and the fallback policy is Auto, it logs
-// why and returns a runtime that serves through the kernel; see Fallback.
+// New starts a runtime. When that fails and the fallback policy is FallbackAuto, it
+// logs why and returns a runtime that serves through the kernel. A setting that no
+// device could satisfy is an error whatever the policy.
 func New(c Config) (*Runtime, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("accel: %w", err)
+	}
 	rt := newRuntime(c)
 	if err := rt.start(); err != nil {
-		if c.Fallback != Auto {
+		if c.Fallback != FallbackAuto {
 			return nil, fmt.Errorf("accel: %w", err)
 		}
 		rt.fallBack(err)
+		return rt, nil
 	}
 	rt.openSocket()
 	return rt, nil
@@ -98,9 +103,6 @@ func (rt *Runtime) fallBack(reason error) {
 // start opens the device and starts its shards, or leaves nothing behind.
 func (rt *Runtime) start() (err error) {
 	c := &rt.config
-	if err := c.check(); err != nil {
-		return err
-	}
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
@@ -146,7 +148,7 @@ func (rt *Runtime) start() (err error) {
 	}
 	rt.openRecorder()
 	rt.neighbours = netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
-	rt.budget = limits.NewBudget(c.Limits)
+	rt.budget = limits.NewBudget(limits.Limits(c.Limits))
 	for i := range queues {
 		cpu := -1
 		if len(c.CPUs) > 0 {
@@ -154,7 +156,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: c.Polling, TCP: c.TCP, Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
+			CPU: cpu, Polling: shard.Polling(c.Polling), TCP: shardTCP(c.TCP), Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
 			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
 		})
 		if err != nil {
@@ -349,14 +351,7 @@ func Default() (*Runtime, error) {
 	}
 	c, err := ConfigFromEnv()
 	if err != nil {
-		if c.Fallback != Auto {
-			return nil, fmt.Errorf("accel: %w", err)
-		}
-		rt := newRuntime(Config{})
-		rt.fallBack(err)
-		rt.openSocket()
-		standard.rt = rt
-		return rt, nil
+		return nil, fmt.Errorf("accel: %w", err)
 	}
 	rt, err := New(c)
 	if err != nil {

@@ -61,7 +61,7 @@ func talkLocal(t *testing.T, ln net.Listener, dial func() (net.Conn, error), wan
 // TestZone connects by link-local addresses on devices of our own, one named in
 // the configuration, one made from the MAC address.
 func TestZone(t *testing.T) {
-	for _, engine := range []string{"tpa", "gvisor"} {
+	for _, engine := range []accel.Engine{accel.EngineTPA, accel.EngineGVisor} {
 		for _, queues := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s %d queues", engine, queues), func(t *testing.T) { zone(t, engine, queues) })
 		}
@@ -74,7 +74,7 @@ func startWith(t *testing.T, c accel.Config, addrs ...string) *accel.Runtime {
 	for _, a := range addrs {
 		c.Addrs = append(c.Addrs, netip.MustParsePrefix(a))
 	}
-	c.Fallback, c.Logger = accel.Never, slog.New(slog.DiscardHandler)
+	c.Fallback, c.Logger = accel.FallbackNever, slog.New(slog.DiscardHandler)
 	rt, err := accel.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func startWith(t *testing.T, c accel.Config, addrs ...string) *accel.Runtime {
 	return rt
 }
 
-func zone(t *testing.T, engine string, queues int) {
+func zone(t *testing.T, engine accel.Engine, queues int) {
 	da, db, err := memory.Pair(memory.Options{Queues: queues})
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestLinkLocalGateway(t *testing.T) {
 
 func TestZoneConfig(t *testing.T) {
 	for _, zone := range []string{"a%b", "[a", "a]"} {
-		_, err := accel.New(accel.Config{Zone: zone, Fallback: accel.Never})
+		_, err := accel.New(accel.Config{Zone: zone, Fallback: accel.FallbackNever})
 		if err == nil || !strings.Contains(err.Error(), "Config.Zone") {
 			t.Errorf("zone %q: %v, want an error about it", zone, err)
 		}
@@ -165,11 +165,11 @@ func TestZoneShared(t *testing.T) {
 	var rt *accel.Runtime
 	var err error
 	a.Do(func() {
-		_, err = accel.New(accel.Config{Device: ai.Name, Zone: "tpa0", Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler)})
+		_, err = accel.New(accel.Config{Device: ai.Name, Zone: "tpa0", Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler)})
 		if err == nil || !strings.Contains(err.Error(), "Config.Zone") {
 			t.Errorf("a zone for a shared device: %v, want an error about it", err)
 		}
-		rt, err = accel.New(accel.Config{Device: ai.Name, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler)})
+		rt, err = accel.New(accel.Config{Device: ai.Name, Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler)})
 	})
 	if err != nil {
 		t.Fatal(err)

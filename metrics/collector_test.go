@@ -44,7 +44,7 @@ func newRuntime(t testing.TB, d link.Device, addr string) *accel.Runtime {
 	t.Helper()
 	leak.Check(t, d)
 	rt, err := accel.New(accel.Config{
-		Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.Never,
+		Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.FallbackNever,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

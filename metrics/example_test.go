@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/accel/debug"
 	"github.com/gotpa/tpa/metrics"
 )
 
@@ -37,6 +38,6 @@ func ExampleHandler() {
 		log.Fatal(err)
 	}
 	http.Handle("/metrics", metrics.Handler(rt))
-	http.Handle("/debug/tpa/", accel.DebugHandler(rt))
+	http.Handle("/debug/tpa/", debug.Handler(rt, debug.Options{}))
 	go http.ListenAndServe("127.0.0.1:9464", nil)
 }

@@ -5,12 +5,11 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/gotpa/tpa/internal/netif"
-	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/accel"
 )
 
 // device makes a counter of one of the device's own.
-func device(name, help string, read func(*link.DeviceStats) uint64) metric[scrape] {
+func device(name, help string, read func(*accel.DeviceStats) uint64) metric[scrape] {
 	return metric[scrape]{
 		name: "port_" + name, kind: counter, help: help,
 		read: func(s scrape) []sample { return one(read(&s.Device)) },
@@ -18,7 +17,7 @@ func device(name, help string, read func(*link.DeviceStats) uint64) metric[scrap
 }
 
 // neighbour makes a counter of one of the neighbour table's.
-func neighbour(name, help string, read func(*netif.NeighbourStats) uint64) metric[scrape] {
+func neighbour(name, help string, read func(*accel.NeighbourStats) uint64) metric[scrape] {
 	return metric[scrape]{
 		name: "neighbour_" + name, kind: counter, help: help,
 		read: func(s scrape) []sample { return one(read(&s.Neighbours)) },
@@ -50,14 +49,14 @@ var portMetrics = []metric[scrape]{
 		name: "port_queues", kind: gauge, help: "Device queues in use, each with a shard of its own.",
 		read: func(s scrape) []sample { return one(len(s.Shards)) },
 	},
-	device("receive_packets_total", "Frames that the device received.", func(d *link.DeviceStats) uint64 { return d.RxPackets }),
-	device("receive_bytes_total", "Bytes of the frames that the device received.", func(d *link.DeviceStats) uint64 { return d.RxBytes }),
-	device("transmit_packets_total", "Frames that the device sent.", func(d *link.DeviceStats) uint64 { return d.TxPackets }),
-	device("transmit_bytes_total", "Bytes of the frames that the device sent.", func(d *link.DeviceStats) uint64 { return d.TxBytes }),
-	device("receive_missed_total", "Frames lost because the device's rings were full: the poller was too slow.", func(d *link.DeviceStats) uint64 { return d.RxMissed }),
-	device("receive_nombuf_total", "Frames lost for want of a packet buffer.", func(d *link.DeviceStats) uint64 { return d.RxNoBuffer }),
-	device("receive_errors_total", "Frames that the device found broken.", func(d *link.DeviceStats) uint64 { return d.RxErrors }),
-	device("transmit_errors_total", "Frames that the device could not send.", func(d *link.DeviceStats) uint64 { return d.TxErrors }),
+	device("receive_packets_total", "Frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxPackets }),
+	device("receive_bytes_total", "Bytes of the frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxBytes }),
+	device("transmit_packets_total", "Frames that the device sent.", func(d *accel.DeviceStats) uint64 { return d.TxPackets }),
+	device("transmit_bytes_total", "Bytes of the frames that the device sent.", func(d *accel.DeviceStats) uint64 { return d.TxBytes }),
+	device("receive_missed_total", "Frames lost because the device's rings were full: the poller was too slow.", func(d *accel.DeviceStats) uint64 { return d.RxMissed }),
+	device("receive_nombuf_total", "Frames lost for want of a packet buffer.", func(d *accel.DeviceStats) uint64 { return d.RxNoBuffer }),
+	device("receive_errors_total", "Frames that the device found broken.", func(d *accel.DeviceStats) uint64 { return d.RxErrors }),
+	device("transmit_errors_total", "Frames that the device could not send.", func(d *accel.DeviceStats) uint64 { return d.TxErrors }),
 	{
 		name: "port_extended_total", kind: counter, help: "Counters of the driver's own, under the driver's names. Off unless asked for.",
 		labels: []string{"name"},
@@ -113,10 +112,10 @@ var portMetrics = []metric[scrape]{
 			return []sample{series(s.Neighbours.Entries, "resolved"), series(s.Neighbours.Unresolved, "unresolved")}
 		},
 	},
-	neighbour("requests_sent_total", "ARP requests and neighbour solicitations sent.", func(n *netif.NeighbourStats) uint64 { return n.RequestsSent }),
-	neighbour("replies_sent_total", "Answers sent to questions for our addresses.", func(n *netif.NeighbourStats) uint64 { return n.RepliesSent }),
-	neighbour("replies_received_total", "Answers that resolved or confirmed an address.", func(n *netif.NeighbourStats) uint64 { return n.RepliesReceived }),
-	neighbour("failures_total", "Addresses that nobody answered for.", func(n *netif.NeighbourStats) uint64 { return n.Failures }),
-	neighbour("packets_dropped_total", "Packets dropped while their next hop was asked for.", func(n *netif.NeighbourStats) uint64 { return n.HeldDropped }),
-	neighbour("changes_total", "Neighbours that came back with another MAC address.", func(n *netif.NeighbourStats) uint64 { return n.Changes }),
+	neighbour("requests_sent_total", "ARP requests and neighbour solicitations sent.", func(n *accel.NeighbourStats) uint64 { return n.RequestsSent }),
+	neighbour("replies_sent_total", "Answers sent to questions for our addresses.", func(n *accel.NeighbourStats) uint64 { return n.RepliesSent }),
+	neighbour("replies_received_total", "Answers that resolved or confirmed an address.", func(n *accel.NeighbourStats) uint64 { return n.RepliesReceived }),
+	neighbour("failures_total", "Addresses that nobody answered for.", func(n *accel.NeighbourStats) uint64 { return n.Failures }),
+	neighbour("packets_dropped_total", "Packets dropped while their next hop was asked for.", func(n *accel.NeighbourStats) uint64 { return n.HeldDropped }),
+	neighbour("changes_total", "Neighbours that came back with another MAC address.", func(n *accel.NeighbourStats) uint64 { return n.Changes }),
 }

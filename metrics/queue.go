@@ -3,8 +3,6 @@ package metrics
 import (
 	"strconv"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-
 	"github.com/gotpa/tpa/accel"
 )
 
@@ -16,19 +14,14 @@ func count(name, help string, read func(*accel.ShardStats) uint64) metric[queue]
 	}
 }
 
-// stack makes a counter of one of gVisor's.
-func stack(name, help string, read func(*tcpip.Stats) *tcpip.StatCounter) metric[queue] {
-	return count(name, help, func(s *accel.ShardStats) uint64 { return read(&s.Stack).Value() })
-}
-
-// icmp adds up what matters of both versions.
-func icmp(v4 *tcpip.ICMPv4PacketStats, v6 *tcpip.ICMPv6PacketStats) []sample {
+// icmp are what matters of ICMP.
+func icmp(c *accel.ICMPCounts) []sample {
 	return []sample{
-		series(v4.EchoRequest.Value()+v6.EchoRequest.Value(), "echo_request"),
-		series(v4.EchoReply.Value()+v6.EchoReply.Value(), "echo_reply"),
-		series(v4.DstUnreachable.Value()+v6.DstUnreachable.Value(), "unreachable"),
-		series(v6.PacketTooBig.Value(), "too_big"),
-		series(v4.TimeExceeded.Value()+v6.TimeExceeded.Value(), "time_exceeded"),
+		series(c.EchoRequests, "echo_request"),
+		series(c.EchoReplies, "echo_reply"),
+		series(c.Unreachable, "unreachable"),
+		series(c.TooBig, "too_big"),
+		series(c.TimeExceeded, "time_exceeded"),
 	}
 }
 
@@ -121,23 +114,23 @@ var queueMetrics = []metric[queue]{
 	},
 	count("queue_foreign_errors_total", "ICMP errors that arrived on another queue than their connection's, which was told.", func(s *accel.ShardStats) uint64 { return s.Handover.Errors }),
 
-	// The IP layer, which sees what takes the long way: new flows, resets, ICMP.
-	count("queue_shortcut_segments_total", "Segments of known flows that went straight to TCP, past the IP layer.", func(s *accel.ShardStats) uint64 { return s.Shortcuts }),
-	stack("ip_receive_packets_total", "Packets that the IP layer received. Segments of known flows pass it by.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.IP.PacketsReceived }),
-	stack("ip_delivered_packets_total", "Packets that the IP layer delivered to a transport protocol.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.IP.PacketsDelivered }),
-	stack("ip_transmit_packets_total", "Packets that the IP layer sent. Segments of known flows pass it by.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.IP.PacketsSent }),
-	stack("ip_transmit_errors_total", "Packets that the IP layer could not send.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.IP.OutgoingPacketErrors }),
+	// The IP layer, which sees what takes the slow path: new flows, resets, ICMP.
+	count("queue_shortcut_segments_total", "Segments of known flows that went straight to TCP, past the IP layer.", func(s *accel.ShardStats) uint64 { return s.FastPath }),
+	count("ip_receive_packets_total", "Packets that the IP layer received. Segments of known flows pass it by.", func(s *accel.ShardStats) uint64 { return s.IP.Received }),
+	count("ip_delivered_packets_total", "Packets that the IP layer delivered to a transport protocol.", func(s *accel.ShardStats) uint64 { return s.IP.Delivered }),
+	count("ip_transmit_packets_total", "Packets that the IP layer sent. Segments of known flows pass it by.", func(s *accel.ShardStats) uint64 { return s.IP.Sent }),
+	count("ip_transmit_errors_total", "Packets that the IP layer could not send.", func(s *accel.ShardStats) uint64 { return s.IP.SendErrors }),
 	{
 		name: "ip_receive_discards_total", kind: counter, help: "Packets that the IP layer refused.",
 		labels: []string{"reason"},
 		read: func(q queue) []sample {
-			ip := &q.shard().Stack.IP
+			ip := &q.shard().IP
 			return []sample{
-				series(ip.MalformedPacketsReceived.Value()+ip.MalformedFragmentsReceived.Value(), "malformed"),
-				series(ip.InvalidDestinationAddressesReceived.Value(), "destination"),
-				series(ip.InvalidSourceAddressesReceived.Value(), "source"),
-				series(ip.DisabledPacketsReceived.Value(), "disabled"),
-				series(q.shard().Stack.NICs.MalformedL4RcvdPackets.Value(), "transport"),
+				series(ip.Malformed, "malformed"),
+				series(ip.BadDestination, "destination"),
+				series(ip.BadSource, "source"),
+				series(ip.Disabled, "disabled"),
+				series(ip.MalformedTransport, "transport"),
 			}
 		},
 	},
@@ -145,37 +138,35 @@ var queueMetrics = []metric[queue]{
 		name: "icmp_receive_packets_total", kind: counter, help: "ICMP messages received, of both IP versions. On a device shared with the kernel the kernel has them.",
 		labels: []string{"kind"},
 		read: func(q queue) []sample {
-			i := &q.shard().Stack.ICMP
-			return icmp(&i.V4.PacketsReceived.ICMPv4PacketStats, &i.V6.PacketsReceived.ICMPv6PacketStats)
+			return icmp(&q.shard().ICMP.Received)
 		},
 	},
 	{
 		name: "icmp_transmit_packets_total", kind: counter, help: "ICMP messages sent, of both IP versions.",
 		labels: []string{"kind"},
 		read: func(q queue) []sample {
-			i := &q.shard().Stack.ICMP
-			return icmp(&i.V4.PacketsSent.ICMPv4PacketStats, &i.V6.PacketsSent.ICMPv6PacketStats)
+			return icmp(&q.shard().ICMP.Sent)
 		},
 	},
-	stack("stack_malformed_packets_total", "Packets whose transport header made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.NICs.MalformedL4RcvdPackets }),
-	stack("stack_dropped_packets_total", "Packets that nobody in the stack wanted.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.DroppedPackets }),
+	count("stack_malformed_packets_total", "Packets whose transport header made no sense.", func(s *accel.ShardStats) uint64 { return s.IP.MalformedTransport }),
+	count("stack_dropped_packets_total", "Packets that nobody in the stack wanted.", func(s *accel.ShardStats) uint64 { return s.IP.Unclaimed }),
 
 	// TCP.
 	{
 		name: "tcp_connections", kind: gauge, help: "Connections in any state but closed, those that close included.",
-		read: func(q queue) []sample { return one(q.shard().Stack.TCP.CurrentConnected.Value()) },
+		read: func(q queue) []sample { return one(q.shard().TCP.Connected) },
 	},
 	{
 		name: "tcp_established_connections", kind: gauge, help: "Connections in the state ESTABLISHED.",
-		read: func(q queue) []sample { return one(q.shard().Stack.TCP.CurrentEstablished.Value()) },
+		read: func(q queue) []sample { return one(q.shard().TCP.Established) },
 	},
-	stack("tcp_active_opens_total", "Connections that dialling began, those that failed included.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ActiveConnectionOpenings }),
-	stack("tcp_passive_opens_total", "Connections opened by a peer.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.PassiveConnectionOpenings }),
-	stack("tcp_failed_opens_total", "Connections that could not be opened, either way.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FailedConnectionAttempts }),
-	stack("tcp_port_failures_total", "Listeners and dials that found no local port.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FailedPortReservations }),
-	stack("tcp_receive_segments_total", "Valid segments received. Segments joined in a burst count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ValidSegmentsReceived }),
-	stack("tcp_transmit_segments_total", "Segments sent. Segments cut up later count once.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentsSent }),
-	stack("tcp_invalid_segments_total", "Segments received that made no sense.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.InvalidSegmentsReceived }),
+	count("tcp_active_opens_total", "Connections that dialling began, those that failed included.", func(s *accel.ShardStats) uint64 { return s.TCP.ActiveOpens }),
+	count("tcp_passive_opens_total", "Connections opened by a peer.", func(s *accel.ShardStats) uint64 { return s.TCP.PassiveOpens }),
+	count("tcp_failed_opens_total", "Connections that could not be opened, either way.", func(s *accel.ShardStats) uint64 { return s.TCP.FailedOpens }),
+	count("tcp_port_failures_total", "Listeners and dials that found no local port.", func(s *accel.ShardStats) uint64 { return s.TCP.PortFailures }),
+	count("tcp_receive_segments_total", "Valid segments received. Segments joined in a burst count once.", func(s *accel.ShardStats) uint64 { return s.TCP.SegmentsReceived }),
+	count("tcp_transmit_segments_total", "Segments sent. Segments cut up later count once.", func(s *accel.ShardStats) uint64 { return s.TCP.SegmentsSent }),
+	count("tcp_invalid_segments_total", "Segments received that made no sense.", func(s *accel.ShardStats) uint64 { return s.TCP.InvalidSegments }),
 	{
 		name: "tcp_refused_total", kind: counter, help: "Segments and ICMP errors that came from neither the peer nor a router on the way: a wrong acknowledgement number, an old timestamp, a number that is not in flight.",
 		labels: []string{"reason"},
@@ -184,19 +175,19 @@ var queueMetrics = []metric[queue]{
 			return []sample{series(r.Acks, "acknowledgement"), series(r.Timestamps, "timestamp"), series(r.Errors, "icmp")}
 		},
 	},
-	stack("tcp_checksum_errors_total", "Segments received with a wrong checksum.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ChecksumErrors }),
-	stack("tcp_segment_send_errors_total", "Segments that could not be sent.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentSendErrors }),
-	stack("tcp_retransmits_total", "Segments sent again, for any reason.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.Retransmits }),
-	stack("tcp_fast_retransmits_total", "Segments sent again in fast recovery.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FastRetransmit }),
-	stack("tcp_slow_start_retransmits_total", "Segments sent again in slow start.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SlowStartRetransmits }),
-	stack("tcp_timeouts_total", "Retransmission timers that ran out.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.Timeouts }),
+	count("tcp_checksum_errors_total", "Segments received with a wrong checksum.", func(s *accel.ShardStats) uint64 { return s.TCP.ChecksumErrors }),
+	count("tcp_segment_send_errors_total", "Segments that could not be sent.", func(s *accel.ShardStats) uint64 { return s.TCP.SendErrors }),
+	count("tcp_retransmits_total", "Segments sent again, for any reason.", func(s *accel.ShardStats) uint64 { return s.TCP.Retransmits }),
+	count("tcp_fast_retransmits_total", "Segments sent again in fast recovery.", func(s *accel.ShardStats) uint64 { return s.TCP.FastRetransmits }),
+	count("tcp_slow_start_retransmits_total", "Segments sent again in slow start.", func(s *accel.ShardStats) uint64 { return s.TCP.SlowStartRetransmits }),
+	count("tcp_timeouts_total", "Retransmission timers that ran out.", func(s *accel.ShardStats) uint64 { return s.TCP.Timeouts }),
 	{
 		name: "tcp_recoveries_total", kind: counter, help: "Recoveries from loss, by how it was noticed.",
 		labels: []string{"kind"},
 		read: func(q queue) []sample {
-			t := &q.shard().Stack.TCP
+			t := &q.shard().TCP
 			return []sample{
-				series(t.FastRecovery.Value(), "fast"), series(t.SACKRecovery.Value(), "sack"), series(t.TLPRecovery.Value(), "tlp"),
+				series(t.FastRecoveries, "fast"), series(t.SACKRecoveries, "sack"), series(t.TLPRecoveries, "tlp"),
 			}
 		},
 	},
@@ -204,38 +195,38 @@ var queueMetrics = []metric[queue]{
 		name: "tcp_spurious_recoveries_total", kind: counter, help: "Recoveries that turned out to be needless.",
 		labels: []string{"kind"},
 		read: func(q queue) []sample {
-			t := &q.shard().Stack.TCP
-			return []sample{series(t.SpuriousRecovery.Value(), "recovery"), series(t.SpuriousRTORecovery.Value(), "rto")}
+			t := &q.shard().TCP
+			return []sample{series(t.SpuriousRecoveries, "recovery"), series(t.SpuriousTimeouts, "rto")}
 		},
 	},
-	stack("tcp_dsack_segments_total", "Segments acknowledged with DSACK: the peer had them already.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.SegmentsAckedWithDSACK }),
+	count("tcp_dsack_segments_total", "Segments acknowledged with DSACK: the peer had them already.", func(s *accel.ShardStats) uint64 { return s.TCP.DSACKs }),
 	{
 		name: "tcp_resets_total", kind: counter, help: "Resets sent and received.",
 		labels: []string{"direction"},
 		read: func(q queue) []sample {
-			t := &q.shard().Stack.TCP
-			return []sample{series(t.ResetsSent.Value(), "sent"), series(t.ResetsReceived.Value(), "received")}
+			t := &q.shard().TCP
+			return []sample{series(t.ResetsSent, "sent"), series(t.ResetsReceived, "received")}
 		},
 	},
-	stack("tcp_established_resets_total", "Established connections that ended with a reset.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.EstablishedResets }),
-	stack("tcp_established_closed_total", "Established connections that ended in order.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.EstablishedClosed }),
-	stack("tcp_established_timeouts_total", "Established connections that keep-alive ended.", func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.EstablishedTimedout }),
+	count("tcp_established_resets_total", "Established connections that ended with a reset.", func(s *accel.ShardStats) uint64 { return s.TCP.EstablishedResets }),
+	count("tcp_established_closed_total", "Established connections that ended in order.", func(s *accel.ShardStats) uint64 { return s.TCP.EstablishedClosed }),
+	count("tcp_established_timeouts_total", "Established connections that keep-alive ended.", func(s *accel.ShardStats) uint64 { return s.TCP.EstablishedTimeouts }),
 	{
 		name: "tcp_listen_overflows_total", kind: counter, help: "Segments of handshakes dropped because the accept queue was full.",
 		labels: []string{"stage"},
 		read: func(q queue) []sample {
-			t := &q.shard().Stack.TCP
-			return []sample{series(t.ListenOverflowSynDrop.Value()+q.shard().Limits.RefusedBacklog, "syn"), series(t.ListenOverflowAckDrop.Value(), "ack")}
+			t := &q.shard().TCP
+			return []sample{series(t.OverflowSYNs+q.shard().Limits.RefusedBacklog, "syn"), series(t.OverflowACKs, "ack")}
 		},
 	},
 	{
 		name: "tcp_syn_cookies_total", kind: counter, help: "SYN cookies sent, and those that came back.",
 		labels: []string{"result"},
 		read: func(q queue) []sample {
-			t := &q.shard().Stack.TCP
+			t := &q.shard().TCP
 			return []sample{
-				series(t.ListenOverflowSynCookieSent.Value(), "sent"), series(t.ListenOverflowSynCookieRcvd.Value(), "valid"),
-				series(t.ListenOverflowInvalidSynCookieRcvd.Value(), "invalid"),
+				series(t.CookiesSent, "sent"), series(t.CookiesValid, "valid"),
+				series(t.CookiesInvalid, "invalid"),
 			}
 		},
 	},

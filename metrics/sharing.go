@@ -3,12 +3,11 @@ package metrics
 import (
 	"strings"
 
-	"github.com/gotpa/tpa/internal/follower"
-	"github.com/gotpa/tpa/link/bifurcation"
+	"github.com/gotpa/tpa/accel"
 )
 
 // followed makes a counter of news that the kernel has for us.
-func followed(name, help string, read func(*follower.Stats) uint64) metric[scrape] {
+func followed(name, help string, read func(*accel.KernelStats) uint64) metric[scrape] {
 	return metric[scrape]{
 		name: "kernel_" + name, kind: counter, help: help,
 		read: func(s scrape) []sample {
@@ -48,7 +47,7 @@ var sharingMetrics = []metric[scrape]{
 			o := &s.Sharing.Steering.Operations
 			for _, k := range []struct {
 				name string
-				bifurcation.Outcomes
+				accel.OperationCounts
 			}{{"claim", o.Claims}, {"release", o.Releases}, {"except", o.Exceptions}} {
 				all = append(all, series(k.Done, s.Sharing.Backend, k.name, "ok"), series(k.Failed, s.Sharing.Backend, k.name, "failed"))
 			}
@@ -69,11 +68,11 @@ var sharingMetrics = []metric[scrape]{
 			return all
 		},
 	},
-	followed("changes_total", "Changes of the interface, its addresses and its routes that the kernel announced.", func(m *follower.Stats) uint64 { return m.Changes }),
-	followed("neighbour_changes_total", "Changes of neighbours that the kernel announced.", func(m *follower.Stats) uint64 { return m.Neighbours }),
-	followed("resyncs_total", "Times that announcements of the kernel were lost and all was read anew.", func(m *follower.Stats) uint64 { return m.Resyncs }),
-	followed("resolves_total", "Next hops that the kernel was asked to resolve.", func(m *follower.Stats) uint64 { return m.Resolves }),
-	followed("resolve_errors_total", "Next hops that the kernel refused to resolve.", func(m *follower.Stats) uint64 { return m.ResolveErrors }),
-	followed("icmp_errors_total", "ICMP errors that the kernel passed on.", func(m *follower.Stats) uint64 { return m.ICMP }),
-	followed("icmp_errors_dropped_total", "ICMP errors dropped because too many came.", func(m *follower.Stats) uint64 { return m.ICMPDropped }),
+	followed("changes_total", "Changes of the interface, its addresses and its routes that the kernel announced.", func(m *accel.KernelStats) uint64 { return m.Changes }),
+	followed("neighbour_changes_total", "Changes of neighbours that the kernel announced.", func(m *accel.KernelStats) uint64 { return m.Neighbours }),
+	followed("resyncs_total", "Times that announcements of the kernel were lost and all was read anew.", func(m *accel.KernelStats) uint64 { return m.Resyncs }),
+	followed("resolves_total", "Next hops that the kernel was asked to resolve.", func(m *accel.KernelStats) uint64 { return m.Resolves }),
+	followed("resolve_errors_total", "Next hops that the kernel refused to resolve.", func(m *accel.KernelStats) uint64 { return m.ResolveErrors }),
+	followed("icmp_errors_total", "ICMP errors that the kernel passed on.", func(m *accel.KernelStats) uint64 { return m.ICMP }),
+	followed("icmp_errors_dropped_total", "ICMP errors dropped because too many came.", func(m *accel.KernelStats) uint64 { return m.ICMPDropped }),
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/bifurcation"
 	"github.com/gotpa/tpa/link/dpdk"
 )
 
@@ -17,14 +16,14 @@ import (
 // without them.
 func TestSharing(t *testing.T) {
 	stats := accel.Stats{
-		Accelerated: true, Info: link.Info{Name: "eth0"}, Device: link.DeviceStats{LinkSpeed: 10e9},
+		Accelerated: true, Info: link.Info{Name: "eth0"}, Device: accel.DeviceStats{LinkSpeed: 10e9},
 		Memory: []dpdk.Memory{{NUMANode: 0, InUse: 100, Free: 28, HugePages: true}, {NUMANode: 1, InUse: 5}},
-		Sharing: &accel.SharingStats{Backend: "xdp", Steering: bifurcation.Stats{
-			Claims: 1, Ports: 2, Frames: []link.FrameCount{
+		Sharing: &accel.SharingStats{Backend: "xdp", Steering: accel.SteeringStats{
+			Claims: 1, Ports: 2, Frames: []accel.FrameCount{
 				{Name: "redirected", Frames: 70, Taker: "accel"}, {Name: "not TCP", Frames: 30, Taker: "kernel"},
 				{Name: "SYN answered", Frames: 20, Taker: "filter"},
 			},
-			Operations: bifurcation.Operations{Claims: bifurcation.Outcomes{Done: 2, Failed: 1}},
+			Operations: accel.SteeringOperations{Claims: accel.OperationCounts{Done: 2, Failed: 1}},
 		}},
 	}
 	c := newCollector(func() accel.Stats { return stats }, Options{})

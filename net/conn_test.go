@@ -209,7 +209,7 @@ func TestNothingStays(t *testing.T) {
 	left := func() (conns int) {
 		for _, h := range []host{server, client} {
 			for _, s := range h.Stats().Shards {
-				conns += s.Flows + int(s.Stack.TCP.CurrentConnected.Value())
+				conns += s.Flows + int(s.TCP.Connected)
 			}
 		}
 		return conns

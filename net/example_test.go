@@ -24,7 +24,7 @@ func exampleHosts() (server, client *accel.Runtime) {
 	start := func(d *memory.Device, addr string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)},
-			Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
+			Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			log.Fatal(err)

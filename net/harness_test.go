@@ -70,7 +70,7 @@ func newHost(t testing.TB, d link.Device, ip4, ip6 string) host {
 	t.Helper()
 	leak.Check(t, d)
 	rt, err := accel.New(accel.Config{
-		Link: d, Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler),
+		Link: d, Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler),
 		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},
 		TCP:   accel.TCP{TimeWait: 200 * time.Millisecond},
 	})

@@ -26,7 +26,7 @@ import (
 
 // TestMain lets this test program be tpa-bench, also for the children of compare.
 func TestMain(m *testing.M) {
-	if os.Getenv("TPA_BENCH_MAIN") != "" {
+	if os.Getenv("TPA_TEST_BENCH_MAIN") != "" {
 		main()
 	}
 	os.Exit(m.Run())
@@ -68,7 +68,7 @@ func start(t *testing.T, args ...string) *bench {
 	t.Helper()
 	b := &bench{Cmd: exec.Command(os.Args[0], args...)}
 	b.stderr.written = make(chan struct{}, 1)
-	b.Env = append(os.Environ(), "TPA_BENCH_MAIN=1")
+	b.Env = append(os.Environ(), "TPA_TEST_BENCH_MAIN=1")
 	b.Stdout, b.Stderr = &b.stdout, &b.stderr
 	if err := b.Start(); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func (b *bench) status(t *testing.T) int {
 func serving(t *testing.T, args ...string) (b *bench, addr string) {
 	t.Helper()
 	b = &bench{Cmd: exec.Command(os.Args[0], append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)}
-	b.Env = append(os.Environ(), "TPA_BENCH_MAIN=1")
+	b.Env = append(os.Environ(), "TPA_TEST_BENCH_MAIN=1")
 	b.Stderr = &b.stderr
 	out, err := b.StdoutPipe()
 	if err != nil {
@@ -427,7 +427,7 @@ func TestCompareXDPNeedsRoot(t *testing.T) {
 		testnet.Need(t, testnet.Tool("setpriv"))
 		b.Cmd = exec.Command("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", os.Args[0], "compare", "--link", "xdp")
 	}
-	b.Env = append(os.Environ(), "TPA_BENCH_MAIN=1")
+	b.Env = append(os.Environ(), "TPA_TEST_BENCH_MAIN=1")
 	b.Stdout, b.Stderr = &b.stdout, &b.stderr
 	if err := b.Start(); err != nil {
 		t.Fatal(err)

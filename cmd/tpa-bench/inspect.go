@@ -34,7 +34,7 @@ type target struct {
 
 const targetHelp = `The program is found by its debug socket: without flags the only one that runs,
 else the one of --pid, or the one at --addr, which is the path of a socket or the
-address of a page that accel.DebugHandler serves, such as
+address of a page that accel/debug serves, such as
 http://127.0.0.1:6060/debug/tpa/.`
 
 func (t *target) add(cmd *cobra.Command) {
@@ -121,7 +121,7 @@ func socketDirs() []string {
 	return slices.Compact(dirs)
 }
 
-// get asks for one page.
+// get asks for one document.
 func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

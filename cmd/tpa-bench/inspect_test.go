@@ -23,6 +23,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/accel/debug"
 	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/leak"
 	"github.com/gotpa/tpa/internal/recorder"
@@ -42,7 +43,7 @@ func program(t *testing.T) (rt *accel.Runtime, socket string) {
 	socket = filepath.Join(t.TempDir(), "debug.sock")
 	start := func(d *memory.Device, addr, socket string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
-			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.Never,
+			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.FallbackNever,
 			DebugSocket: socket, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -89,7 +90,7 @@ func command(ctx context.Context, args ...string) (string, error) {
 
 func TestInspect(t *testing.T) {
 	rt, socket := program(t)
-	page := httptest.NewServer(accel.DebugHandler(rt))
+	page := httptest.NewServer(debug.Handler(rt, debug.Options{}))
 	defer page.Close()
 	for _, addr := range []string{socket, page.URL + "/debug/tpa/"} {
 		for _, tt := range []struct {
@@ -104,7 +105,7 @@ func TestInspect(t *testing.T) {
 			}},
 			{[]string{"sockets", "--sort", "age", "-n", "1"}, []string{`ESTABLISHED .* 1\.0k +1\.0k`, `and 1 more`}},
 			{[]string{"shards"}, []string{`Shard +CPU +Busy`, `0 +floats +\d+\.\d%`}},
-			{[]string{"stats"}, []string{`conns\.read_bytes +3000\n`, `queue\.rx_frames +\d+`, `stack\.tcp\.passive_connection_openings +2`}},
+			{[]string{"stats"}, []string{`conns\.read_bytes +3000\n`, `queue\.rx_frames +\d+`, `tcp\.passive_opens +2`}},
 			{[]string{"stats", "--match", "conns"}, []string{`^conns\.read_bytes +3000\nconns\.written_bytes +3000\n$`}},
 		} {
 			got, err := command(t.Context(), append(tt.args, "--addr", addr)...)

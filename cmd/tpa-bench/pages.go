@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/accel/debug"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
 	"github.com/gotpa/tpa/metrics"
 )
@@ -24,7 +25,7 @@ func servePages(tr transport.Transport, addr string) (stop func(), err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", metrics.Handler(a.Runtime()))
-	mux.Handle("/debug/tpa/", accel.DebugHandler(a.Runtime()))
+	mux.Handle("/debug/tpa/", debug.Handler(a.Runtime(), debug.Options{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {

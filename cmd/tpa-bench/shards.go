@@ -34,7 +34,7 @@ started.`,
 func printShards(w io.Writer, now, before *accel.Status) {
 	line(w, "Shard", "CPU", "Busy", "Rx/s", "Tx/s", "Rx bit/s", "Tx bit/s", "Rx burst", "Tx burst", "Empty polls", "Sleeps/s", "Conns", "RTT p50", "RTT p99", "Retr")
 	for i, s := range now.Shards {
-		var was accel.ShardStatus
+		var was accel.ShardStats
 		seconds := now.Time.Sub(now.Program.Started).Seconds()
 		if before != nil && i < len(before.Shards) {
 			was, seconds = before.Shards[i], now.Time.Sub(before.Time).Seconds()
@@ -44,11 +44,13 @@ func printShards(w io.Writer, now, before *accel.Status) {
 			cpu = fmt.Sprint(s.CPU)
 		}
 		rate := func(now, was uint64) string { return brief(float64(now-was) / seconds) }
-		line(w, s.Index, cpu, share((s.Busy-was.Busy).Seconds(), seconds),
-			rate(s.RxFrames, was.RxFrames), rate(s.TxFrames, was.TxFrames), rate(8*s.RxBytes, 8*was.RxBytes), rate(8*s.TxBytes, 8*was.TxBytes),
-			burst(s.RxFrames-was.RxFrames, s.RxBursts, was.RxBursts), burst(s.TxFrames-was.TxFrames, s.TxBursts, was.TxBursts),
-			share(float64(s.EmptyPolls-was.EmptyPolls), float64(s.Polls-was.Polls)), rate(s.Sleeps, was.Sleeps),
-			s.Conns, span(s.RTT50), span(s.RTT99), s.Counters["stack.tcp.retransmits"])
+		line(w, i, cpu, share((s.Poller.Busy-was.Poller.Busy).Seconds(), seconds),
+			rate(s.Queue.RxFrames, was.Queue.RxFrames), rate(s.Queue.TxFrames, was.Queue.TxFrames),
+			rate(8*s.Queue.RxBytes, 8*was.Queue.RxBytes), rate(8*s.Queue.TxBytes, 8*was.Queue.TxBytes),
+			burst(s.Queue.RxFrames-was.Queue.RxFrames, s.Poller.Bursts[:], was.Poller.Bursts[:]),
+			burst(s.Queue.TxFrames-was.Queue.TxFrames, s.Link.TxBursts[:], was.Link.TxBursts[:]),
+			share(float64(s.Poller.Empty-was.Poller.Empty), float64(s.Poller.Polls-was.Poller.Polls)), rate(s.Poller.Sleeps, was.Poller.Sleeps),
+			s.Flows, span(s.Conns.RTT.Quantile(0.5)), span(s.Conns.RTT.Quantile(0.99)), s.TCP.Retransmits)
 	}
 }
 
@@ -59,14 +61,11 @@ func share(part, whole float64) string {
 	return fmt.Sprintf("%.1f%%", 100*min(part/whole, 1))
 }
 
-// burst is the mean size of bursts; was may be empty.
+// burst is the mean size of bursts since was.
 func burst(frames uint64, bursts, was []uint64) string {
 	var n uint64
 	for i, b := range bursts {
-		n += b
-		if i < len(was) {
-			n -= was[i]
-		}
+		n += b - was[i]
 	}
 	if n == 0 {
 		return "-"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -65,20 +66,38 @@ func direction(out bool) string {
 	return "in"
 }
 
-// counters are those of the device and the sums of the shards'.
+// counters are those of the device and the sums of the shards', under the names
+// that they have in status.json.
 func counters(s *accel.Status) map[string]uint64 {
 	all := make(map[string]uint64)
-	for name, n := range s.Device.Counters {
-		all["device."+name] = n
+	addCounters(all, "device", reflect.ValueOf(s.Device))
+	delete(all, "device.stats.link_speed") // more of it is no event
+	for name, n := range s.Device.Stats.Extended {
+		all["device.extended."+name] = n
 	}
-	for _, sh := range s.Shards {
-		for name, n := range sh.Counters {
-			// A count that may go down: more of it is no event.
-			if name == "stack.tcp.current_connected" || name == "stack.tcp.current_established" {
-				continue
-			}
-			all[name] += n
-		}
+	for i := range s.Shards {
+		addCounters(all, "", reflect.ValueOf(s.Shards[i]))
+	}
+	if s.Sharing != nil {
+		addCounters(all, "kernel", reflect.ValueOf(s.Sharing.Kernel))
+		addCounters(all, "steering", reflect.ValueOf(s.Sharing.Steering))
 	}
 	return all
+}
+
+// addCounters adds the counters of a struct and of those in it, which are its
+// fields of type uint64. What may go down is an int there.
+func addCounters(to map[string]uint64, name string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Uint64:
+		to[name] += v.Uint()
+	case reflect.Struct:
+		if name != "" {
+			name += "."
+		}
+		for i := range v.NumField() {
+			key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			addCounters(to, name+key, v.Field(i))
+		}
+	}
 }

@@ -3,7 +3,6 @@
 package histogram
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -56,42 +55,4 @@ type Snapshot struct {
 	Counts []uint64
 	// Sum is the sum of all durations.
 	Sum time.Duration
-}
-
-// Count is the number of durations.
-func (s Snapshot) Count() uint64 {
-	var n uint64
-	for _, c := range s.Counts {
-		n += c
-	}
-	return n
-}
-
-// Add returns the sum of two snapshots. One of them may be empty.
-func (s Snapshot) Add(o Snapshot) Snapshot {
-	if len(s.Counts) == 0 {
-		return o
-	}
-	s.Counts = slices.Clone(s.Counts)
-	for i, c := range o.Counts {
-		s.Counts[i] += c
-	}
-	s.Sum += o.Sum
-	return s
-}
-
-// Quantile estimates the duration that a part q, 0 to 1, of all durations does
-// not exceed: the upper bound of its bucket, 0 for an empty snapshot.
-func (s Snapshot) Quantile(q float64) time.Duration {
-	total := s.Count()
-	if total == 0 {
-		return 0
-	}
-	var n uint64
-	for i, b := range s.Bounds {
-		if n += s.Counts[i]; float64(n) >= q*float64(total) {
-			return b
-		}
-	}
-	return s.Bounds[len(s.Bounds)-1]
 }

@@ -2,9 +2,9 @@ package shard
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"time"
+
+	"github.com/gotpa/tpa/internal/clock"
 )
 
 // Polling is how a poller behaves when its queue is empty. It first polls
@@ -13,8 +13,8 @@ import (
 type Polling struct {
 	// Spin is how long an idle poller keeps polling, letting other goroutines run
 	// between polls, before it sleeps. Longer means less latency after a pause and
-	// more processor time. 1 µs to 1 s; less is none, which suits virtual time
-	// (testing/synctest). Default: 1 ms. Negative: never sleep.
+	// more processor time. Less than 1 µs is none. Default: 1 ms. Negative: never
+	// sleep.
 	Spin time.Duration
 	// MaxSleep is the longest sleep between two polls of a device that cannot
 	// wake its poller. It bounds the latency of the first frame after a pause.
@@ -24,19 +24,11 @@ type Polling struct {
 
 func (p Polling) withDefaults() Polling {
 	p.Spin = cmp.Or(p.Spin, defaultSpin)
+	if clock.Virtual() {
+		p.Spin = noSpin
+	}
 	p.MaxSleep = cmp.Or(p.MaxSleep, defaultMaxSleep)
 	return p
-}
-
-// Check refuses values out of range.
-func (p Polling) Check() error {
-	if p.Spin > time.Second {
-		return fmt.Errorf("Polling.Spin is %v: want at most 1s", p.Spin)
-	}
-	if p.MaxSleep != 0 && (p.MaxSleep < 10*time.Microsecond || p.MaxSleep > 100*time.Millisecond) {
-		return fmt.Errorf("Polling.MaxSleep is %v: want 10µs to 100ms", p.MaxSleep)
-	}
-	return nil
 }
 
 // TCP are settings of a shard's TCP stack.
@@ -68,31 +60,4 @@ func (t TCP) withDefaults() TCP {
 	t.Congestion = cmp.Or(t.Congestion, "reno")
 	t.Engine = cmp.Or(t.Engine, "tpa")
 	return t
-}
-
-// Check refuses values out of range.
-func (t TCP) Check() error {
-	var errs []error
-	for _, b := range []struct {
-		name  string
-		bytes int
-	}{{"ReceiveBuffer", t.ReceiveBuffer}, {"SendBuffer", t.SendBuffer}} {
-		if b.bytes != 0 && (b.bytes < 4<<10 || b.bytes > 1<<30) {
-			errs = append(errs, fmt.Errorf("TCP.%s is %d: want 4096 bytes to 1 GB", b.name, b.bytes))
-		}
-	}
-	if t.TimeWait != 0 && (t.TimeWait < time.Millisecond || t.TimeWait > 4*time.Minute) {
-		errs = append(errs, fmt.Errorf("TCP.TimeWait is %v: want 1ms to 4m", t.TimeWait))
-	}
-	switch t.Engine {
-	case "", "gvisor", "tpa":
-	default:
-		errs = append(errs, fmt.Errorf("TCP.Engine is %q: want gvisor or tpa", t.Engine))
-	}
-	switch t.Congestion {
-	case "", "cubic", "reno":
-	default:
-		errs = append(errs, fmt.Errorf("TCP.Congestion is %q: want cubic or reno", t.Congestion))
-	}
-	return errors.Join(errs...)
 }

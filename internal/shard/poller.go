@@ -16,6 +16,8 @@ import (
 const (
 	defaultSpin     = time.Millisecond
 	defaultMaxSleep = time.Millisecond
+	// noSpin is a Polling.Spin so short that a poller sleeps at once.
+	noSpin = time.Nanosecond
 	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
 	// more exact than that.
 	firstSleep = 20 * time.Microsecond

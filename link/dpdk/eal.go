@@ -16,7 +16,7 @@ var ErrNotSupported = errors.New("not supported")
 
 // EAL is DPDK's environment, one per process. The zero value works.
 type EAL struct {
-	// HugePages says where packet buffers live. Default: Auto.
+	// HugePages says where packet buffers live. Default: HugePagesAuto.
 	HugePages Policy
 	// MemoryMB is the memory for packet buffers in MB, 16 to 65536. Without huge
 	// pages it is all there will ever be, with huge pages it is what is taken at
@@ -40,13 +40,41 @@ type EAL struct {
 type Policy int
 
 const (
-	// Auto uses huge pages when enough of them are free.
-	Auto Policy = iota
-	// Always fails when too few are free.
-	Always
-	// Never keeps to ordinary pages.
-	Never
+	// HugePagesAuto uses huge pages when enough of them are free.
+	HugePagesAuto Policy = iota
+	// HugePagesAlways fails when too few are free.
+	HugePagesAlways
+	// HugePagesNever keeps to ordinary pages.
+	HugePagesNever
 )
+
+var policies = []string{"auto", "always", "never"}
+
+// String returns the name as TPA_HUGEPAGES spells it.
+func (p Policy) String() string {
+	if p < 0 || int(p) >= len(policies) {
+		return "Policy(" + strconv.Itoa(int(p)) + ")"
+	}
+	return policies[p]
+}
+
+// MarshalText implements encoding.TextMarshaler: it returns what String does.
+func (p Policy) MarshalText() ([]byte, error) {
+	if p < 0 || int(p) >= len(policies) {
+		return nil, fmt.Errorf("%v is none of auto, always or never", p)
+	}
+	return []byte(policies[p]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler: it takes what String returns.
+func (p *Policy) UnmarshalText(text []byte) error {
+	i := slices.Index(policies, string(text))
+	if i < 0 {
+		return fmt.Errorf("Policy %q: want auto, always or never", text)
+	}
+	*p = Policy(i)
+	return nil
+}
 
 const (
 	minMemoryMB = 16
@@ -79,8 +107,8 @@ var filePrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 // check refuses values out of range.
 func (e EAL) check() error {
 	var errs []error
-	if e.HugePages < Auto || e.HugePages > Never {
-		errs = append(errs, fmt.Errorf("EAL.HugePages is %d: want Auto, Always or Never", e.HugePages))
+	if e.HugePages < HugePagesAuto || e.HugePages > HugePagesNever {
+		errs = append(errs, fmt.Errorf("EAL.HugePages is %v: want HugePagesAuto, HugePagesAlways or HugePagesNever", e.HugePages))
 	}
 	if e.MemoryMB != 0 && (e.MemoryMB < minMemoryMB || e.MemoryMB > maxMemoryMB) {
 		errs = append(errs, fmt.Errorf("EAL.MemoryMB is %d: want %d to %d", e.MemoryMB, minMemoryMB, maxMemoryMB))

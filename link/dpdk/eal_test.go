@@ -16,8 +16,8 @@ func TestEALCheck(t *testing.T) {
 		want string // part of the error, "" for none
 	}{
 		{"zero", EAL{}, ""},
-		{"all", EAL{HugePages: Never, MemoryMB: 64, FilePrefix: "a-Z_9", CPUs: []int{0, 3}, ExtraArgs: []string{"--log-level=8", "--legacy-mem", "--iova-mode=pa"}}, ""},
-		{"policy", EAL{HugePages: 3}, "want Auto, Always or Never"},
+		{"all", EAL{HugePages: HugePagesNever, MemoryMB: 64, FilePrefix: "a-Z_9", CPUs: []int{0, 3}, ExtraArgs: []string{"--log-level=8", "--legacy-mem", "--iova-mode=pa"}}, ""},
+		{"policy", EAL{HugePages: 3}, "want HugePagesAuto, HugePagesAlways or HugePagesNever"},
 		{"little memory", EAL{MemoryMB: 15}, "want 16 to 65536"},
 		{"much memory", EAL{MemoryMB: 65537}, "want 16 to 65536"},
 		{"negative memory", EAL{MemoryMB: -1}, "want 16 to 65536"},
@@ -132,11 +132,11 @@ func TestHugePagesPolicy(t *testing.T) {
 		want   bool
 		ok     bool
 	}{
-		{"auto, enough", Auto, 64, true, true},
-		{"auto, too few", Auto, 63, false, true},
-		{"always, enough", Always, 64, true, true},
-		{"always, too few", Always, 63, false, false},
-		{"never, enough", Never, 64, false, true},
+		{"auto, enough", HugePagesAuto, 64, true, true},
+		{"auto, too few", HugePagesAuto, 63, false, true},
+		{"always, enough", HugePagesAlways, 64, true, true},
+		{"always, too few", HugePagesAlways, 63, false, false},
+		{"never, enough", HugePagesNever, 64, false, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := EAL{HugePages: tt.policy, MemoryMB: 64}.useHugePages(tt.free)

@@ -32,13 +32,13 @@ func freeHugePagesMB(dir string) int {
 // useHugePages decides by the policy, with freeMB of huge pages free.
 func (e EAL) useHugePages(freeMB int) (bool, error) {
 	switch {
-	case e.HugePages == Never:
+	case e.HugePages == HugePagesNever:
 		return false, nil
 	case freeMB >= e.MemoryMB:
 		return true, nil
-	case e.HugePages == Auto:
+	case e.HugePages == HugePagesAuto:
 		return false, nil
 	}
-	return false, fmt.Errorf("%d MB of huge pages are free, %d MB are needed: reserve more with \"sysctl vm.nr_hugepages=%d\", or set EAL.HugePages to Auto or Never: %w",
+	return false, fmt.Errorf("%d MB of huge pages are free, %d MB are needed: reserve more with \"sysctl vm.nr_hugepages=%d\", or set EAL.HugePages to HugePagesAuto or HugePagesNever: %w",
 		freeMB, e.MemoryMB, e.MemoryMB/2+1, ErrNotSupported)
 }

@@ -69,11 +69,11 @@ func TestHugePages(t *testing.T) {
 		uses   bool
 		want   string
 	}{
-		{"auto with enough", 128, dpdk.Auto, true, "opened net_null0"},
-		{"auto with too few", 32, dpdk.Auto, false, "opened net_null0"},
-		{"always with enough", 128, dpdk.Always, true, "opened net_null0"},
-		{"always with none", 0, dpdk.Always, false, "sysctl vm.nr_hugepages=33"},
-		{"never with enough", 128, dpdk.Never, false, "opened net_null0"},
+		{"auto with enough", 128, dpdk.HugePagesAuto, true, "opened net_null0"},
+		{"auto with too few", 32, dpdk.HugePagesAuto, false, "opened net_null0"},
+		{"always with enough", 128, dpdk.HugePagesAlways, true, "opened net_null0"},
+		{"always with none", 0, dpdk.HugePagesAlways, false, "sysctl vm.nr_hugepages=33"},
+		{"never with enough", 128, dpdk.HugePagesNever, false, "opened net_null0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			reserveHugePages(t, tt.mb)
@@ -100,7 +100,7 @@ func TestFramesInHugePages(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "m.sock")
 	server := open(t, dpdk.Config{Device: memifDevice(0, "server", socket)})
 	peer := start(t, "echo", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Always, MemoryMB: 64},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesAlways, MemoryMB: 64},
 		Ports: []dpdk.Config{{Device: memifDevice(0, "client", socket)}},
 	}, silent(t))
 	peer.expect(t, "ready")
@@ -170,7 +170,7 @@ func TestNothingReadableIsLeft(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, policy := range []dpdk.Policy{dpdk.Always, dpdk.Never} {
+	for _, policy := range []dpdk.Policy{dpdk.HugePagesAlways, dpdk.HugePagesNever} {
 		t.Run(fmt.Sprint("policy ", policy), func(t *testing.T) {
 			free := readCount(t, "free_hugepages")
 			socket := filepath.Join(t.TempDir(), "m.sock")

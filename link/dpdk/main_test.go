@@ -24,7 +24,7 @@ import (
 
 // The EAL starts once per process, so tests of its configuration, and tests with
 // a peer, run programs: this test binary, started again with programEnv set.
-const programEnv = "TPA_DPDK_TEST_PROGRAM"
+const programEnv = "TPA_TEST_DPDK_PROGRAM"
 
 // order is what a program gets on its first line of input.
 type order struct {
@@ -224,7 +224,7 @@ func lacking(tb testing.TB, format string, args ...any) {
 }
 
 // testEAL is what all ports of this process share.
-var testEAL = dpdk.EAL{HugePages: dpdk.Never, MemoryMB: 256}
+var testEAL = dpdk.EAL{HugePages: dpdk.HugePagesNever, MemoryMB: 256}
 
 // open opens a port and closes it, with all its buffers back, when the test ends.
 func open(tb testing.TB, c dpdk.Config) *dpdk.Port {

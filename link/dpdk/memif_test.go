@@ -98,7 +98,7 @@ func TestEverySizeBothWays(t *testing.T) {
 			const queues = 2
 			server := open(t, dpdk.Config{Device: memifDevice(0, "server", socket), Queues: queues, MTU: mtu})
 			peer := start(t, "echo", order{
-				EAL:   dpdk.EAL{HugePages: dpdk.Never},
+				EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 				Ports: []dpdk.Config{{Device: memifDevice(0, "client", socket), Queues: queues, MTU: mtu}},
 			}, nil)
 			peer.expect(t, "ready")
@@ -184,7 +184,7 @@ func TestFullRingLosesNothing(t *testing.T) {
 	const count, staging = 5000, 512
 	server := open(t, dpdk.Config{Device: memifDevice(0, "server", socket), Staging: staging})
 	peer := start(t, "lazy", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 		Ports: []dpdk.Config{{Device: memifDevice(0, "client", socket)}},
 		Count: count,
 	}, nil)
@@ -348,7 +348,7 @@ func TestCloseAndReopen(t *testing.T) {
 // A server that was killed leaves its socket, a server that runs keeps it.
 func TestSocketOfAKilledServer(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "m.sock")
-	o := order{EAL: dpdk.EAL{HugePages: dpdk.Never}, Ports: []dpdk.Config{{Device: memifDevice(0, "server", socket)}}}
+	o := order{EAL: dpdk.EAL{HugePages: dpdk.HugePagesNever}, Ports: []dpdk.Config{{Device: memifDevice(0, "server", socket)}}}
 	first := start(t, "open", o, nil)
 	first.expect(t, "opened net_memif0")
 	second := start(t, "open", o, nil)
@@ -375,7 +375,7 @@ func TestMemifServerStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := start(t, "open", order{EAL: dpdk.EAL{HugePages: dpdk.Never}, Ports: []dpdk.Config{{Device: memifDevice(1, "client", socket)}}}, nil)
+	client := start(t, "open", order{EAL: dpdk.EAL{HugePages: dpdk.HugePagesNever}, Ports: []dpdk.Config{{Device: memifDevice(1, "client", socket)}}}, nil)
 	conn, err := busy.Accept()
 	if err != nil {
 		t.Fatal(err)

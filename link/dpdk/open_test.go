@@ -77,7 +77,7 @@ func TestOpenErrors(t *testing.T) {
 
 func TestOneEALPerProcess(t *testing.T) {
 	p := start(t, "open", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never, MemoryMB: 64},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever, MemoryMB: 64},
 		Ports: []dpdk.Config{{Device: "net_null0"}, {Device: "net_null1"}},
 		Count: 1,
 	}, nil)
@@ -91,7 +91,7 @@ func TestOneEALPerProcess(t *testing.T) {
 // An EAL that cannot start is an error like any other, and stays one.
 func TestEALDoesNotStart(t *testing.T) {
 	p := start(t, "open", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never, MemoryMB: 64, ExtraArgs: []string{"--base-virtaddr=nonsense"}},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever, MemoryMB: 64, ExtraArgs: []string{"--base-virtaddr=nonsense"}},
 		Ports: []dpdk.Config{{Device: "net_null0"}, {Device: "net_null0"}},
 	}, silent(t))
 	if got, want := p.next(t), `dpdk: cannot start DPDK's EAL with ["--file-prefix=tpa`; !strings.HasPrefix(got, want) {
@@ -144,7 +144,7 @@ func TestWithoutPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, "open", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 		Ports: []dpdk.Config{{Device: "net_null0"}, {Device: "net_af_packet0,iface=lo"}},
 	}, func(cmd *exec.Cmd) {
 		silent(t)(cmd)

@@ -79,7 +79,7 @@ func startThreads(o order, in *bufio.Scanner) error {
 // thread, nor takes a signal from the program.
 func TestThreads(t *testing.T) {
 	p := start(t, "threads", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never, CPUs: []int{0}},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever, CPUs: []int{0}},
 		Ports: []dpdk.Config{{Device: "net_null0"}},
 	}, silent(t))
 	p.expect(t, "affinity kept: true")

@@ -169,7 +169,7 @@ func TestDriversOfTheKernel(t *testing.T) {
 	} {
 		t.Run(driver, func(t *testing.T) {
 			p := start(t, "wire", order{
-				EAL:   dpdk.EAL{HugePages: dpdk.Never},
+				EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 				Ports: []dpdk.Config{{Device: device}},
 			}, func(cmd *exec.Cmd) { ownNetwork(cmd); silent(t)(cmd) })
 			p.expect(t, driver)
@@ -255,7 +255,7 @@ func TestChecksumsByDevice(t *testing.T) {
 		lacking(t, "needs root to make a network namespace")
 	}
 	p := start(t, "fill", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 		Ports: []dpdk.Config{{Device: "net_tap0,iface=dpdk-tap"}},
 	}, ownNetwork)
 	p.expect(t, "filled")
@@ -297,7 +297,7 @@ func TestBigFrames(t *testing.T) {
 		MTU:    65389, RxRing: 64, TxRing: 64, Staging: 64,
 	})
 	p := start(t, "big", order{
-		EAL:   dpdk.EAL{HugePages: dpdk.Never},
+		EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 		Ports: []dpdk.Config{{Device: "net_virtio_user0,path=" + socket + ",queues=1"}},
 	}, nil)
 	largest, err := strconv.Atoi(p.next(t))
@@ -427,7 +427,7 @@ func TestKilledOnAnInterface(t *testing.T) {
 	} {
 		t.Run(driver, func(t *testing.T) {
 			p := start(t, "watch", order{
-				EAL:   dpdk.EAL{HugePages: dpdk.Never},
+				EAL:   dpdk.EAL{HugePages: dpdk.HugePagesNever},
 				Ports: []dpdk.Config{{Device: device, Promiscuous: true}},
 			}, func(cmd *exec.Cmd) { ownNetwork(cmd); silent(t)(cmd) })
 			var ms int

@@ -127,7 +127,7 @@ func TestMalformed(t *testing.T) {
 	defer a.Close()
 	rt, err := accel.New(accel.Config{
 		Link: b, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")},
-		Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
+		Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func (d *datagram) reported() bool { return strings.HasPrefix(d.name, "ICMP: ") 
 // uncounted tells whether TCP drops the segment and says so nowhere, as gVisor's
 // does with whatever is neither SYN nor ACK, and with resets that it ignores.
 func (d *datagram) uncounted(w way) bool {
-	return w.engine == "gvisor" && (d.name == "TCP: option garbage" || strings.HasPrefix(d.name, "TCP: reset"))
+	return w.engine == accel.EngineGVisor && (d.name == "TCP: option garbage" || strings.HasPrefix(d.name, "TCP: reset"))
 }
 
 // malformed lets scapy make frames that pretend to be the next segment of a

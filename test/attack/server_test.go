@@ -33,7 +33,7 @@ import (
 // and answers each line on its standard input: "refused" with refusals, any other
 // with a report.
 
-const serverEnv = "TPA_ATTACK_SERVER"
+const serverEnv = "TPA_TEST_ATTACK_SERVER"
 
 const greeting = "hello\n"
 
@@ -73,8 +73,8 @@ func runServer(config string) error {
 	}
 	rt, err := accel.New(accel.Config{
 		Device: o.Device, Addrs: o.Addrs, Gateways: o.Gateways, MTU: o.MTU,
-		TCP: accel.TCP{Engine: o.Engine}, Limits: o.Limits, DPDK: accel.DPDK{HugePages: dpdk.Never},
-		Fallback: accel.Never, DebugSocket: "off",
+		TCP: accel.TCP{Engine: o.Engine}, Limits: o.Limits, DPDK: accel.DPDK{HugePages: dpdk.HugePagesNever},
+		Fallback: accel.FallbackNever, DebugSocket: "off",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -162,13 +162,13 @@ func refused(rt *accel.Runtime) refusals {
 		}
 	}
 	for _, sh := range s.Shards {
-		r.Undelivered += sh.Counters["stack.ip.valid_packets_received"] - sh.Counters["stack.ip.packets_delivered"]
-		r.Segments += sh.Counters["stack.tcp.valid_segments_received"]
+		r.Undelivered += sh.IP.Valid - sh.IP.Delivered
+		r.Segments += sh.TCP.SegmentsReceived
 	}
 	if s.Sharing != nil {
-		for _, v := range s.Sharing.Verdicts[1:] { // the first is ours
-			if v.Verdict != synAnswered {
-				r.Passed[v.Verdict] += v.Frames
+		for _, v := range s.Sharing.Steering.Frames[1:] { // the first is ours
+			if v.Name != synAnswered {
+				r.Passed[v.Name] += v.Frames
 			}
 		}
 	}
@@ -182,8 +182,8 @@ func state(rt *accel.Runtime) report {
 	runtime.ReadMemStats(&m)
 	r := report{Heap: int64(m.HeapAlloc), Goroutines: runtime.NumGoroutine(), Drops: make(map[string]uint64)}
 	for _, s := range rt.Stats().Shards {
-		r.Resets += s.Stack.TCP.ResetsSent.Value()
-		r.Cookies += s.Stack.TCP.ListenOverflowSynCookieSent.Value()
+		r.Resets += s.TCP.ResetsSent
+		r.Cookies += s.TCP.CookiesSent
 		r.Conns += s.Flows
 		r.ReadBytes += s.Conns.ReadBytes
 		r.RxFrames += s.Queue.RxFrames
@@ -191,8 +191,8 @@ func state(rt *accel.Runtime) report {
 	}
 	status := rt.Status()
 	if status.Sharing != nil {
-		for _, v := range status.Sharing.Verdicts {
-			if v.Verdict == synAnswered {
+		for _, v := range status.Sharing.Steering.Frames {
+			if v.Name == synAnswered {
 				r.Answered = v.Frames
 			}
 		}

@@ -16,7 +16,7 @@ type way struct {
 	name   string
 	device string
 	ipv6   bool
-	engine string // of TCP; empty: the default
+	engine accel.Engine // of TCP
 }
 
 const (
@@ -29,7 +29,7 @@ var ways = []way{
 	{name: "AF_XDP, IPv4", device: overXDP},
 	{name: "AF_XDP, IPv6", device: overXDP, ipv6: true},
 	{name: "DPDK, IPv4", device: overDPDK},
-	{name: "DPDK, IPv6, gVisor's TCP", device: overDPDK, ipv6: true, engine: "gvisor"},
+	{name: "DPDK, IPv6, gVisor's TCP", device: overDPDK, ipv6: true, engine: accel.EngineGVisor},
 }
 
 // overWays runs a test over each way. The first one is where a test does all it
@@ -81,7 +81,7 @@ type order struct {
 	Addrs    []netip.Prefix
 	Gateways []netip.Addr
 	MTU      int
-	Engine   string
+	Engine   accel.Engine
 	Limits   accel.Limits
 }
 
@@ -98,4 +98,4 @@ func (w way) order(from, to *testnet.Interface, limits accel.Limits) order {
 
 // filters tells whether a filter answers SYNs while there is no room for
 // handshakes.
-func (w way) filters() bool { return !w.ours() && w.engine == "" }
+func (w way) filters() bool { return !w.ours() && w.engine == accel.EngineTPA }

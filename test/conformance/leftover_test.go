@@ -57,7 +57,7 @@ func TestNothingStays(t *testing.T) {
 			s := rt.Stats()
 			l.Buffers += s.Device.BuffersInUse
 			for _, shard := range s.Shards {
-				l.Connections += shard.Flows + int(shard.Stack.TCP.CurrentConnected.Value())
+				l.Connections += shard.Flows + int(shard.TCP.Connected)
 			}
 		}
 		return l

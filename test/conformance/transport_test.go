@@ -206,7 +206,7 @@ func between(name string, server, client *accel.Runtime) Transport {
 // start starts a runtime that ends with the test.
 func start(t *testing.T, c accel.Config) *accel.Runtime {
 	t.Helper()
-	c.Fallback, c.Logger, c.DebugSocket = accel.Never, slog.New(slog.DiscardHandler), "off"
+	c.Fallback, c.Logger, c.DebugSocket = accel.FallbackNever, slog.New(slog.DiscardHandler), "off"
 	leak.Check(t)
 	rt, err := accel.New(c)
 	if err != nil {
@@ -252,7 +252,7 @@ func overMemory(t *testing.T) Transport { return overMemoryBy(t, "memory", accel
 
 // overMemoryGVisor is the same on gVisor's TCP.
 func overMemoryGVisor(t *testing.T) Transport {
-	return overMemoryBy(t, "gvisor", accel.TCP{Engine: "gvisor"})
+	return overMemoryBy(t, "gvisor", accel.TCP{Engine: accel.EngineGVisor})
 }
 
 func overMemoryBy(t *testing.T, name string, tcp accel.TCP) Transport {
@@ -306,7 +306,7 @@ func memif(t *testing.T) (server, client accel.Config) {
 		memifs++
 		return accel.Config{
 			Device: fmt.Sprintf("net_memif%d,role=%s,socket=%s,socket-abstract=no", memifs, role, socket),
-			DPDK:   accel.DPDK{HugePages: dpdk.Never, MemoryMB: 256},
+			DPDK:   accel.DPDK{HugePages: dpdk.HugePagesNever, MemoryMB: 256},
 		}
 	}
 	return device("server"), device("client")

@@ -92,8 +92,8 @@ func h2Wire(t *testing.T, device string) (net.Addr, command) {
 			}
 			rt, err := accel.New(accel.Config{
 				Device: device, Addrs: []netip.Prefix{si.IPv4},
-				DPDK:     accel.DPDK{HugePages: dpdk.Never, MemoryMB: 128},
-				Fallback: accel.Never, Logger: slog.New(slog.DiscardHandler), DebugSocket: "off",
+				DPDK:     accel.DPDK{HugePages: dpdk.HugePagesNever, MemoryMB: 128},
+				Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler), DebugSocket: "off",
 			})
 			if err != nil {
 				tb.Fatal(err)

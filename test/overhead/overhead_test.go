@@ -68,7 +68,7 @@ func start(tb testing.TB, record int, second bool) *program {
 	}
 	runtime := func(d *memory.Device, addr string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
-			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.Never,
+			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Fallback: accel.FallbackNever,
 			Record: record, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

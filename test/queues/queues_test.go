@@ -62,8 +62,7 @@ func newHost(t testing.TB, last byte, queues int, wrap func(*softnic.NIC) link.D
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, last}), 24),
 		netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 15: last}), 64),
 	}
-	c.Fallback, c.DebugSocket, c.Record = accel.Never, "off", -1
-	c.Polling.Spin = time.Nanosecond // in virtual time, pollers sleep at once
+	c.Fallback, c.DebugSocket, c.Record = accel.FallbackNever, "off", -1
 	c.Logger = slog.New(slog.DiscardHandler)
 	rt, err := accel.New(c)
 	if err != nil {
@@ -160,8 +159,8 @@ func talk(t *testing.T, a *host, conns, rounds int, between func(round int)) {
 
 // onEachTCP runs a test on our own TCP and on gVisor's.
 func onEachTCP(t *testing.T, name string, test func(*testing.T, accel.Config)) {
-	for _, engine := range []string{"tpa", "gvisor"} {
-		t.Run(name+" on "+engine, func(t *testing.T) { test(t, accel.Config{TCP: accel.TCP{Engine: engine}}) })
+	for _, engine := range []accel.Engine{accel.EngineTPA, accel.EngineGVisor} {
+		t.Run(name+" on "+engine.String(), func(t *testing.T) { test(t, accel.Config{TCP: accel.TCP{Engine: engine}}) })
 	}
 }
 
@@ -239,11 +238,11 @@ func TestTablesChangeInHandshakes(t *testing.T) {
 				}
 				var resets uint64
 				for _, s := range h.rt.Stats().Shards {
-					resets += s.Stack.TCP.ResetsSent.Value()
+					resets += s.TCP.ResetsSent
 				}
 				// gVisor's answers its own clients' last acknowledgement with a reset, with one
 				// queue as with four.
-				if resets > 0 && c.TCP.Engine != "gvisor" {
+				if resets > 0 && c.TCP.Engine != accel.EngineGVisor {
 					t.Errorf("host %d sent %d resets", i+1, resets)
 				}
 			}

@@ -44,8 +44,7 @@ func newOursHost(c accel.Config) (*oursHost, error) {
 	nic.Attach(h.frame)
 	c.Link = nic
 	c.Addrs = []netip.Prefix{netip.PrefixFrom(ours4, 16), netip.PrefixFrom(ours6, 64)}
-	c.Fallback, c.DebugSocket, c.Record = accel.Never, "off", -1
-	c.Polling = accel.Polling{Spin: time.Nanosecond}
+	c.Fallback, c.DebugSocket, c.Record = accel.FallbackNever, "off", -1
 	c.Logger = slog.New(slog.DiscardHandler)
 	if h.rt, err = accel.New(c); err != nil {
 		return nil, err
@@ -123,13 +122,13 @@ func (h *oursHost) settle() {
 func (h *oursHost) real() bool { return false }
 
 // runOurs runs a scenario against our stack with one of its TCPs, in virtual time.
-func runOurs(t *testing.T, sc scenario, engine string, v6 bool) (err error) {
+func runOurs(t *testing.T, sc scenario, engine accel.Engine, v6 bool) (err error) {
 	leak.Check(t)
 	outside := t
 	virtualtime.Test(t, func(t *testing.T) {
 		c := accel.Config{TCP: accel.TCP{Engine: engine}}
 		if sc.cubic {
-			c.TCP.Congestion = "cubic"
+			c.TCP.Congestion = accel.CongestionCubic
 		}
 		h, e := newOursHost(c)
 		if e != nil {

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/gotpa/tpa/accel"
 )
 
 // scenarios are all there are.
@@ -21,12 +23,12 @@ func (s scenario) in(family string) bool { return s.only == "" || s.only == fami
 // TestOurs runs the scenarios against our stack in virtual time, with our own TCP and
 // with gVisor's.
 func TestOurs(t *testing.T) {
-	for _, engine := range []string{"tpa", "gvisor"} {
-		t.Run(engine, func(t *testing.T) {
+	for _, engine := range []accel.Engine{accel.EngineTPA, accel.EngineGVisor} {
+		t.Run(engine.String(), func(t *testing.T) {
 			passed, failing := 0, 0
 			for _, sc := range scenarios {
 				t.Run(sc.title(), func(t *testing.T) {
-					reason := known[engine][sc.title()]
+					reason := known[engine.String()][sc.title()]
 					var errs []error
 					for _, f := range families {
 						if !sc.in(f.name) {

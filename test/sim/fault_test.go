@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/fault"
 	"github.com/gotpa/tpa/test/virtualtime"
 )
@@ -64,7 +65,7 @@ var faultEvents = []faultEvent{
 			before = p.setup.there
 		}
 		worse := impair(r)
-		if p.setup.tcp.ReceiveBuffer != 0 && p.setup.engines != [2]string{"tpa", "tpa"} {
+		if p.setup.tcp.ReceiveBuffer != 0 && p.setup.engines != [2]accel.Engine{accel.EngineTPA, accel.EngineTPA} {
 			worse.Reorder = 0 // see draw
 		}
 		for _, i := range []fault.Impairment{worse, before} {

@@ -35,7 +35,7 @@ var dimensions = []dimension{
 	{"coalescing", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoCoalescing = !on })},
 	{"queues", each([]int{1, 2, 5}, func(s *setup, n int) { s.queues = [2]int{n, n} })},
 	{"SACK", each([]bool{true, false}, func(s *setup, on bool) { s.tcp.NoSACK = !on })},
-	{"engines", each([][2]string{{"tpa", "tpa"}, {"gvisor", "gvisor"}, {"tpa", "gvisor"}}, func(s *setup, e [2]string) { s.engines = e })},
+	{"engines", each([][2]accel.Engine{{accel.EngineTPA, accel.EngineTPA}, {accel.EngineGVisor, accel.EngineGVisor}, {accel.EngineTPA, accel.EngineGVisor}}, func(s *setup, e [2]accel.Engine) { s.engines = e })},
 	{"network", networks()},
 }
 

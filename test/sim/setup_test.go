@@ -19,7 +19,7 @@ type setup struct {
 	queues [2]int
 	tcp    accel.TCP
 	// engines are the hosts' own tcp.Engine.
-	engines [2]string
+	engines [2]accel.Engine
 	// there and back are what happens to frames towards host 1 and host 0. They
 	// are received so, or, with early set, sent so.
 	there, back fault.Impairment
@@ -65,8 +65,10 @@ func draw(seed uint64) setup {
 	}
 	// 0 is the default, of megabytes.
 	s.tcp.SendBuffer = []int{0, 8 << 10, 32 << 10, 128 << 10, 512 << 10}[r.IntN(5)]
-	engine := func() string { return []string{"tpa", "tpa", "gvisor"}[r.IntN(3)] }
-	s.engines = [2]string{engine(), engine()}
+	engine := func() accel.Engine {
+		return []accel.Engine{accel.EngineTPA, accel.EngineTPA, accel.EngineGVisor}[r.IntN(3)]
+	}
+	s.engines = [2]accel.Engine{engine(), engine()}
 	s.tcp.ReceiveBuffer = []int{0, 32 << 10, 128 << 10, 512 << 10}[r.IntN(4)]
 	s.early = r.IntN(5) == 0
 	if r.IntN(3) == 0 {

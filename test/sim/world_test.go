@@ -149,10 +149,9 @@ func (w *world) newHost(i int) *host {
 	tcp := s.tcp
 	tcp.Engine = s.engines[i]
 	h.rt, err = accel.New(accel.Config{
-		Link: device, Addrs: prefixes, TCP: tcp, Fallback: accel.Never, DebugSocket: "off", Record: -1,
-		Polling: accel.Polling{Spin: time.Nanosecond},
-		Random:  &locked{random: seeded(w.seed, nic.Info().Name)},
-		Logger:  slog.New(slog.DiscardHandler),
+		Link: device, Addrs: prefixes, TCP: tcp, Fallback: accel.FallbackNever, DebugSocket: "off", Record: -1,
+		Random: &locked{random: seeded(w.seed, nic.Info().Name)},
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -209,10 +208,10 @@ func (w *world) settle() {
 			if shard.Flows != 0 {
 				w.t.Errorf("host %d: %d flows are left", i, shard.Flows)
 			}
-			if n := shard.Stack.TCP.CurrentEstablished.Value(); n != 0 {
+			if n := shard.TCP.Established; n != 0 {
 				w.t.Errorf("host %d: %d connections are left established", i, n)
 			}
-			if n := shard.Stack.TCP.CurrentConnected.Value(); n != 0 {
+			if n := shard.TCP.Connected; n != 0 {
 				w.t.Errorf("host %d: %d connections are left", i, n)
 			}
 		}

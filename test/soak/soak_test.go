@@ -191,7 +191,7 @@ func soak(t *testing.T, length time.Duration, impaired bool, seed uint64) Round 
 	start := func(d link.Device, addr string) *accel.Runtime {
 		rt, err := accel.New(accel.Config{
 			Link: d, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, TCP: accel.TCP{TimeWait: time.Second},
-			Fallback: accel.Never, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
+			Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -234,7 +234,7 @@ func soak(t *testing.T, length time.Duration, impaired bool, seed uint64) Round 
 	wg.Wait()
 	for _, rt := range []*accel.Runtime{client, server} {
 		for _, s := range rt.Stats().Shards {
-			r.Retransmits += s.Stack.TCP.Retransmits.Value()
+			r.Retransmits += s.TCP.Retransmits
 		}
 		for _, d := range rt.Status().Drops {
 			// What TCP drops of its own, such as segments for connections that are gone,

@@ -51,6 +51,8 @@ import (
 	"testing/synctest"
 
 	gsync "gvisor.dev/gvisor/pkg/sync"
+
+	"github.com/gotpa/tpa/internal/clock"
 )
 
 const (
@@ -58,7 +60,7 @@ const (
 	// constants is the file of gVisor that holds the reasons for waiting.
 	constants = "pkg/sync/runtime_constants_go_impl.go"
 	// marker is the environment variable that tells the rebuilt test apart.
-	marker = "TPA_VIRTUALTIME"
+	marker = "TPA_TEST_VIRTUALTIME"
 )
 
 // Main runs the tests of a package in virtual time. It does not return.
@@ -90,6 +92,7 @@ func Test(t *testing.T, f func(*testing.T)) {
 	if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
 		runtime.GC()
 	}
+	clock.SetVirtual()
 	synctest.Test(t, f)
 }
 

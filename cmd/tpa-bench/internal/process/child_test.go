@@ -19,7 +19,7 @@ import (
 // TestMain lets this test program be its own child: the first argument says what
 // the child does.
 func TestMain(m *testing.M) {
-	if os.Getenv("TPA_BENCH_CHILD") == "" {
+	if os.Getenv("TPA_TEST_BENCH_CHILD") == "" {
 		os.Exit(m.Run())
 	}
 	switch os.Args[1] {
@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 
 func start(t *testing.T, cpus []int, args ...string) *Child {
 	t.Helper()
-	c, err := Start("the child", args, append(os.Environ(), "TPA_BENCH_CHILD=1"), Place{CPUs: cpus})
+	c, err := Start("the child", args, append(os.Environ(), "TPA_TEST_BENCH_CHILD=1"), Place{CPUs: cpus})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func openAccel() (Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Fallback = accel.Never
+	c.Fallback = accel.FallbackNever
 	c.TCP.TimeWait = timeWait
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	rt, err := accel.New(c)
@@ -53,7 +53,7 @@ func (a *accelerated) Counters() (c Counters) {
 	stats := a.runtime.Stats()
 	c.Lost = stats.Device.RxMissed + stats.Device.RxErrors + stats.Device.TxErrors
 	for _, s := range stats.Shards {
-		c.Retransmits += s.Stack.TCP.Retransmits.Value()
+		c.Retransmits += s.TCP.Retransmits
 		c.Lost += s.Queue.RxMalformed + s.Queue.RxNoBuffer + s.Queue.TxDropped + s.Link.RxBadChecksum + s.Link.TxNoBuffer
 		c.Polls += s.Poller.Polls
 		c.Empty += s.Poller.Empty

@@ -1,17 +1,20 @@
 package accel
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,12 +24,27 @@ import (
 // socketOff is the value of Config.DebugSocket for no socket.
 const socketOff = "off"
 
-// A debugSocket serves a runtime's pages on a Unix socket, to processes of the
-// same user and of root.
+// Bounds of one request at the debug socket.
+const (
+	socketReadTimeout  = 2 * time.Second
+	socketWriteTimeout = 10 * time.Second
+	socketMaxRequest   = 16 << 10 // bytes
+)
+
+// A debugSocket serves what is known about a runtime on a Unix socket, to processes
+// of the same user and of root, one request at a time.
+//
+// It speaks as much of HTTP/1.0 as tpa-bench and curl --unix-socket need:
+// package net/http would add half again to the size of a small program.
 type debugSocket struct {
-	path   string
-	server *http.Server
-	done   chan struct{}
+	path     string
+	listener ownListener
+	done     chan struct{}
+
+	// mu guards the following fields.
+	mu     sync.Mutex
+	conn   net.Conn // that is being served, nil between requests
+	closed bool
 }
 
 // DebugSocketDirs are the directories that hold debug sockets unless
@@ -60,16 +78,29 @@ func (rt *Runtime) openSocket() {
 		rt.log.Log(context.Background(), level, "no debug socket", "reason", err)
 		return
 	}
-	s := &debugSocket{
-		path:   l.Addr().String(),
-		server: &http.Server{Handler: http.HandlerFunc(rt.serveDebug), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(rt.log.Handler(), slog.LevelDebug)},
-		done:   make(chan struct{}),
-	}
+	s := &debugSocket{path: l.Addr().String(), listener: ownListener{l}, done: make(chan struct{})}
 	rt.socket = s
 	go func() {
 		defer close(s.done)
-		s.server.Serve(ownListener{l})
+		for {
+			c, err := s.listener.Accept()
+			if err != nil {
+				return
+			}
+			if s.begin(c) {
+				rt.answer(c)
+			}
+			c.Close()
+		}
 	}()
+}
+
+// begin makes c the connection being served, unless the socket is closed.
+func (s *debugSocket) begin(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = c
+	return !s.closed
 }
 
 // close stops serving and removes the socket.
@@ -77,8 +108,57 @@ func (s *debugSocket) close() {
 	if s == nil {
 		return
 	}
-	s.server.Close() // which closes the listener, and that removes the file
+	s.listener.Close() // which removes the file
+	s.mu.Lock()
+	s.closed = true
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.mu.Unlock()
 	<-s.done
+}
+
+// answer reads one request and answers it.
+func (rt *Runtime) answer(c net.Conn) {
+	c.SetReadDeadline(time.Now().Add(socketReadTimeout))
+	r := bufio.NewReader(io.LimitReader(c, socketMaxRequest))
+	request, err := r.ReadString('\n')
+	for line := request; strings.TrimSpace(line) != ""; { // the header, up to an empty line
+		if line, err = r.ReadString('\n'); err != nil {
+			return
+		}
+	}
+	if err != nil {
+		return
+	}
+	status, kind, body := rt.respond(request)
+	c.SetWriteDeadline(time.Now().Add(socketWriteTimeout))
+	fmt.Fprintf(c, "HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nCache-Control: no-store\r\n\r\n", status, kind, len(body))
+	c.Write(body)
+}
+
+// respond returns the answer to the first line of a request.
+func (rt *Runtime) respond(request string) (status, kind string, body []byte) {
+	const plain = "text/plain; charset=utf-8"
+	method, rest, _ := strings.Cut(request, " ")
+	target, _, _ := strings.Cut(rest, " ")
+	if method != "GET" {
+		return "405 Method Not Allowed", plain, []byte("This socket only shows: want GET.\n")
+	}
+	target, _, _ = strings.Cut(target, "?")
+	switch target {
+	case "/status.json":
+		b, err := json.Marshal(rt.Status())
+		if err != nil {
+			return "500 Internal Server Error", plain, []byte(err.Error())
+		}
+		return "200 OK", "application/json", append(b, '\n')
+	case "/recording":
+		if b := rt.Recording(); b != nil {
+			return "200 OK", "application/octet-stream", b
+		}
+	}
+	return "404 Not Found", plain, []byte("Want /status.json, or /recording where there is a flight recorder.\n")
 }
 
 // listenDebug opens the socket at a path, or at the first place that works.

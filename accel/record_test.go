@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -64,7 +65,7 @@ func TestCrashing(t *testing.T) {
 	}
 	dev := &doomedDevice{Device: b}
 	start := func(d link.Device, addr, socket string) *accel.Runtime {
-		rt, err := accel.New(accel.Config{Link: d, Addrs: prefixes(addr), Fallback: accel.Never, DebugSocket: socket, Logger: silent})
+		rt, err := accel.New(accel.Config{Link: d, Addrs: prefixes(addr), Fallback: accel.FallbackNever, DebugSocket: socket, Logger: silent})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +191,7 @@ func TestRecordingStaysOnceReplaced(t *testing.T) {
 	}
 	leak.Check(t, a)
 	rt, err := accel.New(accel.Config{
-		Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.Never, DebugSocket: filepath.Join(dir, "tpa.sock"), Logger: silent,
+		Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.FallbackNever, DebugSocket: filepath.Join(dir, "tpa.sock"), Logger: silent,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +217,7 @@ func TestCapture(t *testing.T) {
 	}
 	leak.Check(t, bad, b)
 	start := func(d link.Device, addr string, log *slog.Logger) *accel.Runtime {
-		rt, err := accel.New(accel.Config{Link: d, Addrs: prefixes(addr), Fallback: accel.Never, Logger: log})
+		rt, err := accel.New(accel.Config{Link: d, Addrs: prefixes(addr), Fallback: accel.FallbackNever, Logger: log})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,9 +245,8 @@ func TestCapture(t *testing.T) {
 	local := map[string]net.Conn{"timeout": conns[0], "reset by us": conns[1]}
 	conns[1].Close()
 	course := regexp.MustCompile("write out tail probe again timeout loss (again timeout )*again (in )+recovered .*read")
-	h := accel.DebugHandler(client)
 	eventually(t, "both are captured", func() bool {
-		rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())
+		rec, err := recorder.Decode(client.Recording())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,16 +269,16 @@ func TestCapture(t *testing.T) {
 		}
 		return found == 2
 	})
-	if !strings.Contains(get(h, "/debug/tpa/", nil).Body.String(), "connection in trouble") {
-		t.Error("the page does not tell")
+	if !slices.ContainsFunc(client.Status().Events, func(e accel.Event) bool { return strings.Contains(e.Message, "connection in trouble") }) {
+		t.Error("the events do not tell")
 	}
 }
 
 // TestStates checks the states that a connection goes through when it is closed in
 // order, with either TCP.
 func TestStates(t *testing.T) {
-	for _, engine := range []string{"tpa", "gvisor"} {
-		t.Run(engine, func(t *testing.T) {
+	for _, engine := range []accel.Engine{accel.EngineTPA, accel.EngineGVisor} {
+		t.Run(engine.String(), func(t *testing.T) {
 			t.Parallel()
 			client, server := newPair(t, memory.Options{}, accel.Config{TCP: accel.TCP{Engine: engine}})
 			conn := echoes(t, client, server, 1)[0]
@@ -293,12 +293,11 @@ func TestStates(t *testing.T) {
 				{server, `^(SYN-RCVD )?ESTABLISHED CLOSE-WAIT LAST-ACK CLOSED`},
 			} {
 				states, want := "", regexp.MustCompile(tt.want)
-				h := accel.DebugHandler(tt.rt)
 				for deadline := time.Now().Add(10 * time.Second); !want.MatchString(states); time.Sleep(time.Millisecond) {
 					if time.Now().After(deadline) {
 						t.Fatalf("got %q, want %s", states, want)
 					}
-					rec, err := recorder.Decode(get(h, "/debug/tpa/recording", nil).Body.Bytes())
+					rec, err := recorder.Decode(tt.rt.Recording())
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -5,38 +5,51 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-
-	"github.com/gotpa/tpa/internal/eventlog"
 	"github.com/gotpa/tpa/link"
 	tpanet "github.com/gotpa/tpa/net"
 )
 
 // Status is all that is known about a runtime at one moment, for people and for
-// the tools of tpa-bench. Counters count from the runtime's start.
+// the tools of tpa-bench: the debug socket serves it as JSON. Counters count from
+// the runtime's start. Names that end in _ns are of durations in nanoseconds.
 type Status struct {
-	Time    time.Time `json:"time"`
-	Program Program   `json:"program"`
-	// Accelerated is false for a runtime that fell back to the kernel; Reason
-	// says why. It then has no device, shards and connections here.
-	Accelerated bool           `json:"accelerated"`
-	Reason      string         `json:"reason,omitempty"`
-	Device      DeviceStatus   `json:"device"`
-	Shards      []ShardStatus  `json:"shards"`
-	Drops       []Drop         `json:"drops"`
-	Listeners   []ListenStatus `json:"listeners"`
+	// Time is the moment.
+	Time time.Time `json:"time"`
+	// Program is the process that the runtime belongs to.
+	Program Program `json:"program"`
+	// Accelerated is false for a runtime that fell back to the kernel. It then has no
+	// device, shards and connections here.
+	Accelerated bool `json:"accelerated"`
+	// Reason says why it fell back.
+	Reason string `json:"reason,omitempty"`
+	// Device describes the device.
+	Device DeviceStatus `json:"device"`
+	// Limits are in force, defaults filled in.
+	Limits Limits `json:"limits"`
+	// Shards has one element per queue.
+	Shards []ShardStats `json:"shards"`
+	// Drops are lost packets by place, in the order in which packets pass.
+	Drops []Drop `json:"drops"`
+	// Listeners are the open listeners, sorted by address.
+	Listeners []ListenStatus `json:"listeners"`
+	// Dials count accelerated dials.
+	Dials DialStats `json:"dials"`
+	// Recorder tells about the flight recorder, zero without one.
+	Recorder RecorderStats `json:"recorder"`
 	// Conns are the established connections. One that comes or goes while they
 	// are listed may be missing.
-	Conns      []ConnStatus      `json:"conns"`
-	Addrs      []netip.Prefix    `json:"addrs"`
-	Routes     []RouteStatus     `json:"routes"`
+	Conns []ConnStatus `json:"conns"`
+	// Addrs are the local addresses with their prefix lengths.
+	Addrs []netip.Prefix `json:"addrs"`
+	// Routes is the routing table. The first that fits wins.
+	Routes []RouteStatus `json:"routes"`
+	// Neighbours is the neighbour table, sorted by address.
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	// Sharing tells how the device is shared with the kernel, nil where it is not.
 	Sharing *SharingStatus `json:"sharing,omitempty"`
@@ -46,91 +59,87 @@ type Status struct {
 
 // Program is the process that a runtime belongs to.
 type Program struct {
-	Name       string    `json:"name"`
-	PID        int       `json:"pid"`
-	Version    string    `json:"version"` // of this module
-	Go         string    `json:"go"`
-	DPDK       string    `json:"dpdk,omitempty"`
-	GOMAXPROCS int       `json:"gomaxprocs"`
-	Started    time.Time `json:"started"` // the runtime
+	// Name is the name of the executable file, PID the process number.
+	Name string `json:"name"`
+	PID  int    `json:"pid"`
+	// Version is that of this module, Go that of Go, DPDK that of DPDK, empty
+	// without it.
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	DPDK    string `json:"dpdk,omitempty"`
+	// GOMAXPROCS is how many processors Go uses.
+	GOMAXPROCS int `json:"gomaxprocs"`
+	// Started is when the runtime was made.
+	Started time.Time `json:"started"`
 	// Socket is the path of the debug socket, empty without one.
 	Socket string `json:"socket,omitempty"`
 }
 
 // DeviceStatus describes a runtime's device.
 type DeviceStatus struct {
-	Name         string            `json:"name"`
-	Driver       string            `json:"driver"`
-	HardwareAddr string            `json:"hardware_addr"`
-	MTU          int               `json:"mtu"`
-	LinkUp       bool              `json:"link_up"`
-	LinkSpeed    uint64            `json:"link_speed"` // bits per second, 0 when unknown
-	NUMANode     int               `json:"numa_node"`  // -1 when unknown
-	Offloads     []string          `json:"offloads"`
-	Counters     map[string]uint64 `json:"counters"`
-	BuffersInUse int               `json:"buffers_in_use"`
-	BuffersTotal int               `json:"buffers_total"`
-}
-
-// ShardStatus describes one queue with its poller and its stack.
-type ShardStatus struct {
-	Index int `json:"index"`
-	// CPU is where the poller is pinned, -1 when it floats.
-	CPU int `json:"cpu"`
-	// Busy and Idle share the time since the poller started.
-	Busy time.Duration `json:"busy_ns"`
-	Idle time.Duration `json:"idle_ns"`
-	// Conns is the number of established connections.
-	Conns      int    `json:"conns"`
-	Polls      uint64 `json:"polls"`
-	EmptyPolls uint64 `json:"empty_polls"`
-	Sleeps     uint64 `json:"sleeps"`
-	RxFrames   uint64 `json:"rx_frames"`
-	RxBytes    uint64 `json:"rx_bytes"`
-	TxFrames   uint64 `json:"tx_frames"`
-	TxBytes    uint64 `json:"tx_bytes"`
-	// RxBursts and TxBursts count bursts of 1, 2-3, 4-7, … 32-63 and more frames.
-	RxBursts []uint64 `json:"rx_bursts"`
-	TxBursts []uint64 `json:"tx_bursts"`
-	// RTT is an estimate of the median and the 99th percentile of the round-trip
-	// times since the runtime started: bounds of their buckets.
-	RTT50 time.Duration `json:"rtt_p50_ns"`
-	RTT99 time.Duration `json:"rtt_p99_ns"`
-	// Counters are all counters of the shard by name, such as
-	// "stack.tcp.retransmits". Those that are 0 are left out.
-	Counters map[string]uint64 `json:"counters"`
+	// Name is the interface's or port's name, Driver the driver's.
+	Name   string `json:"name"`
+	Driver string `json:"driver"`
+	// HardwareAddr is the MAC address.
+	HardwareAddr string `json:"hardware_addr"`
+	// MTU is the greatest IP packet in bytes.
+	MTU int `json:"mtu"`
+	// LinkUp tells whether there is a carrier.
+	LinkUp bool `json:"link_up"`
+	// NUMANode is the node that the device hangs off, -1 when unknown.
+	NUMANode int `json:"numa_node"`
+	// Offloads are what the device takes off the processor, such as "rx-checksum".
+	Offloads []string `json:"offloads"`
+	// Stats are the device's counters.
+	Stats DeviceStats `json:"stats"`
+	// Neighbours tell about the neighbour table.
+	Neighbours NeighbourStats `json:"neighbours"`
 }
 
 // A Drop counts packets lost at one place. Drops are listed in the order in which
 // a packet passes the places, first those on the way in, then those on the way
 // out: the first one that grows is where to look.
 type Drop struct {
-	Out     bool   `json:"out"`
-	Place   string `json:"place"`
-	Reason  string `json:"reason"`
+	// Out is true on the way out.
+	Out bool `json:"out"`
+	// Place and Reason say where and why, such as "device" and "no buffer".
+	Place  string `json:"place"`
+	Reason string `json:"reason"`
+	// Packets is how many.
 	Packets uint64 `json:"packets"`
 }
 
 // ListenStatus describes one listener.
 type ListenStatus struct {
-	Addr     string `json:"addr"`
+	// Addr is the address listened on.
+	Addr string `json:"addr"`
+	// Accepted counts connections that Accept returned.
 	Accepted uint64 `json:"accepted"`
-	Waiting  int    `json:"waiting"` // for Accept
+	// Waiting is how many wait for Accept.
+	Waiting int `json:"waiting"`
 }
 
 // ConnStatus describes one connection.
 type ConnStatus struct {
-	Shard  int           `json:"shard"`
-	State  string        `json:"state"`
-	Local  string        `json:"local"`
-	Remote string        `json:"remote"`
-	Age    time.Duration `json:"age_ns"`
+	// Shard is the number of its shard.
+	Shard int `json:"shard"`
+	// State is that of TCP, such as ESTABLISHED.
+	State string `json:"state"`
+	// Local and Remote are its addresses with ports.
+	Local  string `json:"local"`
+	Remote string `json:"remote"`
+	// Age is the time since it was established.
+	Age time.Duration `json:"age_ns"`
+	// RTT is the smoothed round-trip time, RTTVar its variation, RTO the
+	// retransmission timeout.
 	RTT    time.Duration `json:"rtt_ns"`
 	RTTVar time.Duration `json:"rttvar_ns"`
 	RTO    time.Duration `json:"rto_ns"`
 	// Cwnd and Ssthresh are in segments.
-	Cwnd            uint32 `json:"cwnd"`
-	Ssthresh        uint32 `json:"ssthresh"`
+	Cwnd     uint32 `json:"cwnd"`
+	Ssthresh uint32 `json:"ssthresh"`
+	// Retransmits counts segments sent again, FastRetransmits those in fast recovery,
+	// Timeouts retransmission timers that ran out.
 	Retransmits     uint64 `json:"retransmits"`
 	FastRetransmits uint64 `json:"fast_retransmits"`
 	Timeouts        uint64 `json:"timeouts"`
@@ -140,39 +149,46 @@ type ConnStatus struct {
 	// that is not known: of a connection of gVisor's TCP that is not recorded.
 	SendQueue int `json:"send_queue"`
 	// Trace is the connection's number with the flight recorder, 0 for none.
-	Trace   uint64 `json:"trace,omitempty"`
-	Read    uint64 `json:"read"`    // bytes
-	Written uint64 `json:"written"` // bytes
+	Trace uint64 `json:"trace,omitempty"`
+	// Read and Written are what the program read and wrote, in bytes.
+	Read    uint64 `json:"read"`
+	Written uint64 `json:"written"`
 }
 
-// RouteStatus is one line of the routing table. The first that fits wins.
+// RouteStatus is one line of the routing table.
 type RouteStatus struct {
+	// Destination is a prefix.
 	Destination string `json:"destination"`
-	Gateway     string `json:"gateway,omitempty"` // none: on the link
+	// Gateway is the next hop, empty for what is on the link.
+	Gateway string `json:"gateway,omitempty"`
 }
 
 // NeighbourStatus is one line of the neighbour table.
 type NeighbourStatus struct {
+	// Addr is an IP address, HardwareAddr its MAC address.
 	Addr         string `json:"addr"`
 	HardwareAddr string `json:"hardware_addr"`
 }
 
 // SharingStatus describes how a device is shared with the kernel.
 type SharingStatus struct {
-	// Filter says what keeps our flows apart.
-	Filter string `json:"filter"`
+	// Filter says for people what keeps our flows apart, Backend in one word: xdp or
+	// rte_flow.
+	Filter  string `json:"filter"`
+	Backend string `json:"backend"`
 	// Claims are the local ports that are ours.
 	Claims []ClaimStatus `json:"claims"`
-	// Verdicts count frames by what the filter made of them, first those that came
-	// here. Empty where the filter does not count.
-	Verdicts []VerdictStatus `json:"verdicts"`
-	// Counters are all others by name, such as "steering.operations.claims.done".
-	Counters map[string]uint64 `json:"counters"`
+	// Steering tells about claimed ports, and what the filter made of frames.
+	Steering SteeringStats `json:"steering"`
+	// Kernel counts the news from the kernel.
+	Kernel KernelStats `json:"kernel"`
 }
 
 // ClaimStatus is a range of local ports that is ours.
 type ClaimStatus struct {
-	Addr  string `json:"addr"` // empty: all addresses
+	// Addr is the local address, empty for all.
+	Addr string `json:"addr"`
+	// First and Count are the range.
 	First uint16 `json:"first"`
 	Count int    `json:"count"`
 	// Draining: no new connection comes, those that are left stay ours.
@@ -183,15 +199,6 @@ type ClaimStatus struct {
 
 // Last is the last port of the range.
 func (c ClaimStatus) Last() int { return int(c.First) + c.Count - 1 }
-
-// VerdictStatus counts the frames of one kind.
-type VerdictStatus struct {
-	Verdict string `json:"verdict"`
-	Frames  uint64 `json:"frames"`
-}
-
-// Event is what a runtime logged.
-type Event = eventlog.Event
 
 // Status tells all about the runtime. It locks each connection for a moment and
 // is meant for people, not for tight loops; see Stats.
@@ -204,7 +211,7 @@ func (rt *Runtime) Status() Status {
 			DPDK: s.DPDK, GOMAXPROCS: runtime.GOMAXPROCS(0), Started: rt.started,
 		},
 		Accelerated: s.Accelerated,
-		Events:      rt.events.Events(),
+		Events:      loggedEvents(rt.events.Events()),
 	}
 	if rt.socket != nil {
 		status.Program.Socket = rt.socket.path
@@ -215,9 +222,7 @@ func (rt *Runtime) Status() Status {
 	}
 	status.Device = deviceStatus(&s)
 	status.Drops = drops(&s)
-	for i := range s.Shards {
-		status.Shards = append(status.Shards, shardStatus(i, &s.Shards[i]))
-	}
+	status.Limits, status.Shards, status.Dials, status.Recorder = s.Limits, s.Shards, s.Dials, s.Recorder
 	for _, l := range s.Listeners {
 		line := ListenStatus{Addr: l.Addr}
 		for _, q := range l.Queues {
@@ -246,7 +251,7 @@ func (rt *Runtime) Status() Status {
 }
 
 func (rt *Runtime) sharingStatus(s *SharingStats) *SharingStatus {
-	status := &SharingStatus{Filter: s.Filter, Counters: make(map[string]uint64)}
+	status := &SharingStatus{Filter: s.Filter, Backend: s.Backend, Steering: s.Steering, Kernel: s.Kernel}
 	for _, c := range rt.sharing.steering.Claims() {
 		line := ClaimStatus{First: c.First, Count: c.Count, Draining: c.Draining, Kept: len(c.Kept)}
 		if c.Addr.IsValid() {
@@ -254,11 +259,6 @@ func (rt *Runtime) sharingStatus(s *SharingStats) *SharingStatus {
 		}
 		status.Claims = append(status.Claims, line)
 	}
-	for _, v := range s.Steering.Frames {
-		status.Verdicts = append(status.Verdicts, VerdictStatus{v.Name, v.Frames})
-	}
-	flatten(status.Counters, "kernel", reflect.ValueOf(s.Kernel))
-	flatten(status.Counters, "steering", reflect.ValueOf(s.Steering))
 	return status
 }
 
@@ -302,21 +302,11 @@ func Version() string {
 }
 
 func deviceStatus(s *Stats) DeviceStatus {
-	d := DeviceStatus{
+	return DeviceStatus{
 		Name: s.Info.Name, Driver: s.Info.Driver, HardwareAddr: s.Info.HardwareAddr.String(),
-		MTU: s.Info.MTU, LinkUp: s.LinkUp, LinkSpeed: s.Device.LinkSpeed, NUMANode: s.Info.NUMANode,
-		Offloads:     offloads(s.Info.Capabilities),
-		Counters:     make(map[string]uint64),
-		BuffersInUse: s.Device.BuffersInUse, BuffersTotal: s.Device.BuffersTotal,
+		MTU: s.Info.MTU, LinkUp: s.LinkUp, NUMANode: s.Info.NUMANode,
+		Offloads: offloads(s.Info.Capabilities), Stats: s.Device, Neighbours: s.Neighbours,
 	}
-	device := s.Device
-	device.LinkSpeed, device.BuffersInUse, device.BuffersTotal, device.Extended = 0, 0, 0, nil
-	flatten(d.Counters, "", reflect.ValueOf(device))
-	flatten(d.Counters, "neighbour", reflect.ValueOf(s.Neighbours))
-	for name, v := range s.Device.Extended {
-		d.Counters["extended."+name] = v
-	}
-	return d
 }
 
 func offloads(c link.Capabilities) []string {
@@ -331,19 +321,6 @@ func offloads(c link.Capabilities) []string {
 	add(c.TxTCPChecksum, "tx-tcp-checksum")
 	add(c.TSO > 0, fmt.Sprintf("tso-%d", c.TSO))
 	return list
-}
-
-func shardStatus(index int, s *ShardStats) ShardStatus {
-	status := ShardStatus{
-		Index: index, CPU: s.CPU, Busy: s.Poller.Busy, Idle: s.Poller.Idle, Conns: s.Flows,
-		Polls: s.Poller.Polls, EmptyPolls: s.Poller.Empty, Sleeps: s.Poller.Sleeps,
-		RxFrames: s.Queue.RxFrames, RxBytes: s.Queue.RxBytes, TxFrames: s.Queue.TxFrames, TxBytes: s.Queue.TxBytes,
-		RxBursts: s.Poller.Bursts[:], TxBursts: s.Link.TxBursts[:],
-		RTT50: s.Conns.RTT.Quantile(0.5), RTT99: s.Conns.RTT.Quantile(0.99),
-		Counters: make(map[string]uint64),
-	}
-	flatten(status.Counters, "", reflect.ValueOf(*s))
-	return status
 }
 
 // drops lists the places where packets get lost.
@@ -369,90 +346,32 @@ func drops(s *Stats) []Drop {
 	sum(false, "Ethernet", "VLAN", func(s *ShardStats) uint64 { return s.Link.RxVLAN })
 	sum(false, "Ethernet", "unknown protocol", func(s *ShardStats) uint64 { return s.Link.RxUnknown })
 	sum(false, "checksum", "wrong", func(s *ShardStats) uint64 {
-		return s.Link.RxBadChecksum + s.Stack.TCP.ChecksumErrors.Value()
+		return s.Link.RxBadChecksum + s.TCP.ChecksumErrors
 	})
 	sum(false, "IP", "malformed", func(s *ShardStats) uint64 {
-		return s.Stack.IP.MalformedPacketsReceived.Value() + s.Stack.IP.MalformedFragmentsReceived.Value()
+		return s.IP.Malformed
 	})
 	sum(false, "IP", "address", func(s *ShardStats) uint64 {
-		return s.Stack.IP.InvalidDestinationAddressesReceived.Value() + s.Stack.IP.InvalidSourceAddressesReceived.Value()
+		return s.IP.BadDestination + s.IP.BadSource
 	})
-	sum(false, "transport", "malformed", func(s *ShardStats) uint64 { return s.Stack.NICs.MalformedL4RcvdPackets.Value() })
-	sum(false, "transport", "unknown protocol", func(s *ShardStats) (n uint64) {
-		unknown := s.Stack.NICs.UnknownL4ProtocolRcvdPacketCounts
-		for _, protocol := range unknown.Keys() {
-			if c, ok := unknown.Get(protocol); ok {
-				n += c.Value()
-			}
-		}
-		return n
-	})
-	sum(false, "transport", "nobody's", func(s *ShardStats) uint64 { return s.Stack.DroppedPackets.Value() })
+	sum(false, "transport", "malformed", func(s *ShardStats) uint64 { return s.IP.MalformedTransport })
+	sum(false, "transport", "unknown protocol", func(s *ShardStats) uint64 { return s.IP.UnknownTransport })
+	sum(false, "transport", "nobody's", func(s *ShardStats) uint64 { return s.IP.Unclaimed })
 	sum(false, "ICMP", "invalid", func(s *ShardStats) uint64 {
-		return s.Stack.ICMP.V4.PacketsReceived.Invalid.Value() + s.Stack.ICMP.V6.PacketsReceived.Invalid.Value()
+		return s.ICMP.Invalid
 	})
-	sum(false, "TCP", "invalid", func(s *ShardStats) uint64 { return s.Stack.TCP.InvalidSegmentsReceived.Value() })
+	sum(false, "TCP", "invalid", func(s *ShardStats) uint64 { return s.TCP.InvalidSegments })
 	sum(false, "accept queue", "full", func(s *ShardStats) uint64 {
-		return s.Stack.TCP.ListenOverflowSynDrop.Value() + s.Stack.TCP.ListenOverflowAckDrop.Value() + s.Limits.RefusedBacklog
+		return s.TCP.OverflowSYNs + s.TCP.OverflowACKs + s.Limits.RefusedBacklog
 	})
 	sum(false, "limits", "connections", func(s *ShardStats) uint64 { return s.Limits.RefusedConnections })
 	sum(false, "limits", "memory", func(s *ShardStats) uint64 { return s.Limits.RefusedMemory })
 	sum(false, "limits", "unanswered", func(s *ShardStats) uint64 { return s.Limits.Unanswered })
-	sum(true, "TCP", "not sent", func(s *ShardStats) uint64 { return s.Stack.TCP.SegmentSendErrors.Value() })
-	sum(true, "IP", "not sent", func(s *ShardStats) uint64 { return s.Stack.IP.OutgoingPacketErrors.Value() })
+	sum(true, "TCP", "not sent", func(s *ShardStats) uint64 { return s.TCP.SendErrors })
+	sum(true, "IP", "not sent", func(s *ShardStats) uint64 { return s.IP.SendErrors })
 	list = append(list, Drop{Out: true, Place: "neighbour", Reason: "unknown", Packets: s.Neighbours.HeldDropped})
 	sum(true, "queue", "too long", func(s *ShardStats) uint64 { return s.Link.TxTooLong })
 	sum(true, "queue", "ring full", func(s *ShardStats) uint64 { return s.Link.TxNoBuffer })
 	sum(true, "queue", "closed", func(s *ShardStats) uint64 { return s.Queue.TxDropped })
 	return append(list, Drop{Out: true, Place: "device", Reason: "error", Packets: d.TxErrors})
 }
-
-// flatten enters the counters of a struct, and of those in it, under names like
-// "queue.rx_frames". What is 0 is left out.
-func flatten(to map[string]uint64, prefix string, v reflect.Value) {
-	enter := func(n uint64) {
-		if n != 0 {
-			to[prefix] = n
-		}
-	}
-	switch c := v.Interface().(type) {
-	case *tcpip.StatCounter:
-		if c != nil {
-			enter(c.Value())
-		}
-		return
-	case time.Duration:
-		return // no counter
-	}
-	switch v.Kind() {
-	case reflect.Uint64:
-		enter(v.Uint())
-	case reflect.Struct:
-		if prefix != "" {
-			prefix += "."
-		}
-		for i := range v.NumField() {
-			if f := v.Type().Field(i); f.IsExported() {
-				flatten(to, prefix+snake(f.Name), v.Field(i))
-			}
-		}
-	}
-}
-
-// snake writes a Go name as in metrics: RxNoBuffer becomes rx_no_buffer.
-func snake(name string) string {
-	var b strings.Builder
-	for i := range len(name) {
-		c := name[i]
-		if upper(c) && i > 0 && (!upper(name[i-1]) || i+2 < len(name) && !upper(name[i+1])) {
-			b.WriteByte('_')
-		}
-		if upper(c) {
-			c += 'a' - 'A'
-		}
-		b.WriteByte(c)
-	}
-	return b.String()
-}
-
-func upper(c byte) bool { return 'A' <= c && c <= 'Z' }

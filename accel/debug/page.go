@@ -1,4 +1,7 @@
-package accel
+// Package debug serves pages about a runtime, as net/http/pprof does about a
+// program. It is a package of its own because html/template and net/http make a
+// program larger; package accel does without them.
+package debug
 
 import (
 	"bytes"
@@ -16,31 +19,39 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gotpa/tpa/accel"
 )
 
-// DebugHandler serves pages about a runtime, as net/http/pprof does about a
-// program. It answers clients on this host only, unless Config.DebugRemote says
-// otherwise. Mount it on any path that ends in a slash:
+// Options are for a Handler. The zero value works.
+type Options struct {
+	// Remote lets the handler answer clients on other hosts. Default: only those on
+	// this host.
+	Remote bool
+}
+
+// Handler serves pages about a runtime. Mount it on any path that ends in a slash:
 //
-//	http.Handle("/debug/tpa/", accel.DebugHandler(rt))
+//	http.Handle("/debug/tpa/", debug.Handler(rt, debug.Options{}))
 //
 // The path itself is a page for people. Its parameters are refresh=N, to load it
 // anew every N seconds, sort=NAME, a column of the table of connections, and
-// conns=N, how many of them to show (default 100). Below it, status.json is a
-// Status, and recording what the flight recorder holds, for tpa-bench trace.
-func DebugHandler(rt *Runtime) http.Handler {
+// conns=N, how many of them to show (default 100). Below it, status.json is an
+// accel.Status, and recording what the flight recorder holds, for tpa-bench trace.
+func Handler(rt *accel.Runtime, o Options) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !rt.config.DebugRemote && !local(r) {
-			http.Error(w, "This page answers clients on the same host only, by address or as localhost. Config.DebugRemote opens it to others.", http.StatusForbidden)
+		if !o.Remote && !fromThisHost(r) {
+			http.Error(w, "This page answers clients on the same host only, by address or as localhost. debug.Options.Remote opens it to others.", http.StatusForbidden)
 			return
 		}
-		rt.serveDebug(w, r)
+		serve(rt, w, r)
 	})
 }
 
-// local tells whether a request came from this host, and was meant for it: a web
-// page elsewhere can make a browser here send requests under a name of its own.
-func local(r *http.Request) bool {
+// fromThisHost tells whether a request came from this host, and was meant for it:
+// a web page elsewhere can make a browser here send requests under a name of its
+// own.
+func fromThisHost(r *http.Request) bool {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !from.Addr().Unmap().IsLoopback() {
 		return false
@@ -53,7 +64,7 @@ func local(r *http.Request) bool {
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-func (rt *Runtime) serveDebug(w http.ResponseWriter, r *http.Request) {
+func serve(rt *accel.Runtime, w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "These pages only show: want GET", http.StatusMethodNotAllowed)
@@ -63,13 +74,18 @@ func (rt *Runtime) serveDebug(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/") || r.URL.Path == "":
-		rt.servePage(w, r)
+		servePage(rt, w, r)
 	case path.Base(r.URL.Path) == "status.json":
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(rt.Status())
-	case path.Base(r.URL.Path) == "recording" && rt.recorder != nil:
+	case path.Base(r.URL.Path) == "recording":
+		recording := rt.Recording()
+		if recording == nil {
+			http.NotFound(w, r)
+			return
+		}
 		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Write(rt.recorder.Snapshot())
+		w.Write(recording)
 	default:
 		http.NotFound(w, r)
 	}
@@ -84,16 +100,16 @@ const (
 	minRefresh = 1
 )
 
-//go:embed debug.html
+//go:embed page.html
 var pageSource string
 
-var pageTemplate = template.Must(template.New("debug").Funcs(template.FuncMap{
-	"count": count, "bytes": byteCount, "ago": since, "short": short, "percent": percent, "share": share,
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"count": count, "bytes": byteCount, "ago": since, "short": short, "percent": percent, "cssPercent": cssPercent,
 }).Parse(pageSource))
 
 // page is what the template shows.
 type page struct {
-	Status
+	accel.Status
 	Refresh int
 	Sort    string
 	Columns []column
@@ -104,7 +120,7 @@ type page struct {
 	// Runtime is how long the runtime has run.
 	Uptime time.Duration
 	// Events are newest first here.
-	Events []Event
+	Events []accel.Event
 }
 
 // A column is one of the table of connections. Its table is sorted with the
@@ -112,39 +128,40 @@ type page struct {
 type column struct {
 	Name, Title string
 	Number      bool
-	order       func(a, b *ConnStatus) int
+	order       func(a, b *accel.ConnStatus) int
 }
 
-func by[T cmp.Ordered](f func(*ConnStatus) T) func(a, b *ConnStatus) int {
-	return func(a, b *ConnStatus) int { return cmp.Compare(f(b), f(a)) }
+func by[T cmp.Ordered](f func(*accel.ConnStatus) T) func(a, b *accel.ConnStatus) int {
+	return func(a, b *accel.ConnStatus) int { return cmp.Compare(f(b), f(a)) }
 }
 
 var columns = []column{
-	{"shard", "Shard", true, func(a, b *ConnStatus) int { return cmp.Compare(a.Shard, b.Shard) }},
-	{"state", "State", false, func(a, b *ConnStatus) int { return cmp.Compare(a.State, b.State) }},
-	{"local", "Local", false, func(a, b *ConnStatus) int { return cmp.Compare(a.Local, b.Local) }},
-	{"remote", "Peer", false, func(a, b *ConnStatus) int { return cmp.Compare(a.Remote, b.Remote) }},
-	{"age", "Age", true, by(func(c *ConnStatus) time.Duration { return c.Age })},
-	{"rtt", "RTT", true, by(func(c *ConnStatus) time.Duration { return c.RTT })},
-	{"rto", "RTO", true, by(func(c *ConnStatus) time.Duration { return c.RTO })},
-	{"cwnd", "Cwnd", true, by(func(c *ConnStatus) uint32 { return c.Cwnd })},
-	{"retransmits", "Retr.", true, by(func(c *ConnStatus) uint64 { return c.Retransmits })},
-	{"timeouts", "Timeouts", true, by(func(c *ConnStatus) uint64 { return c.Timeouts })},
-	{"queue", "Unread", true, by(func(c *ConnStatus) int { return c.ReceiveQueue })},
-	{"unacked", "Unacked", true, by(func(c *ConnStatus) int { return c.SendQueue })},
-	{"read", "Read", true, by(func(c *ConnStatus) uint64 { return c.Read })},
-	{"written", "Written", true, by(func(c *ConnStatus) uint64 { return c.Written })},
+	{"shard", "Shard", true, func(a, b *accel.ConnStatus) int { return cmp.Compare(a.Shard, b.Shard) }},
+	{"state", "State", false, func(a, b *accel.ConnStatus) int { return cmp.Compare(a.State, b.State) }},
+	{"local", "Local", false, func(a, b *accel.ConnStatus) int { return cmp.Compare(a.Local, b.Local) }},
+	{"remote", "Peer", false, func(a, b *accel.ConnStatus) int { return cmp.Compare(a.Remote, b.Remote) }},
+	{"age", "Age", true, by(func(c *accel.ConnStatus) time.Duration { return c.Age })},
+	{"rtt", "RTT", true, by(func(c *accel.ConnStatus) time.Duration { return c.RTT })},
+	{"rto", "RTO", true, by(func(c *accel.ConnStatus) time.Duration { return c.RTO })},
+	{"cwnd", "Cwnd", true, by(func(c *accel.ConnStatus) uint32 { return c.Cwnd })},
+	{"retransmits", "Retr.", true, by(func(c *accel.ConnStatus) uint64 { return c.Retransmits })},
+	{"timeouts", "Timeouts", true, by(func(c *accel.ConnStatus) uint64 { return c.Timeouts })},
+	{"queue", "Unread", true, by(func(c *accel.ConnStatus) int { return c.ReceiveQueue })},
+	{"unacked", "Unacked", true, by(func(c *accel.ConnStatus) int { return c.SendQueue })},
+	{"read", "Read", true, by(func(c *accel.ConnStatus) uint64 { return c.Read })},
+	{"written", "Written", true, by(func(c *accel.ConnStatus) uint64 { return c.Written })},
 }
 
 // shardRate is what a shard did while the page measured.
 type shardRate struct {
-	ShardStatus
-	Now                    float64 // busy share
-	RxPackets, TxPackets   float64 // per second
-	RxBits, TxBits         float64 // per second
-	RxBurst, TxBurst       float64 // mean frames, 0 without any
-	Histogram              []bar   // of receive bursts since the start
-	Retransmits, Shortcuts uint64
+	accel.ShardStats
+	Index                int
+	Now                  float64 // busy share
+	RxPackets, TxPackets float64 // per second
+	RxBits, TxBits       float64 // per second
+	RxBurst, TxBurst     float64 // mean frames, 0 without any
+	Histogram            []bar   // of receive bursts since the start
+	RTT50, RTT99         time.Duration
 }
 
 // A bar of a histogram: how high, 0 to 1, and what it counts.
@@ -154,12 +171,12 @@ type bar struct {
 }
 
 type dropRate struct {
-	Drop
+	accel.Drop
 	PerSecond float64
 }
 
-func (rt *Runtime) servePage(w http.ResponseWriter, r *http.Request) {
-	before, start := rt.Stats(), time.Now()
+func servePage(rt *accel.Runtime, w http.ResponseWriter, r *http.Request) {
+	before := rt.Status()
 	if before.Accelerated {
 		select {
 		case <-time.After(rateTime):
@@ -168,7 +185,7 @@ func (rt *Runtime) servePage(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	p := page{Status: rt.Status(), Sort: r.FormValue("sort"), Columns: columns}
-	seconds := time.Since(start).Seconds()
+	seconds := p.Time.Sub(before.Time).Seconds()
 	if n, err := strconv.Atoi(r.FormValue("refresh")); err == nil && n > 0 {
 		p.Refresh = max(n, minRefresh)
 	}
@@ -196,7 +213,7 @@ func (p *page) sortConns(limit string) {
 	if i < 0 {
 		p.Sort, i = "written", slices.IndexFunc(columns, func(c column) bool { return c.Name == "written" })
 	}
-	slices.SortStableFunc(p.Conns, func(a, b ConnStatus) int {
+	slices.SortStableFunc(p.Conns, func(a, b accel.ConnStatus) int {
 		if order := columns[i].order(&a, &b); order != 0 {
 			return order
 		}
@@ -210,7 +227,7 @@ func (p *page) sortConns(limit string) {
 	p.Conns = p.Conns[:min(n, p.Total)]
 }
 
-func (p *page) addRates(before *Stats, seconds float64) {
+func (p *page) addRates(before *accel.Status, seconds float64) {
 	per := func(now, then uint64) float64 { return float64(now-then) / seconds }
 	mean := func(frames uint64, bursts, then []uint64) float64 {
 		var n uint64
@@ -223,21 +240,20 @@ func (p *page) addRates(before *Stats, seconds float64) {
 		return float64(frames) / float64(n)
 	}
 	for i, s := range p.Shards {
-		was := shardStatus(i, &before.Shards[i])
+		was := &before.Shards[i]
 		p.Rates = append(p.Rates, shardRate{
-			ShardStatus: s,
-			Now:         min(1, (s.Busy-was.Busy).Seconds()/seconds),
-			RxPackets:   per(s.RxFrames, was.RxFrames), TxPackets: per(s.TxFrames, was.TxFrames),
-			RxBits: 8 * per(s.RxBytes, was.RxBytes), TxBits: 8 * per(s.TxBytes, was.TxBytes),
-			RxBurst:     mean(s.RxFrames-was.RxFrames, s.RxBursts, was.RxBursts),
-			TxBurst:     mean(s.TxFrames-was.TxFrames, s.TxBursts, was.TxBursts),
-			Histogram:   bars(s.RxBursts),
-			Retransmits: s.Counters["stack.tcp.retransmits"], Shortcuts: s.Counters["shortcuts"],
+			ShardStats: s, Index: i,
+			Now:       min(1, (s.Poller.Busy-was.Poller.Busy).Seconds()/seconds),
+			RxPackets: per(s.Queue.RxFrames, was.Queue.RxFrames), TxPackets: per(s.Queue.TxFrames, was.Queue.TxFrames),
+			RxBits: 8 * per(s.Queue.RxBytes, was.Queue.RxBytes), TxBits: 8 * per(s.Queue.TxBytes, was.Queue.TxBytes),
+			RxBurst:   mean(s.Queue.RxFrames-was.Queue.RxFrames, s.Poller.Bursts[:], was.Poller.Bursts[:]),
+			TxBurst:   mean(s.Queue.TxFrames-was.Queue.TxFrames, s.Link.TxBursts[:], was.Link.TxBursts[:]),
+			Histogram: bars(s.Poller.Bursts[:]),
+			RTT50:     s.Conns.RTT.Quantile(0.5), RTT99: s.Conns.RTT.Quantile(0.99),
 		})
 	}
-	was := drops(before)
 	for i, d := range p.Drops {
-		p.Lost = append(p.Lost, dropRate{d, per(d.Packets, was[i].Packets)})
+		p.Lost = append(p.Lost, dropRate{d, per(d.Packets, before.Drops[i].Packets)})
 	}
 }
 
@@ -308,8 +324,8 @@ func scaled(f, base float64, units []string) string {
 
 func percent(f float64) string { return strconv.FormatFloat(100*f, 'f', 1, 64) + " %" }
 
-// share writes a share as CSS has it.
-func share(f float64) template.CSS {
+// cssPercent writes a share as CSS has it.
+func cssPercent(f float64) template.CSS {
 	return template.CSS(strconv.FormatFloat(100*f, 'f', 1, 64) + "%")
 }
 

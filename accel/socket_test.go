@@ -16,6 +16,7 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/leak"
+	"github.com/gotpa/tpa/link/memory"
 )
 
 func overSocket(path string) *http.Client {
@@ -27,11 +28,18 @@ func overSocket(path string) *http.Client {
 	}}
 }
 
-// fallback returns a runtime without a device, which has a socket all the same.
-func fallback(t *testing.T, path string) *accel.Runtime {
+// withSocket returns an accelerated runtime with a debug socket.
+func withSocket(t *testing.T, path string) *accel.Runtime {
 	t.Helper()
-	leak.Check(t)
-	rt, err := accel.New(accel.Config{DebugSocket: path, Logger: silent})
+	dev, peer, err := memory.Pair(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leak.Check(t, dev, peer)
+	t.Cleanup(func() { peer.Close() })
+	rt, err := accel.New(accel.Config{
+		Link: dev, Addrs: prefixes("10.0.0.1/24"), DebugSocket: path, Fallback: accel.FallbackNever, Logger: silent,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,9 +47,30 @@ func fallback(t *testing.T, path string) *accel.Runtime {
 	return rt
 }
 
+// TestFallbackLeavesNothing checks that a runtime that fell back opens neither a
+// socket nor the recorder's file.
+func TestFallbackLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	rt, err := accel.New(accel.Config{DebugSocket: filepath.Join(dir, "debug.sock"), Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	if ok, _ := rt.Accelerated(); ok {
+		t.Fatal("it is accelerated without a device")
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("got %v, %v; want an empty directory", left, err)
+	}
+	if s := rt.Status(); s.Program.Socket != "" || rt.Recording() != nil {
+		t.Errorf("got socket %q and a recording of %d bytes, want neither", s.Program.Socket, len(rt.Recording()))
+	}
+}
+
 func TestDebugSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "debug.sock")
-	rt := fallback(t, path)
+	rt := withSocket(t, path)
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +87,29 @@ func TestDebugSocket(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || s.Program.PID != os.Getpid() || s.Program.Socket != path {
 		t.Errorf("got %+v, %v; want the status of this process", s.Program, err)
 	}
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{{"GET", "/recording", 200}, {"GET", "/", 404}, {"POST", "/status.json", 405}} {
+		r, err := http.NewRequestWithContext(t.Context(), tt.method, "http://tpa"+tt.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := overSocket(path).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.want {
+			t.Errorf("%s %s: got status %d, want %d", tt.method, tt.path, resp.StatusCode, tt.want)
+		}
+	}
+	// One that says nothing does not hold Close up.
+	silent, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	rt.Close()
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after Close: got %v, want no socket", err)
@@ -90,7 +142,7 @@ func TestDebugSocketPlaces(t *testing.T) {
 	}
 	stale := filepath.Join(place, strconv.Itoa(cmd.Process.Pid)+".sock")
 	leave(t, stale)
-	first, second := fallback(t, ""), fallback(t, "")
+	first, second := withSocket(t, ""), withSocket(t, "")
 	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket of a dead process is still there: %v", err)
 	}
@@ -99,7 +151,7 @@ func TestDebugSocketPlaces(t *testing.T) {
 	if a == b || filepath.Dir(a) != place || filepath.Base(a)[:len(pid)] != pid {
 		t.Errorf("got sockets %q and %q, want two in %s named after %s", a, b, place, pid)
 	}
-	if got := fallback(t, "off").Status().Program.Socket; got != "" {
+	if got := withSocket(t, "off").Status().Program.Socket; got != "" {
 		t.Errorf("off: got socket %q", got)
 	}
 }
@@ -119,10 +171,10 @@ func leave(t *testing.T, path string) {
 func TestDebugSocketTakesOverAndRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "debug.sock")
 	leave(t, path)
-	if got := fallback(t, path).Status().Program.Socket; got != path {
+	if got := withSocket(t, path).Status().Program.Socket; got != path {
 		t.Errorf("a socket that nobody listens on: got %q, want it taken over", got)
 	}
-	if got := fallback(t, path).Status().Program.Socket; got != "" {
+	if got := withSocket(t, path).Status().Program.Socket; got != "" {
 		t.Errorf("a socket in use: got %q, want none", got)
 	}
 }
@@ -147,7 +199,7 @@ func TestDebugSocketUsers(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "debug.sock")
-	fallback(t, path)
+	withSocket(t, path)
 	binary, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)

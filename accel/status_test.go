@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"runtime/pprof"
 	"slices"
@@ -37,19 +35,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("not within 30s: %s", what)
 		}
 	}
-}
-
-// get asks a handler as a client on this host would, unless change says
-// otherwise.
-func get(h http.Handler, target string, change func(*http.Request)) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", "http://localhost:6060"+target, nil)
-	r.RemoteAddr = "127.0.0.1:50000"
-	if change != nil {
-		change(r)
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
 }
 
 // echoes returns a number of open connections to an echo server, with some
@@ -82,12 +67,15 @@ func echoes(t testing.TB, client, server *accel.Runtime, n int) []net.Conn {
 	return conns
 }
 
-func status(t testing.TB, h http.Handler) accel.Status {
+// status is what comes of a status that went through JSON.
+func status(t testing.TB, rt *accel.Runtime) (s accel.Status) {
 	t.Helper()
-	w := get(h, "/debug/tpa/status.json", nil)
-	var s accel.Status
-	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || w.Code != 200 {
-		t.Fatalf("status %d, %v: %s", w.Code, err, w.Body)
+	b, err := json.Marshal(rt.Status())
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
@@ -95,18 +83,18 @@ func status(t testing.TB, h http.Handler) accel.Status {
 func TestStatus(t *testing.T) {
 	client, server := newPair(t, memory.Options{Queues: 2}, accel.Config{})
 	conns := echoes(t, client, server, 4)
-	s := status(t, accel.DebugHandler(client))
+	s := status(t, client)
 	if !s.Accelerated || s.Device.Name != "memory0" || !s.Device.LinkUp || len(s.Shards) != 2 {
 		t.Errorf("got %+v on %d shards, want memory0 up on 2", s.Device, len(s.Shards))
 	}
 	var frames uint64
-	for _, sh := range s.Shards {
-		frames += sh.RxFrames
-		if sh.Counters["queue.rx_frames"] != sh.RxFrames || sh.Counters["stack.tcp.active_connection_openings"] != 2 {
-			t.Errorf("shard %d: %v", sh.Index, sh.Counters)
+	for i, sh := range s.Shards {
+		frames += sh.Queue.RxFrames
+		if sh.TCP.ActiveOpens != 2 {
+			t.Errorf("shard %d: got %d connections dialed, want 2", i, sh.TCP.ActiveOpens)
 		}
-		if sh.Busy <= 0 || sh.Busy+sh.Idle > time.Since(s.Program.Started) {
-			t.Errorf("shard %d was busy for %v and idle for %v", sh.Index, sh.Busy, sh.Idle)
+		if p := sh.Poller; p.Busy <= 0 || p.Busy+p.Idle > time.Since(s.Program.Started) {
+			t.Errorf("shard %d was busy for %v and idle for %v", i, p.Busy, p.Idle)
 		}
 	}
 	if frames == 0 {
@@ -145,12 +133,11 @@ func TestStatus(t *testing.T) {
 	if !slices.ContainsFunc(s.Events, func(e accel.Event) bool { return e.Message == "accelerating" }) {
 		t.Errorf("events: got %v, want the start", s.Events)
 	}
-	remote := accel.DebugHandler(server)
-	if l := status(t, remote).Listeners; len(l) != 1 || l[0] != (accel.ListenStatus{Addr: "[::]:7", Accepted: 4}) {
+	if l := status(t, server).Listeners; len(l) != 1 || l[0] != (accel.ListenStatus{Addr: "[::]:7", Accepted: 4}) {
 		t.Errorf("listeners: got %v", l)
 	}
 	client.Close()
-	if s := status(t, accel.DebugHandler(client)); len(s.Shards) != 2 {
+	if s := status(t, client); len(s.Shards) != 2 {
 		t.Errorf("closed runtime: got %d shards, want 2", len(s.Shards))
 	}
 }
@@ -163,7 +150,7 @@ func TestDrops(t *testing.T) {
 	}
 	leak.Check(t, a, b)
 	defer b.Close()
-	rt, err := accel.New(accel.Config{Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.Never, Logger: silent})
+	rt, err := accel.New(accel.Config{Link: a, Addrs: prefixes("10.0.0.1/24"), Fallback: accel.FallbackNever, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +159,6 @@ func TestDrops(t *testing.T) {
 		frame := append([]byte{2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, 2, byte(etherType >> 8), byte(etherType)}, payload...)
 		return append(frame, make([]byte, 60-len(frame))...)
 	}
-	h := accel.DebugHandler(rt)
 	seen := 0
 	for _, tt := range []struct {
 		name, place, reason string
@@ -194,7 +180,7 @@ func TestDrops(t *testing.T) {
 		eventually(t, "the frame "+tt.name+" is counted", func() bool {
 			drops = nil
 			total := uint64(0)
-			for _, d := range status(t, h).Drops {
+			for _, d := range status(t, rt).Drops {
 				if total += d.Packets; d.Packets > 0 {
 					drops = append(drops, d)
 				}
@@ -203,71 +189,6 @@ func TestDrops(t *testing.T) {
 		})
 		if !slices.ContainsFunc(drops, func(d accel.Drop) bool { return d.Place == tt.place && d.Reason == tt.reason && !d.Out }) {
 			t.Errorf("a frame %s: got %v, want %s, %s", tt.name, drops, tt.place, tt.reason)
-		}
-	}
-}
-
-func TestDebugPage(t *testing.T) {
-	client, server := newPair(t, memory.Options{}, accel.Config{})
-	echoes(t, client, server, 3)
-	h := accel.DebugHandler(client)
-	w := get(h, "/debug/tpa/?sort=read&conns=2&refresh=5", nil)
-	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
-		t.Fatalf("status %d, %s", w.Code, w.Header().Get("Content-Type"))
-	}
-	body := w.Body.String()
-	for _, want := range []string{"accelerated", "memory0", "10.0.0.2:7", "02:00:00:00:00:02", "ring full", "2 of 3", `content="5"`} {
-		if !strings.Contains(body, want) {
-			t.Errorf("the page has no %q", want)
-		}
-	}
-	// The greatest first, and no more than asked for.
-	first, second := strings.Index(body, "300 B"), strings.Index(body, "200 B")
-	if first < 0 || second < first || strings.Contains(body, "100 B") {
-		t.Errorf("sorted by bytes read, 300 B stands at %d and 200 B at %d; want them in this order, and no 100 B", first, second)
-	}
-	for _, target := range []string{"/debug/tpa/?sort=<script>&conns=-1&refresh=x", "/"} {
-		if w := get(h, target, nil); w.Code != 200 || strings.Contains(w.Body.String(), "<script>") {
-			t.Errorf("%s: status %d, or an unescaped parameter", target, w.Code)
-		}
-	}
-	if w := get(h, "/debug/tpa/nothing", nil); w.Code != 404 {
-		t.Errorf("unknown page: got status %d, want 404", w.Code)
-	}
-
-	rt, err := accel.New(accel.Config{Logger: silent})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rt.Close()
-	if body := get(accel.DebugHandler(rt), "/", nil).Body.String(); !strings.Contains(body, "not accelerated") || !strings.Contains(body, "no device") {
-		t.Errorf("after a fallback the page does not say why:\n%s", body)
-	}
-}
-
-// TestDebugStaysLocal checks who gets an answer.
-func TestDebugStaysLocal(t *testing.T) {
-	client, _ := newPair(t, memory.Options{}, accel.Config{})
-	open, _ := newPair(t, memory.Options{}, accel.Config{DebugRemote: true})
-	for _, tt := range []struct {
-		name, from, host, method string
-		want, open               int
-	}{
-		{"loopback", "127.0.0.1:1", "127.0.0.1:6060", "GET", 200, 200},
-		{"loopback by name", "127.0.0.1:1", "localhost:6060", "GET", 200, 200},
-		{"loopback IPv6", "[::1]:1", "[::1]:6060", "GET", 200, 200},
-		{"mapped loopback", "[::ffff:127.0.0.1]:1", "127.0.0.2", "GET", 200, 200},
-		{"another host", "10.1.2.3:1", "localhost:6060", "GET", 403, 200},
-		{"a browser misled by DNS", "127.0.0.1:1", "example.com:6060", "GET", 403, 200},
-		{"nobody", "", "localhost", "GET", 403, 200},
-		{"a write", "127.0.0.1:1", "localhost", "POST", 405, 405},
-	} {
-		change := func(r *http.Request) { r.RemoteAddr, r.Host, r.Method = tt.from, tt.host, tt.method }
-		if got := get(accel.DebugHandler(client), "/status.json", change).Code; got != tt.want {
-			t.Errorf("%s: got status %d, want %d", tt.name, got, tt.want)
-		}
-		if got := get(accel.DebugHandler(open), "/status.json", change).Code; got != tt.open {
-			t.Errorf("%s, with DebugRemote: got status %d, want %d", tt.name, got, tt.open)
 		}
 	}
 }

@@ -80,6 +80,15 @@ func (rt *Runtime) openRecorder() {
 	rt.recorder = r
 }
 
+// Recording returns a copy of what the flight recorder holds, for tpa-bench trace;
+// nil without a recorder.
+func (rt *Runtime) Recording() []byte {
+	if rt.recorder == nil {
+		return nil
+	}
+	return rt.recorder.Snapshot()
+}
+
 // removeRecordings removes files that crashes left, but for the newest.
 func removeRecordings(dir string) {
 	type left struct {

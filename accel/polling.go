@@ -1,0 +1,36 @@
+package accel
+
+import (
+	"fmt"
+	"time"
+)
+
+// Polling is how a poller behaves when its queue is empty. It first lets other
+// goroutines run between polls, then sleeps for times that double up to MaxSleep,
+// or until the device wakes it. Any frame starts it over.
+type Polling struct {
+	// Spin is how long an idle poller keeps polling before it sleeps. Longer means
+	// less latency after a pause and more processor time. 1 µs to 1 s; negative:
+	// never sleep. Default: 1 ms.
+	Spin time.Duration
+	// MaxSleep is the longest sleep between two polls of a device that cannot
+	// wake its poller. It bounds the latency of the first frame after a pause.
+	// 10 µs to 100 ms. Default: 1 ms.
+	MaxSleep time.Duration
+}
+
+const (
+	minSpin, maxSpin   = time.Microsecond, time.Second
+	minSleep, maxSleep = 10 * time.Microsecond, 100 * time.Millisecond
+)
+
+// check refuses values out of range.
+func (p Polling) check() error {
+	if p.Spin > 0 && (p.Spin < minSpin || p.Spin > maxSpin) {
+		return fmt.Errorf("Polling.Spin is %v: want %v to %v, 0 for the default, or less to never sleep", p.Spin, minSpin, maxSpin)
+	}
+	if p.MaxSleep != 0 && (p.MaxSleep < minSleep || p.MaxSleep > maxSleep) {
+		return fmt.Errorf("Polling.MaxSleep is %v: want %v to %v", p.MaxSleep, minSleep, maxSleep)
+	}
+	return nil
+}
