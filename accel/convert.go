@@ -105,8 +105,8 @@ func steeringStats(s bifurcation.Stats) SteeringStats {
 			Exceptions: OperationCounts(s.Operations.Exceptions),
 		},
 	}
-	for _, v := range s.Frames {
-		st.Frames = append(st.Frames, FrameCount{Kind: v.Name, Taker: v.Taker, Frames: v.Frames})
+	for _, c := range s.Frames {
+		st.Frames = append(st.Frames, FrameCount(c))
 	}
 	return st
 }

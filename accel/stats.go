@@ -172,12 +172,12 @@ type SteeringStats struct {
 
 // A FrameCount counts the frames that a filter treated alike.
 type FrameCount struct {
-	// Kind says what they were, such as "not TCP".
-	Kind string `json:"kind"`
-	// Taker is who has them: "accel", "kernel", or "filter" where they ended there.
-	Taker string `json:"taker"`
+	// Name says what they were, such as "not TCP".
+	Name string `json:"name"`
 	// Frames is their number.
 	Frames uint64 `json:"frames"`
+	// Taker is who has them: "accel", "kernel", or "filter" where they ended there.
+	Taker string `json:"taker"`
 }
 
 // SteeringOperations count changes of a filter by kind.

@@ -63,7 +63,7 @@ var sharingMetrics = []metric[scrape]{
 			}
 			var all []sample
 			for _, v := range s.Sharing.Steering.Frames {
-				all = append(all, series(v.Frames, v.Taker, strings.ToLower(strings.ReplaceAll(v.Kind, " ", "_"))))
+				all = append(all, series(v.Frames, v.Taker, strings.ToLower(strings.ReplaceAll(v.Name, " ", "_"))))
 			}
 			return all
 		},

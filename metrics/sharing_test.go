@@ -20,8 +20,8 @@ func TestSharing(t *testing.T) {
 		Memory: []dpdk.Memory{{NUMANode: 0, InUse: 100, Free: 28, HugePages: true}, {NUMANode: 1, InUse: 5}},
 		Sharing: &accel.SharingStats{Backend: "xdp", Steering: accel.SteeringStats{
 			Claims: 1, Ports: 2, Frames: []accel.FrameCount{
-				{Kind: "redirected", Frames: 70, Taker: "accel"}, {Kind: "not TCP", Frames: 30, Taker: "kernel"},
-				{Kind: "SYN answered", Frames: 20, Taker: "filter"},
+				{Name: "redirected", Frames: 70, Taker: "accel"}, {Name: "not TCP", Frames: 30, Taker: "kernel"},
+				{Name: "SYN answered", Frames: 20, Taker: "filter"},
 			},
 			Operations: accel.SteeringOperations{Claims: accel.OperationCounts{Done: 2, Failed: 1}},
 		}},

@@ -167,8 +167,8 @@ func refused(rt *accel.Runtime) refusals {
 	}
 	if s.Sharing != nil {
 		for _, v := range s.Sharing.Steering.Frames[1:] { // the first is ours
-			if v.Kind != synAnswered {
-				r.Passed[v.Kind] += v.Frames
+			if v.Name != synAnswered {
+				r.Passed[v.Name] += v.Frames
 			}
 		}
 	}
@@ -192,7 +192,7 @@ func state(rt *accel.Runtime) report {
 	status := rt.Status()
 	if status.Sharing != nil {
 		for _, v := range status.Sharing.Steering.Frames {
-			if v.Kind == synAnswered {
+			if v.Name == synAnswered {
 				r.Answered = v.Frames
 			}
 		}
