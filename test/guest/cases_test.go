@@ -146,7 +146,7 @@ func (c *cellRun) start(name, port, dev string) error {
 	res := c.ask(control.Request{Operation: control.Start, Name: name, Args: append([]string{"/bin/" + program}, args...),
 		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: 30 * time.Second})
 	if !strings.Contains(res.Output, "ready:") {
-		return fmt.Errorf("the server does not start: %s: %s", res.Err, tail(res.Output, 600))
+		return fmt.Errorf("the server does not start (exit status %d, -1 for a signal): %s%s", res.Code, res.Err, tail(res.Output, 600))
 	}
 	if name == "server" {
 		status, err := c.status()
