@@ -157,7 +157,7 @@ test-pure:
 .PHONY: test-race
 test-race:
 	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
-	$(TEST) --packages "$(call all_but,$(REALTIME) $(REALTIME_TESTS),^./test/(sim|scenario|queues|attack|soak)$$)" \
+	$(TEST) --packages "$(call all_but,$(REALTIME) $(REALTIME_TESTS),^./test/(sim|scenario|queues|attack|soak|guest)$$)" \
 	  -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 	$(TEST) $(LUCK) --packages "$(call paths,$(REALTIME) $(REALTIME_TESTS))" -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 
@@ -177,6 +177,22 @@ test-attack:
 .PHONY: test-soak
 test-soak:
 	$(TEST) -- -timeout 10m ./test/soak -args -soak.time 60s
+
+# Guests boot Debian's kernels with cards that QEMU plays: see test/guest. The
+# cells are chosen ones; ALL=1 runs all of them, TABLE=docs/nics.md writes their
+# table. Packages of kernels come by apt into a cache and are not installed.
+GUEST_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool iputils-ping util-linux
+GUEST = $(GO) test -tags '$(TAGS)' -timeout 60m -v -count 1 ./test/guest -args -guest.table=$(abspath $(TABLE))
+
+.PHONY: test-guest
+test-guest: ## run servers in guests with other kernels and cards: ALL=1, TABLE=docs/nics.md
+	@$(MAKE) --no-print-directory deps PACKAGES="$(GUEST_PACKAGES)"
+	$(GUEST) -guest.cells=$(if $(ALL),all,chosen)
+
+.PHONY: test-guest-short
+test-guest-short:
+	@$(MAKE) --no-print-directory deps PACKAGES="$(GUEST_PACKAGES)"
+	$(GUEST) -guest.cells=short
 
 .PHONY: test-asan
 test-asan:

@@ -43,7 +43,6 @@ type bench struct {
 	neighbours *netif.Neighbours
 	endpoint   *netif.Endpoint
 	wire       link.Queue
-	stack      *stack.Stack // made by route
 	delivered  []tcpip.NetworkProtocolNumber
 	unresolved int
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -34,6 +35,10 @@ func (c *Config) attachPCIError(err error, reason string) error {
 	driver := "no driver"
 	if link, err := os.Readlink(filepath.Join(device, "driver")); err == nil {
 		driver = filepath.Base(link)
+	}
+	if strings.Contains(reason, "Expecting 'PA' IOVA mode") {
+		return fmt.Errorf("without huge pages, %s has no physical addresses to give to the device: sysctl -w vm.nr_hugepages=256 and, if TPA_HUGEPAGES is set, TPA_HUGEPAGES=auto: %w%s",
+			driver, ErrNotSupported, reason)
 	}
 	switch driver {
 	case "vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core":

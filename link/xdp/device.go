@@ -225,9 +225,6 @@ func (d *Device) free() (err error) {
 	return err
 }
 
-// maxQueues is the size of the filter's map of sockets.
-const maxQueues = 256
-
 // moreQueues returns the number of receive queues in use, n at least. Nothing in
 // the kernel tells it for every driver and namespace (the channel count does not
 // rise with the queues that XDP takes, and sysfs shows the namespace that mounted
@@ -235,7 +232,7 @@ const maxQueues = 256
 // (xp_assign_dev). Drivers that have no more queues are not asked.
 func moreQueues(cfg Config, attrs *netlink.LinkAttrs, n int) (int, error) {
 	cfg.RingSize, cfg.BusyPoll = 64, 0
-	for limit := min(attrs.NumRxQueues, maxQueues); n < limit; n++ {
+	for limit := min(attrs.NumRxQueues, bpf.MaxQueues); n < limit; n++ {
 		memory, err := newUmem(cfg.RingSize, 2048)
 		if err != nil {
 			return n, err

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -146,7 +147,7 @@ func (c *cellRun) start(name, port, dev string) error {
 	res := c.ask(control.Request{Operation: control.Start, Name: name, Args: append([]string{"/bin/" + program}, args...),
 		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: 30 * time.Second})
 	if !strings.Contains(res.Output, "ready:") {
-		return fmt.Errorf("the server does not start: %s: %s", res.Err, tail(res.Output, 600))
+		return fmt.Errorf("the server does not start (exit status %d, -1 for a signal): %s%s", res.Code, res.Err, tail(res.Output, 600))
 	}
 	if name == "server" {
 		status, err := c.status()
@@ -344,7 +345,7 @@ func (c *cellRun) kernelTraffic() error {
 	go func() { busy <- c.bulk() }()
 	client := http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		Dial:              func(_, addr string) (net.Conn, error) { return c.dial(addr) },
+		DialContext:       func(_ context.Context, _, addr string) (net.Conn, error) { return c.dial(addr) },
 	}}
 	var err error
 	for i := range 40 {

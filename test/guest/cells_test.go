@@ -140,7 +140,7 @@ func (r *result) String() string {
 var archives = testnet.Requirement{
 	Name: "QEMU and kernels of Debian's archives",
 	Probe: func() error {
-		for _, tool := range []string{"apt-get", "dpkg-deb", "xz", "zstd", "/bin/busybox"} {
+		for _, tool := range []string{"apt-get", "dpkg-deb", "xz", "zstd", "ldd", "ip", "tc", "ethtool", "/bin/busybox"} {
 			if _, err := exec.LookPath(tool); err != nil {
 				return err
 			}

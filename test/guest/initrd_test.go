@@ -95,6 +95,19 @@ func (r *ramdisk) file(name, source string) {
 	r.add(name, modeProgram, b)
 }
 
+// library adds a library under its name and, where that is a link, under its true
+// one: two copies of a driver of DPDK would both be loaded.
+func (r *ramdisk) library(name string) {
+	real, err := filepath.EvalSymlinks(name)
+	if err != nil && r.err == nil {
+		r.err = err
+	}
+	r.file(real, real)
+	if real != name {
+		r.add(name, modeSymlink, []byte(real))
+	}
+}
+
 // program adds a program or library with all libraries that it needs.
 func (r *ramdisk) program(ctx context.Context, name, source string) {
 	r.file(name, source)
@@ -106,7 +119,7 @@ func (r *ramdisk) program(ctx context.Context, name, source string) {
 		// "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)" or "/lib64/ld-linux-x86-64.so.2 (0x…)"
 		for _, word := range strings.Fields(line) {
 			if strings.HasPrefix(word, "/") {
-				r.file(word, word)
+				r.library(word)
 			}
 		}
 	}
@@ -130,6 +143,7 @@ func base(ctx context.Context, name string, p *programs) error {
 		for _, d := range dpdkDrivers {
 			found, _ := filepath.Glob("/usr/lib/x86_64-linux-gnu/dpdk/pmds-*/librte_" + d + ".so.*")
 			for _, lib := range found {
+				r.library(lib)
 				r.program(ctx, lib, lib)
 			}
 		}
