@@ -79,7 +79,8 @@ var rules = []rule{
 	{"accel/...", "github.com/spf13/...", "a library has no command line"},
 	{"accel/...", "gonum.org/...", "a library draws no curves"},
 	{"accel/...", "google.golang.org/...", "a library brings no RPC"},
-	{"accel/...", "testing", "test code has no place in a program"},
+	{"accel", "testing", "test code has no place in a program"},
+	{"...", "accel/acceltest", "a network for tests has no place in a program"},
 }
 
 // matches tells whether an import path fits a pattern: a path, or a path and all
