@@ -262,6 +262,42 @@ cover: ## write the coverage of all tests to out/coverage.html
 	$(GO) tool cover -html $(OUT)/coverage.out -o $(OUT)/coverage.html
 	$(GO) tool cover -func $(OUT)/coverage.out | tail -1
 
+# VERSION is the newest tag, or 0.0.0 and the commit. PACKAGE_DIR is absolute: nfpm
+# runs in packaging, whose module brings it.
+.PHONY: packages
+packages: export VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo 0.0.0-$$(git rev-parse --short HEAD 2>/dev/null || echo local))
+packages: export ARCH = $(shell $(GO) env GOARCH)
+packages: export PACKAGE_DIR = $(abspath $(OUT))/package
+packages: ## build a .deb and an .rpm of tpa-bench in out/
+	@rm -rf $(PACKAGE_DIR); mkdir -p $(PACKAGE_DIR)/man $(PACKAGE_DIR)/completion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(PACKAGE_DIR)/ ./cmd/tpa-bench
+	@tool() { env -u GOARCH $(GO) run ./cmd/tpa-bench "$$@"; }; \
+	tool man $(PACKAGE_DIR)/man; gzip -9n $(PACKAGE_DIR)/man/*.1; \
+	tool completion bash >$(PACKAGE_DIR)/completion/tpa-bench.bash; \
+	tool completion zsh >$(PACKAGE_DIR)/completion/_tpa-bench; \
+	tool completion fish >$(PACKAGE_DIR)/completion/tpa-bench.fish
+	@for p in deb rpm; do env -u GOARCH $(GO) -C packaging tool nfpm package -f nfpm.yaml -p $$p -t $(abspath $(OUT)); done
+
+# The section of a version in CHANGELOG.md; it is an error if there is none.
+.PHONY: notes
+notes:
+	@awk -v h="## $(VERSION)" 'index($$0, "## ") == 1 { on = $$0 == h || index($$0, h " ") == 1; next } on { print; n++ } END { exit n == 0 }' CHANGELOG.md \
+	  || { echo "CHANGELOG.md has no section $(VERSION)" >&2; exit 1; }
+
+# What is in packaging, but for the images: about a minute.
+.PHONY: test-packaging
+test-packaging:
+	@$(MAKE) --no-print-directory deps PACKAGES="rpm man-db systemd"
+	$(GO) -C packaging vet ./...
+	$(GO) -C packaging test ./...
+
+# Builds both images from bases that mmdebstrap makes, and runs the one for AF_XDP:
+# about five minutes, as root, without a registry.
+.PHONY: test-images
+test-images: ## build both container images and run one, as root
+	@$(MAKE) --no-print-directory deps PACKAGES="buildah mmdebstrap ca-certificates redis-tools iproute2"
+	packaging/container/test.sh
+
 # Without a container engine this says what to do instead, and succeeds.
 .PHONY: dashboard
 dashboard: ## start Prometheus and Grafana with the dashboard, in containers

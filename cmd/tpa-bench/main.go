@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -72,17 +71,19 @@ and it looks into programs that run on the accelerated stack, and at the machine
   doctor    what the machine offers, and how to mend what is missing
   trace     what its flight recorder holds, as a time line or for Wireshark
 
+version says what it was built from, and completion prints a script for your shell.
+
 Exit status: 0 if all went well, 1 for errors in a measurement or no
 measurement, 2 for wrong flags.`,
-		Version:       version(),
+		Version:       thisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addProfileFlag(root)
 	root.AddCommand(newServe(), newRun(), newCompare(), newPlot())
 	root.AddCommand(newSockets(), newShards(), newStats(), newTrace(), newDoctor())
+	root.AddCommand(newVersion(), newManual())
 	return root
 }
 
@@ -92,12 +93,4 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s takes no arguments: %q", cmd.Name(), args[0])}
 	}
 	return nil
-}
-
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	return info.Main.Version
 }

@@ -17,8 +17,10 @@
 // same frames under the same seed meet the same fate. Each kind of impairment
 // has random numbers of its own, so that switching one on leaves what the others
 // do as it was. Only Rate depends on time, through the queue that builds up, and
-// DropBurst, through the queue that drains; in a bubble of testing/synctest, time
-// is repeatable too.
+// DropBurst, through the queue that drains. A test that moves frames by itself can
+// make that repeat, too, in a bubble of testing/synctest. A whole runtime cannot
+// run in one: gVisor's locks are not what a bubble takes for waiting, so that its
+// clock stands still while the pollers run.
 //
 // # Frames as on the wire
 //

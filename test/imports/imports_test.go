@@ -79,7 +79,9 @@ var rules = []rule{
 	{"accel/...", "github.com/spf13/...", "a library has no command line"},
 	{"accel/...", "gonum.org/...", "a library draws no curves"},
 	{"accel/...", "google.golang.org/...", "a library brings no RPC"},
-	{"accel/...", "testing", "test code has no place in a program"},
+	{"accel", "testing", "test code has no place in a program"},
+	{"accel/debug", "testing", "test code has no place in a program"},
+	{"...", "accel/acceltest", "a network for tests has no place in a program"},
 
 	// What any package may use depends on little.
 	{"internal/checksum", "gvisor.dev/...", "sums are arithmetic"},
