@@ -105,7 +105,7 @@ func New(tb testing.TB, o Options) *Network {
 func host(tb testing.TB, c accel.Config, dev link.Device, addr netip.Prefix) *accel.Runtime {
 	tb.Helper()
 	c.Link, c.Addrs, c.Device = dev, []netip.Prefix{addr}, ""
-	c.Fallback, c.DebugSocket = accel.Never, "off"
+	c.Fallback, c.DebugSocket = accel.FallbackNever, "off"
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

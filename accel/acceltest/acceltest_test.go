@@ -131,7 +131,7 @@ func TestCut(t *testing.T) {
 // TestOptions checks that the pair's own settings win, and that others are used.
 func TestOptions(t *testing.T) {
 	n := acceltest.New(t, acceltest.Options{
-		Server: accel.Config{Device: "nowhere0", Fallback: accel.Auto, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}},
+		Server: accel.Config{Device: "nowhere0", Fallback: accel.FallbackAuto, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}},
 	})
 	if ok, why := n.Server.Accelerated(); !ok {
 		t.Errorf("the server is not accelerated: %v", why)
