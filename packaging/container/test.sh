@@ -33,7 +33,7 @@ image -t golang -f "$work/Dockerfile.go" "$work"
 rm "$work"/*.tar
 
 args=(--build-arg GO_IMAGE=localhost/golang --build-arg RUN_IMAGE=localhost/debian
-  --volume "$(go env GOMODCACHE):/root/go/pkg/mod" --volume "$(go env GOCACHE):/root/.cache/go-build"
+  --volume "$(go env GOMODCACHE):/go/mod" --volume "$(go env GOCACHE):/go/cache" --env GOMODCACHE=/go/mod --env GOCACHE=/go/cache
   --volume /etc/ssl/certs:/etc/ssl/certs:ro)
 echo "Dockerfile.dpdk"
 image "${args[@]}" -t tpa-redis-dpdk -f packaging/container/Dockerfile.dpdk .
