@@ -131,7 +131,8 @@ lint: ## vet and staticcheck, with and without DPDK
 # The compiler is Debian 12's clang 14, which makes the same object everywhere.
 # What a server imports builds on the systems where servers are written: there it
 # serves through the kernel. vet type-checks the tests, too; nothing runs.
-SERVER := ./accel ./net ./metrics ./link ./link/memory ./link/fault ./link/softnic
+SERVER := ./accel ./accel/debug ./accel/acceltest ./net ./metrics ./link ./link/memory ./link/fault ./link/softnic
+# One processor each: the workflow of the hosting site has the others, too.
 CROSS := linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64
 .PHONY: cross
 cross: ## build and vet what a server imports for other systems and processors
