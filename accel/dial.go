@@ -242,6 +242,9 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	if kernel {
 		return a.dialKernel(ctx, raddr)
 	}
+	if a.rt.sharing != nil && a.rt.sharing.byKernel(a.laddr, raddr) {
+		return a.dialKernel(ctx, raddr)
+	}
 	if a.rt.budget.Full() {
 		return nil, &net.OpError{Op: "dial", Net: a.network, Addr: raddr, Err: errFull}
 	}

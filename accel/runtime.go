@@ -150,6 +150,12 @@ func (rt *Runtime) start() (err error) {
 	rt.neighbours = netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
 	rt.budget = limits.NewBudget(limits.Limits(c.Limits))
 	for i := range queues {
+		var router netif.Router
+		if rt.sharing != nil {
+			if router, err = rt.sharing.router(); err != nil {
+				return err
+			}
+		}
 		cpu := -1
 		if len(c.CPUs) > 0 {
 			cpu = c.CPUs[i]
@@ -157,7 +163,7 @@ func (rt *Runtime) start() (err error) {
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
 			CPU: cpu, Polling: shard.Polling(c.Polling), TCP: shardTCP(c.TCP), Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
-			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Logger: rt.log,
+			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Router: router, Logger: rt.log,
 		})
 		if err != nil {
 			return err

@@ -30,6 +30,10 @@ type sharing struct {
 	log      *slog.Logger
 	follower *follower.Follower
 	steering *bifurcation.Steering
+	// routing is nil where routes are those of the configuration. routers are what the
+	// shards ask.
+	routing *routing
+	routers []*follower.Routes
 	// started is closed when the shards run, or never will (running is false then);
 	// news from the kernel wait for it.
 	started   chan struct{}
@@ -90,6 +94,12 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		Unreachable: func(addr netip.Addr) {
 			if s.wait() {
 				rt.neighbours.Delete(address(addr))
+				s.routerLost(addr)
+			}
+		},
+		Rerouted: func() {
+			if s.wait() {
+				s.rerouted()
 			}
 		},
 		ICMP: func(packet []byte) {
@@ -104,6 +114,10 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		},
 	}, rt.log)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.openRouting(); err != nil {
+		s.quiet()
 		return nil, err
 	}
 	return s, nil
@@ -175,6 +189,12 @@ func (s *sharing) apply(state follower.State) error {
 			routes[i].Destination = d.Subnet()
 			if r.Gateway.IsValid() {
 				routes[i].Gateway = address(r.Gateway)
+			}
+		}
+		if s.routing != nil {
+			// The routers decide: whatever they let pass has a route.
+			for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+				routes = append(routes, shard.Route{Destination: tcpip.AddressWithPrefix{Address: address(all)}.Subnet()})
 			}
 		}
 		for _, sh := range rt.shards {
@@ -425,6 +445,7 @@ func (s *sharing) stop() {
 	leases := s.leases
 	s.leases = nil
 	s.mu.Unlock()
+	s.closeRouting()
 	if err := s.steering.Close(); err != nil {
 		s.log.Warn("cannot give ports back", "err", err)
 	}

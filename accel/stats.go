@@ -153,6 +153,21 @@ type SharingStats struct {
 	Steering SteeringStats
 	// Kernel counts the news from the kernel.
 	Kernel KernelStats
+	// Routes counts packets and dials that the kernel would send elsewhere.
+	Routes RouteStats
+}
+
+// RouteStats count where the kernel's routes lead away from the device.
+type RouteStats struct {
+	// KernelDials counts dials that went through the kernel, because it does not route
+	// them by the device as they are.
+	KernelDials uint64 `json:"kernel_dials"`
+	// AsideReplies counts how often the way to a peer was looked for, and the kernel
+	// would have sent by another interface: the device was taken all the same.
+	AsideReplies uint64 `json:"aside_replies"`
+	// ClosedReplies counts those where the peer got nothing, because the kernel would
+	// encrypt it, tunnel it or not send it.
+	ClosedReplies uint64 `json:"closed_replies"`
 }
 
 // SteeringStats tell about claimed ports and the filter of a shared device.
@@ -293,6 +308,11 @@ func (rt *Runtime) Stats() Stats {
 			Backend:  rt.sharing.steering.Filter().Stats().Backend,
 			Steering: steeringStats(rt.sharing.steering.Stats()),
 			Kernel:   KernelStats(rt.sharing.follower.Stats()),
+		}
+		if r := rt.sharing.routing; r != nil {
+			s.Sharing.Routes = RouteStats{
+				KernelDials: r.kernelDials.Load(), AsideReplies: r.asideReplies.Load(), ClosedReplies: r.closedReplies.Load(),
+			}
 		}
 	}
 	for _, sh := range rt.shards {

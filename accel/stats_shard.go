@@ -92,6 +92,9 @@ type LinkStats struct {
 	TxNoBuffer uint64 `json:"tx_no_buffer"`
 	// TxTooLong counts frames dropped because they exceed the device's frame size.
 	TxTooLong uint64 `json:"tx_too_long"`
+	// TxNoRoute counts what must not leave by this device, because the kernel would
+	// send it elsewhere, encrypt it or not send it at all.
+	TxNoRoute uint64 `json:"tx_no_route"`
 	// TxSegmented counts frames made from larger segments in software.
 	TxSegmented uint64 `json:"tx_segmented"`
 	// TxAcksSaved counts acknowledgements that a later segment of the same poll made

@@ -182,6 +182,8 @@ type SharingStatus struct {
 	Steering SteeringStats `json:"steering"`
 	// Kernel counts the news from the kernel.
 	Kernel KernelStats `json:"kernel"`
+	// Routes counts packets and dials that the kernel would send elsewhere.
+	Routes RouteStats `json:"routes"`
 }
 
 // ClaimStatus is a range of local ports that is ours.
@@ -251,7 +253,7 @@ func (rt *Runtime) Status() Status {
 }
 
 func (rt *Runtime) sharingStatus(s *SharingStats) *SharingStatus {
-	status := &SharingStatus{Filter: s.Filter, Backend: s.Backend, Steering: s.Steering, Kernel: s.Kernel}
+	status := &SharingStatus{Filter: s.Filter, Backend: s.Backend, Steering: s.Steering, Kernel: s.Kernel, Routes: s.Routes}
 	for _, c := range rt.sharing.steering.Claims() {
 		line := ClaimStatus{First: c.First, Count: c.Count, Draining: c.Draining, Kept: len(c.Kept)}
 		if c.Addr.IsValid() {
@@ -371,6 +373,7 @@ func drops(s *Stats) []Drop {
 	sum(true, "IP", "not sent", func(s *ShardStats) uint64 { return s.IP.SendErrors })
 	list = append(list, Drop{Out: true, Place: "neighbour", Reason: "unknown", Packets: s.Neighbours.HeldDropped})
 	sum(true, "queue", "too long", func(s *ShardStats) uint64 { return s.Link.TxTooLong })
+	sum(true, "route", "not by the device", func(s *ShardStats) uint64 { return s.Link.TxNoRoute })
 	sum(true, "queue", "ring full", func(s *ShardStats) uint64 { return s.Link.TxNoBuffer })
 	sum(true, "queue", "closed", func(s *ShardStats) uint64 { return s.Queue.TxDropped })
 	return append(list, Drop{Out: true, Place: "device", Reason: "error", Packets: d.TxErrors})

@@ -65,6 +65,7 @@ var queueMetrics = []metric[queue]{
 			return []sample{
 				series(s.Link.TxNoBuffer, "ring_full"),
 				series(s.Link.TxTooLong, "too_long"),
+				series(s.Link.TxNoRoute, "no_route"),
 				series(s.Queue.TxDropped, "closed"),
 			}
 		},

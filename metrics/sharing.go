@@ -68,6 +68,25 @@ var sharingMetrics = []metric[scrape]{
 			return all
 		},
 	},
+	{
+		name: "routed_dials_total", kind: counter, help: "Dials that went through the kernel, because it does not route them by the device as they are.",
+		read: func(s scrape) []sample {
+			if s.Sharing == nil {
+				return nil
+			}
+			return one(s.Sharing.Routes.KernelDials)
+		},
+	},
+	{
+		name: "reply_routes_total", kind: counter, help: "Ways to peers that the kernel would not have taken: by another interface (aside), or none in the clear by any (closed, which get no reply).",
+		labels: []string{"exit"},
+		read: func(s scrape) []sample {
+			if s.Sharing == nil {
+				return nil
+			}
+			return []sample{series(s.Sharing.Routes.AsideReplies, "aside"), series(s.Sharing.Routes.ClosedReplies, "closed")}
+		},
+	},
 	followed("changes_total", "Changes of the interface, its addresses and its routes that the kernel announced.", func(m *accel.KernelStats) uint64 { return m.Changes }),
 	followed("neighbour_changes_total", "Changes of neighbours that the kernel announced.", func(m *accel.KernelStats) uint64 { return m.Neighbours }),
 	followed("resyncs_total", "Times that announcements of the kernel were lost and all was read anew.", func(m *accel.KernelStats) uint64 { return m.Resyncs }),

@@ -1,7 +1,8 @@
 // Package follower follows what the kernel knows of one network interface: whether
 // it is up, its MTU, addresses and routes, the neighbours behind it, and what
-// ICMP errors arrive there. On an interface that is shared with the kernel, the
-// kernel owns all that, and another stack copies it.
+// ICMP errors arrive there; and, of the whole host, where packets leave it. On an
+// interface that is shared with the kernel, the kernel owns all that, and another
+// stack copies it.
 //
 // A Follower takes a snapshot when it starts and follows the kernel's notifications
 // (rtnetlink) from then on. When those come faster than they are read, the kernel
@@ -58,6 +59,9 @@ type Events struct {
 	// Entries that the kernel drops for want of use or of room are not reported:
 	// what was known of them stays true as far as it goes.
 	Unreachable func(addr netip.Addr)
+	// Rerouted says that packets may leave by other ways than before: something that
+	// Routes.Path depends on has changed, on whatever interface.
+	Rerouted func()
 	// ICMP gets ICMP and ICMPv6 errors that are about TCP segments: whole IP
 	// packets, which are the callee's.
 	ICMP func(packet []byte)

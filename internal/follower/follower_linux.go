@@ -27,10 +27,20 @@ type Follower struct {
 	kernel  *netlink.Handle
 	updates *nl.NetlinkSocket
 	icmp    []net.PacketConn
+	// xfrm asks and policyUpdates listens for IPsec policies; nil without IPsec.
+	xfrm          *netlink.Handle
+	policyUpdates *nl.NetlinkSocket
+
+	// generation changes with all that routes depend on.
+	generation atomic.Uint64
+	policies   atomic.Pointer[[]netlink.XfrmPolicy]
+	// everything counts as covered by a policy: they could not be read.
+	everything atomic.Bool
 
 	// To the goroutine that calls Events.
 	neighbours chan neighbour
 	changed    chan struct{} // the state has to be read again
+	rerouted   chan struct{}
 	resolve    chan netip.Addr
 	packets    chan []byte
 	done       chan struct{}
@@ -59,6 +69,7 @@ func New(name string, events Events, log *slog.Logger) (_ *Follower, err error) 
 		events: events, log: log,
 		neighbours: make(chan neighbour, 256),
 		changed:    make(chan struct{}, 1),
+		rerouted:   make(chan struct{}, 1),
 		resolve:    make(chan netip.Addr, 256),
 		packets:    make(chan []byte, 64),
 		done:       make(chan struct{}),
@@ -71,7 +82,8 @@ func New(name string, events Events, log *slog.Logger) (_ *Follower, err error) 
 	}()
 	// Listen before asking: no change gets lost between the two.
 	m.updates, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_NEXTHOP)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +100,9 @@ func New(name string, events Events, log *slog.Logger) (_ *Follower, err error) 
 	if m.state, err = m.readState(); err != nil {
 		return nil, err
 	}
+	if err := m.openPolicies(); err != nil {
+		return nil, err
+	}
 	if events.ICMP != nil {
 		if err := m.openICMP(name); err != nil {
 			return nil, err
@@ -96,6 +111,10 @@ func New(name string, events Events, log *slog.Logger) (_ *Follower, err error) 
 	m.running.Add(2)
 	go m.listen()
 	go m.run()
+	if m.policyUpdates != nil {
+		m.running.Add(1)
+		go m.followPolicies()
+	}
 	return m, nil
 }
 
@@ -140,12 +159,18 @@ func (m *Follower) Close() error {
 		if m.updates != nil {
 			m.updates.Close()
 		}
+		if m.policyUpdates != nil {
+			m.policyUpdates.Close()
+		}
 		for _, c := range m.icmp {
 			c.Close()
 		}
 		m.running.Wait()
 		if m.kernel != nil {
 			m.kernel.Close()
+		}
+		if m.xfrm != nil {
+			m.xfrm.Close()
 		}
 	})
 	return nil
@@ -179,6 +204,7 @@ func (m *Follower) listen() {
 		case errors.Is(err, syscall.ENOBUFS):
 			m.stats.resyncs.Add(1)
 			m.drain()
+			m.reroute()
 			m.reread()
 			continue
 		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EAGAIN):
@@ -233,19 +259,30 @@ func (m *Follower) notified(msg syscall.NetlinkMessage) {
 		case m.neighbours <- n:
 		case <-m.done:
 		}
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		m.reroute()
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		m.reroute()
 		if len(msg.Data) >= unix.SizeofIfInfomsg && nl.DeserializeIfInfomsg(msg.Data).Index == int32(m.index) {
 			signal(m.changed)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		m.reroute()
 		if len(msg.Data) >= unix.SizeofIfAddrmsg && nl.DeserializeIfAddrmsg(msg.Data).Index == uint32(m.index) {
 			signal(m.changed)
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		m.reroute()
 		if m.routeIsOurs(msg.Data) {
 			signal(m.changed)
 		}
 	}
+}
+
+// reroute says that what was known of routes holds no longer.
+func (m *Follower) reroute() {
+	m.generation.Add(1)
+	signal(m.rerouted)
 }
 
 // run calls the events.
@@ -276,6 +313,14 @@ func (m *Follower) run() {
 			table.resolve(addr)
 		case p := <-m.packets:
 			m.events.ICMP(p)
+		case <-m.rerouted:
+			if m.events.Rerouted != nil {
+				m.events.Rerouted()
+			}
+			select {
+			case <-m.done:
+			case <-time.After(pause):
+			}
 		}
 	}
 }

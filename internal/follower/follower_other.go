@@ -26,5 +26,20 @@ func (*Follower) Resolve(netip.Addr) {}
 // Stats returns zeros.
 func (*Follower) Stats() Stats { return Stats{} }
 
+// Routes fails.
+func (*Follower) Routes() (*Routes, error) { return nil, errors.ErrUnsupported }
+
+// Forget does nothing.
+func (*Follower) Forget() {}
+
+// Routes cannot be had on this system.
+type Routes struct{}
+
+// Path is never called.
+func (*Routes) Path(netip.Addr, netip.Addr) Path { return Path{Exit: Closed} }
+
+// Close does nothing.
+func (*Routes) Close() {}
+
 // Close does nothing.
 func (*Follower) Close() error { return nil }

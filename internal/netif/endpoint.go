@@ -33,6 +33,7 @@ type Endpoint struct {
 	unresolved func(*stack.PacketBuffer)
 	onClose    func()
 	noNaps     bool
+	router     Router // nil without one
 
 	// routes wins over the next hop of a packet, nil until SetRoutes.
 	routes atomic.Pointer[[]tcpip.Route]
@@ -74,7 +75,7 @@ type nextHop struct {
 
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
-	txWaits, txNoBuffer, txTooLong, txSegmented              atomic.Uint64
+	txWaits, txNoBuffer, txTooLong, txNoRoute, txSegmented   atomic.Uint64
 	txBursts                                                 [link.BurstBuckets]atomic.Uint64
 }
 
@@ -97,6 +98,9 @@ type EndpointStats struct {
 	TxNoBuffer uint64
 	// TxTooLong: dropped because they exceed the device's frame size.
 	TxTooLong uint64
+	// TxNoRoute counts what must not leave by this device, because the kernel would
+	// send it elsewhere, encrypt it or not send it at all.
+	TxNoRoute uint64
 	// TxSegmented counts frames made from larger segments in software.
 	TxSegmented uint64
 	// TxAcksSaved counts acknowledgements that a later segment of the same poll
@@ -138,6 +142,7 @@ func (e *Endpoint) Stats() EndpointStats {
 		TxWaits:       e.stats.txWaits.Load(),
 		TxNoBuffer:    e.stats.txNoBuffer.Load(),
 		TxTooLong:     e.stats.txTooLong.Load(),
+		TxNoRoute:     e.stats.txNoRoute.Load(),
 		TxSegmented:   e.stats.txSegmented.Load(),
 	}
 	if e.holder != nil {

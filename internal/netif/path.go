@@ -27,7 +27,7 @@ type TCPPayload interface {
 }
 
 // NewTCPPath makes the path between two addresses of the same version by way of
-// the neighbour hop.
+// the neighbour hop. Nothing leaves by one without a hop.
 func NewTCPPath(local, remote, hop tcpip.Address, ttl uint8) TCPPath {
 	p := TCPPath{hop: hop, v6: remote.Len() == header.IPv6AddressSize}
 	ip := p.headers[link.EthernetHeaderLen:]
@@ -71,6 +71,9 @@ const (
 func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64, n, mss int) (int, TCPSent) {
 	e.txMu.Lock()
 	defer e.unlock()
+	if p.hop.Len() == 0 {
+		return 0, Unresolved
+	}
 	if generation := e.neighbours.generation.Load(); generation != p.generation || generation == 0 {
 		mac, ok := e.neighbours.Lookup(p.hop)
 		if !ok {

@@ -223,7 +223,10 @@ func (e *Endpoint) write(pkt *stack.PacketBuffer) tcpip.Error {
 	} else {
 		source, destination = header.IPv4(ip).SourceAddress(), header.IPv4(ip).DestinationAddress()
 	}
-	hop := e.hopTo(destination, pkt.EgressRoute.NextHop)
+	hop := e.Route(source, destination, pkt.EgressRoute.NextHop).Hop
+	if hop.Len() == 0 {
+		return &tcpip.ErrHostUnreachable{}
+	}
 	e.txMu.Lock()
 	mac, ok := groupMAC(destination)
 	if !ok {
@@ -299,7 +302,10 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 		return false, nil
 	}
 	source, destination := r.LocalAddress(), r.RemoteAddress()
-	hop := e.hopTo(destination, r.NextHop())
+	hop := e.Route(source, destination, r.NextHop()).Hop
+	if hop.Len() == 0 {
+		return true, &tcpip.ErrHostUnreachable{}
+	}
 	var ip [ipHeaderMax]byte
 	ipLen := header.IPv4MinimumSize
 	if destination.Len() == 4 {

@@ -40,7 +40,11 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 	}
 	to := netstack.Address(remote.Addr())
 	proto := netstack.Network(to)
-	route, terr := s.stack.FindRoute(0, netstack.Address(local.Addr()), to, proto, false)
+	source := netstack.Address(local.Addr())
+	if source.Len() == 0 {
+		source = s.link.Source(to)
+	}
+	route, terr := s.stack.FindRoute(0, source, to, proto, false)
 	if terr != nil {
 		return netstack.Error(terr)
 	}

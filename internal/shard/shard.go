@@ -49,6 +49,8 @@ type Options struct {
 	Budget *limits.Budget
 	// Zone is that of link-local addresses; SetZone changes it. Default: none.
 	Zone transport.Zone
+	// Router decides where packets go. Default: the routing table.
+	Router netif.Router
 	// Recorder records the connections. Default: none.
 	Recorder *recorder.Recorder
 	// Random is where the stack takes its secrets from. Default: the system's.
@@ -122,6 +124,9 @@ func New(o Options) (*Shard, error) {
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = netif.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
 	s.link.OnUnresolved(s.unresolved)
+	if o.Router != nil {
+		s.link.SetRouter(o.Router)
+	}
 	if s.polling.Spin >= 0 && s.polling.Spin < time.Microsecond {
 		s.link.NoNaps()
 	}
@@ -225,6 +230,9 @@ func (s *Shard) SetRoutes(routes []Route) {
 	}
 	s.engine.RoutesChanged()
 }
+
+// Rerouted says that the router has other ways than before.
+func (s *Shard) Rerouted() { s.engine.RoutesChanged() }
 
 // Addresses returns our unicast addresses, sorted.
 func (s *Shard) Addresses() []netip.Prefix {

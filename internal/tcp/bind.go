@@ -125,7 +125,11 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 	}
 	s := e.p.stack
 	epoch := e.p.routes.Load()
-	route, err := s.FindRoute(addr.NIC, e.ID.LocalAddress, addr.Addr, proto, false)
+	source := e.ID.LocalAddress
+	if source.Len() == 0 {
+		source = e.p.out.Source(addr.Addr)
+	}
+	route, err := s.FindRoute(addr.NIC, source, addr.Addr, proto, false)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
 		SeqNum: c.Key.Make(local, remote, s.seq, c.Minute(), o.MSS), AckNum: s.seq + 1,
 		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
 	})
-	header.EncodeMSSOption(uint32(routeMSS(r)), b[header.TCPMinimumSize:])
+	header.EncodeMSSOption(uint32(announcedMSS(r, e.p.out.Route(a.id.LocalAddress, a.id.RemoteAddress, r.NextHop()))), b[header.TCPMinimumSize:])
 	e.p.sendSlow(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
 }
 

@@ -57,6 +57,7 @@ type Endpoint struct {
 	route      *stack.Route
 	routeEpoch uint64
 	path       netif.TCPPath
+	way        netif.Route // of path
 	trace      *recorder.Trace
 	untraced   bool // there was no room for a trace when the handshake began
 

@@ -66,6 +66,12 @@ type host struct {
 // WakePoller implements Output: the harness retries by itself.
 func (h *host) WakePoller() {}
 
+// Route implements Output: the peer is the only neighbour.
+func (h *host) Route(_, remote, _ tcpip.Address) netif.Route { return netif.Route{Hop: remote} }
+
+// Source implements Output.
+func (h *host) Source(tcpip.Address) tcpip.Address { return tcpip.Address{} }
+
 // SendTCP implements Output.
 func (h *host) SendTCP(_ *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent) {
 	if h.slow {

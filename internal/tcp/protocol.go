@@ -30,6 +30,9 @@ type Output interface {
 	WakePoller()
 	// SendTCP is netif.Endpoint's.
 	SendTCP(p *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent)
+	// Route and Source are netif.Endpoint's.
+	Route(local, remote, routed tcpip.Address) netif.Route
+	Source(remote tcpip.Address) tcpip.Address
 }
 
 // settings are the options of the protocol.

@@ -73,11 +73,8 @@ func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
 		e.route.Release()
 	}
 	e.route, e.routeEpoch = r, epoch
-	hop := r.NextHop()
-	if hop.Len() == 0 {
-		hop = r.RemoteAddress()
-	}
-	e.path = netif.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), hop, r.DefaultTTL())
+	e.way = e.p.out.Route(r.LocalAddress(), r.RemoteAddress(), r.NextHop())
+	e.path = netif.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), e.way.Hop, r.DefaultTTL())
 }
 
 // routed makes sure of the route, which may have changed.
@@ -103,7 +100,26 @@ func (e *Endpoint) routed() bool {
 }
 
 // routeMSS is the payload that fits a packet of the route, without options.
-func routeMSS(r *stack.Route) int { return int(r.MTU()) - header.TCPMinimumSize }
+func routeMSS(r *stack.Route, way netif.Route) int {
+	mtu := int(r.MTU())
+	if way.MTU > 0 {
+		ip := header.IPv4MinimumSize
+		if r.NetProto() == header.IPv6ProtocolNumber {
+			ip = header.IPv6MinimumSize
+		}
+		mtu = min(mtu, way.MTU-ip)
+	}
+	return mtu - header.TCPMinimumSize
+}
+
+// announcedMSS is the MSS for SYNs of the route.
+func announcedMSS(r *stack.Route, way netif.Route) int {
+	mss := routeMSS(r, way)
+	if way.MSS > 0 {
+		mss = min(mss, way.MSS)
+	}
+	return mss
+}
 
 // open sends the first SYN, or SYN and ACK, of a connection.
 func (e *Endpoint) open() {
@@ -166,7 +182,7 @@ func (e *Endpoint) negotiate(s *segment, o *header.TCPSynOptions) {
 func (e *Endpoint) updateMSS() {
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = routeMSS(e.route)
+		mss = routeMSS(e.route, e.way)
 		if e.mtu > 0 {
 			mss = min(mss, e.mtu-header.TCPMinimumSize)
 		}
@@ -223,7 +239,7 @@ func (e *Endpoint) sendSyn() {
 	b := e.header(e.iss, flags, uint16(wnd))
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = routeMSS(e.route)
+		mss = announcedMSS(e.route, e.way)
 	}
 	o := b[header.TCPMinimumSize:cap(b)]
 	n := header.EncodeMSSOption(uint32(mss), o)

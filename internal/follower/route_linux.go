@@ -1,0 +1,168 @@
+package follower
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxPaths bounds how many answers are kept, maxAge how long: the kernel announces
+	// neither path MTUs nor routers (RFC 4191) that it no longer believes in.
+	maxPaths = 8192
+	maxAge   = 10 * time.Second
+)
+
+// Routes asks for the kernel's routes and keeps its answers. Each shard has its own,
+// so that none waits for another; its methods may be called by anyone.
+type Routes struct {
+	follower *Follower
+	kernel   *netlink.Handle
+
+	// mu guards the following fields.
+	mu         sync.Mutex
+	generation uint64 // of the kernel's routes, as known to the follower
+	paths      map[pair]answer
+}
+
+type pair struct{ source, destination netip.Addr }
+
+type answer struct {
+	path Path
+	at   time.Time
+}
+
+// Routes returns a new cache of the kernel's routes. It must be called in the
+// network namespace of the follower, and closed.
+func (m *Follower) Routes() (*Routes, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("ask for routes: %w", err)
+	}
+	return &Routes{follower: m, kernel: h, paths: make(map[pair]answer)}, nil
+}
+
+// Forget has all routes asked for anew.
+func (m *Follower) Forget() { m.generation.Add(1) }
+
+// Close frees what Routes has of the kernel. It must come last.
+func (r *Routes) Close() { r.kernel.Close() }
+
+// Path returns how packets leave. The zero source leaves it to the kernel. Asking
+// takes some microseconds and no lock of the kernel's configuration (rtnl).
+func (r *Routes) Path(source, destination netip.Addr) Path {
+	key := pair{source.WithZone(""), destination.WithZone("")}
+	generation := r.follower.generation.Load()
+	r.mu.Lock()
+	if r.generation != generation {
+		r.generation = generation
+		clear(r.paths)
+	}
+	a, ok := r.paths[key]
+	r.mu.Unlock()
+	if ok && time.Since(a.at) < maxAge {
+		return a.path
+	}
+	path := r.ask(key.source, key.destination)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.generation == generation {
+		if len(r.paths) >= maxPaths {
+			clear(r.paths)
+		}
+		r.paths[key] = answer{path, time.Now()}
+	}
+	return path
+}
+
+func (r *Routes) ask(source, destination netip.Addr) Path {
+	options := netlink.RouteGetOptions{}
+	if source.IsValid() {
+		options.SrcAddr = source.AsSlice()
+	}
+	if destination.IsLinkLocalUnicast() && destination.Is6() {
+		options.OifIndex = r.follower.index
+	}
+	route, err := r.get(destination, options)
+	if err != nil {
+		return Path{Exit: Closed, Why: fmt.Sprintf("the kernel has no route: %v", err)}
+	}
+	path := r.follower.path(route, source, destination)
+	if path.Exit == Aside {
+		options.OifIndex = r.follower.index
+		if by, err := r.get(destination, options); err == nil {
+			if here := r.follower.path(by, source, destination); here.Exit == Here {
+				path.Hop, path.MTU, path.MSS = here.Hop, here.MTU, here.MSS
+			}
+		}
+	}
+	return path
+}
+
+var errNoAnswer = errors.New("no answer")
+
+func (r *Routes) get(destination netip.Addr, options netlink.RouteGetOptions) (*netlink.Route, error) {
+	routes, err := r.kernel.RouteGetWithOptions(destination.AsSlice(), &options)
+	if err != nil {
+		return nil, err
+	}
+	if len(routes) == 0 {
+		return nil, errNoAnswer
+	}
+	return &routes[0], nil
+}
+
+// path reads the kernel's answer.
+func (m *Follower) path(route *netlink.Route, source, destination netip.Addr) Path {
+	p := Path{Hop: destination, MTU: route.MTU, MSS: route.AdvMSS}
+	if src, ok := netip.AddrFromSlice(route.Src); ok {
+		p.Source = src.Unmap()
+	}
+	if gw, ok := netip.AddrFromSlice(route.Gw); ok && !gw.IsUnspecified() {
+		p.Hop = gw.Unmap()
+	}
+	if via, ok := route.Via.(*netlink.Via); ok {
+		if gw, ok := netip.AddrFromSlice(via.Addr); ok {
+			p.Hop = gw
+		}
+	}
+	closed := func(why string) Path { return Path{Exit: Closed, Source: p.Source, Why: why} }
+	if source.IsValid() {
+		p.Source = source
+	}
+	switch {
+	case route.Type == unix.RTN_LOCAL:
+		return closed("the address is this host's")
+	case route.Type != unix.RTN_UNICAST:
+		return closed("the kernel has no unicast route")
+	case route.Encap != nil:
+		return closed("the route has an encapsulation")
+	case m.encrypted(p.Source, destination):
+		return closed("an IPsec policy covers the connection")
+	case route.LinkIndex == m.index:
+		return p
+	}
+	link, err := m.kernel.LinkByIndex(route.LinkIndex)
+	if err != nil {
+		return closed(fmt.Sprintf("the kernel routes it by interface %d, which went away", route.LinkIndex))
+	}
+	if !plain(link) {
+		return closed("the kernel routes it through the tunnel " + link.Attrs().Name)
+	}
+	return Path{Exit: Aside, Source: p.Source, Why: "the kernel routes it by " + link.Attrs().Name}
+}
+
+// plain tells whether an interface sends packets as they are. What is not known
+// counts as a tunnel.
+func plain(l netlink.Link) bool {
+	switch l.Type() {
+	case "device", "veth", "vlan", "bridge", "bond", "team", "macvlan", "ipvlan", "dummy", "ifb":
+		return l.Attrs().EncapType == "ether" || l.Attrs().EncapType == "loopback"
+	}
+	return false
+}
