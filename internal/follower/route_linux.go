@@ -93,12 +93,19 @@ func (r *Routes) ask(source, destination netip.Addr) Path {
 		return Path{Exit: Closed, Why: fmt.Sprintf("the kernel has no route: %v", err)}
 	}
 	path := r.follower.path(route, source, destination)
-	if path.Exit == Aside {
-		options.OifIndex = r.follower.index
-		if by, err := r.get(destination, options); err == nil {
-			if here := r.follower.path(by, source, destination); here.Exit == Here {
-				path.Hop, path.MTU, path.MSS = here.Hop, here.MTU, here.MSS
-			}
+	if path.Exit != Aside {
+		return path
+	}
+	options.OifIndex = r.follower.index
+	here, err := r.get(destination, options)
+	if err == nil && here.LinkIndex != r.follower.index {
+		// With a source, IPv6 takes the interface for a wish (ip6_route_output_flags).
+		options.SrcAddr = nil
+		here, err = r.get(destination, options)
+	}
+	if err == nil {
+		if by := r.follower.path(here, source, destination); by.Exit == Here {
+			path.Hop, path.MTU, path.MSS = by.Hop, by.MTU, by.MSS
 		}
 	}
 	return path

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,21 +37,31 @@ func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
 }
 
 // ReserveBlock holds n consecutive ports at all addresses, the first a multiple
-// of n. n is a power of two up to 16384. It looks outside the range that the
-// kernel takes ports for its own connections from, then inside. An error wraps
-// syscall.EADDRINUSE when no block is free.
+// of n. n is a power of two up to 16384. It looks where nobody else looks for ports:
+// outside the range that the kernel takes ports for its own connections from, and its
+// default, which is that of containers whose connections the kernel gives this host's
+// address (masquerading keeps the port where it can). If no block is free there, it
+// looks inside these ranges. It never takes ports that the administrator reserved
+// (ip_local_reserved_ports), nor those that Kubernetes gives to services (node
+// ports, 30000 to 32767), which the kernel forwards without a socket of its own. An
+// error wraps syscall.EADDRINUSE when no block is free.
 func ReserveBlock(n int) (*Reservation, error) {
 	if n < 1 || n > 16384 || n&(n-1) != 0 {
 		return nil, fmt.Errorf("reserve %d ports: want a power of two up to 16384", n)
 	}
+	never := append(reservedPorts(), portRange{30000, 32767})
 	low, high := ephemeralRange()
+	others := []portRange{{low, high}, {32768, 60999}}
 	var outside, inside []uint16
 	// Not below 16384, where servers listen.
 	for first := 16384; first+n <= 65536; first += n {
-		if first > high || first+n <= low {
-			outside = append(outside, uint16(first))
-		} else {
+		block := portRange{first, first + n - 1}
+		switch {
+		case slices.ContainsFunc(never, block.meets):
+		case slices.ContainsFunc(others, block.meets):
 			inside = append(inside, uint16(first))
+		default:
+			outside = append(outside, uint16(first))
 		}
 	}
 	for _, candidates := range [][]uint16{outside, inside} {
@@ -66,6 +77,38 @@ func ReserveBlock(n int) (*Reservation, error) {
 		}
 	}
 	return nil, fmt.Errorf("reserve %d ports: no free block from 16384 to 65535: %w", n, unix.EADDRINUSE)
+}
+
+// A portRange is the ports from first to last.
+type portRange struct{ first, last int }
+
+func (r portRange) meets(o portRange) bool { return r.first <= o.last && o.first <= r.last }
+
+// reservedPorts returns the ports that the administrator keeps from being chosen.
+func reservedPorts() []portRange {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	if err != nil {
+		return nil
+	}
+	return parseRanges(string(b))
+}
+
+// parseRanges reads a list like "8080,9148-9150". What it cannot read it leaves out:
+// the kernel wrote it.
+func parseRanges(s string) []portRange {
+	var all []portRange
+	for part := range strings.SplitSeq(strings.TrimSpace(s), ",") {
+		from, to, ok := strings.Cut(part, "-")
+		if !ok {
+			to = from
+		}
+		first, err1 := strconv.Atoi(from)
+		last, err2 := strconv.Atoi(to)
+		if err1 == nil && err2 == nil {
+			all = append(all, portRange{first, last})
+		}
+	}
+	return all
 }
 
 func reserveBlock(first uint16, n int) (*Reservation, error) {

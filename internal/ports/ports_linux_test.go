@@ -238,6 +238,42 @@ func TestBlock(t *testing.T) {
 	})
 }
 
+// TestBlockElsewhere: blocks stay out of ranges that others take ports from, as far as
+// there is room, and never are where the administrator or Kubernetes has them.
+func TestBlockElsewhere(t *testing.T) {
+	for _, tt := range []struct {
+		name, ephemeral, reserved string
+		first, last               int // where the block must be
+	}{
+		{"free", "32768 60999", "", 16384, 65535},
+		{"below", "32768 60999", "61000-65535", 16384, 29999},
+		{"above", "32768 60999", "16384-29000,29500-29999", 61000, 65535},
+		{"a port in each block", "16384 60999", "61500,62000,62500,63000,63500,64000,64500,65000,65500", 16384, 60999},
+		{"only inside", "1024 65535", "16384-29999,61000-65535", 32768, 60999},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := host(t)
+			h.Sysctl("net/ipv4/ip_local_port_range", tt.ephemeral)
+			if tt.reserved != "" {
+				h.Sysctl("net/ipv4/ip_local_reserved_ports", tt.reserved)
+			}
+			h.Do(func() {
+				for range 20 {
+					r, err := ports.ReserveBlock(512)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Close()
+					first, last := int(r.First()), int(r.First())+511
+					if first < tt.first || last > tt.last || first <= 32767 && last >= 30000 {
+						t.Errorf("ports %d to %d, want some of %d to %d that are no node ports", first, last, tt.first, tt.last)
+					}
+				}
+			})
+		})
+	}
+}
+
 // With a port of each block taken, there is no block.
 func TestNoBlock(t *testing.T) {
 	host(t).Do(func() {

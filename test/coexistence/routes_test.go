@@ -283,3 +283,49 @@ func TestReplyRoutes(t *testing.T) {
 		}
 	}
 }
+
+// TestMasquerade: a container's connections leave with this host's address and a port
+// that the kernel's NAT chose. None meets the ports of connections that an accelerated
+// program dials at the same time.
+func TestMasquerade(t *testing.T) {
+	testnet.Need(t, testnet.Tool("iptables"))
+	c := newCrossing(t)
+	go func() { // nobody looks at what the listeners see
+		for {
+			select {
+			case <-c.seen:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	c.host.Sysctl("net/ipv4/ip_forward", "1")
+	if out, err := c.host.Command("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE").CombinedOutput(); err != nil {
+		t.Fatalf("iptables: %v: %s", err, out)
+	}
+	c.ip(c.right, "route add 10.99.1.0/24 via 10.99.2.1")
+	rt, _ := c.start()
+	to := fmt.Sprintf("10.99.1.2:%d", port)
+	c.host.Do(func() {
+		conn, err := (&accel.Dialer{Runtime: rt}).Dial("tcp", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	})
+	failed := 0
+	c.right.Do(func() {
+		for range 3000 {
+			conn, err := net.DialTimeout("tcp", to, 2*time.Second)
+			if err != nil {
+				failed++
+				continue
+			}
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}
+	})
+	if failed > 0 {
+		t.Errorf("%d of 3000 dials of the container failed", failed)
+	}
+}
