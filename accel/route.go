@@ -4,8 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
@@ -28,7 +28,15 @@ type routing struct {
 	// another interface, or none for packets in the clear.
 	kernelDials, asideReplies, closedReplies atomic.Uint64
 
-	dialOnce, asideOnce, closedOnce sync.Once
+	dialLog, asideLog, closedLog seldom
+}
+
+// seldom lets something through once in a minute.
+type seldom struct{ next atomic.Int64 }
+
+func (s *seldom) now() bool {
+	now, next := time.Now().UnixNano(), s.next.Load()
+	return now >= next && s.next.CompareAndSwap(next, now+int64(time.Minute))
 }
 
 // followsRoutes tells whether the kernel's routes are in force: not with addresses or
@@ -99,10 +107,10 @@ func (s *sharing) byKernel(laddr, raddr *net.TCPAddr) bool {
 		path.Why = "its source address is " + path.Source.String() + ", of another interface"
 	}
 	r.kernelDials.Add(1)
-	r.dialOnce.Do(func() {
+	if r.dialLog.now() {
 		s.log.Info("dials that the kernel does not route by the device go through the kernel",
 			"device", state.Name, "destination", to, "why", path.Why)
-	})
+	}
 	return true
 }
 
@@ -139,16 +147,16 @@ func (r *shardRouter) Route(local, remote netip.Addr) (netif.Route, bool) {
 	switch {
 	case path.Exit == follower.Aside && path.Hop.IsValid():
 		r.asideReplies.Add(1)
-		r.asideOnce.Do(func() {
+		if r.asideLog.now() {
 			r.sharing.log.Warn("replies leave by the device although the kernel would send them by another interface",
 				"local", local, "peer", remote, "why", path.Why)
-		})
+		}
 	case path.Exit != follower.Here:
 		r.closedReplies.Add(1)
-		r.closedOnce.Do(func() {
+		if r.closedLog.now() {
 			r.sharing.log.Warn("peers get no reply: the kernel would send none in the clear by the device",
 				"local", local, "peer", remote, "why", path.Why)
-		})
+		}
 		return netif.Route{}, false
 	}
 	return netif.Route{Hop: tcpip.AddrFromSlice(path.Hop.AsSlice()), MTU: path.MTU, MSS: path.MSS}, true
