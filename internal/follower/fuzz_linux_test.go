@@ -72,3 +72,16 @@ func FuzzNetlink(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRoute feeds answers to RTM_GETROUTE.
+func FuzzRoute(f *testing.F) {
+	f.Add(make([]byte, unix.SizeofRtMsg))
+	f.Add(append(make([]byte, unix.SizeofRtMsg), 8, 0, unix.RTA_OIF, 0, 2, 0, 0, 0, 12, 0, unix.RTA_METRICS, 0, 8, 0, unix.RTAX_MTU, 0, 0, 5, 0, 0))
+	f.Add(append(make([]byte, unix.SizeofRtMsg), 3, 0, unix.RTA_OIF, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, ok := parseRoute(b)
+		if ok && r.gateway.IsValid() && r.gateway.IsUnspecified() {
+			t.Errorf("the next hop is %v", r.gateway)
+		}
+	})
+}

@@ -1,7 +1,6 @@
 package follower
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -22,10 +21,10 @@ const (
 // so that none waits for another; its methods may be called by anyone.
 type Routes struct {
 	follower *Follower
-	kernel   *netlink.Handle
 
 	// mu guards the following fields.
 	mu         sync.Mutex
+	socket     *routeSocket
 	generation uint64 // of the kernel's routes, as known to the follower
 	paths      map[pair]answer
 }
@@ -40,18 +39,18 @@ type answer struct {
 // Routes returns a new cache of the kernel's routes. It must be called in the
 // network namespace of the follower, and closed.
 func (m *Follower) Routes() (*Routes, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	socket, err := newRouteSocket()
 	if err != nil {
 		return nil, fmt.Errorf("ask for routes: %w", err)
 	}
-	return &Routes{follower: m, kernel: h, paths: make(map[pair]answer)}, nil
+	return &Routes{follower: m, socket: socket, paths: make(map[pair]answer)}, nil
 }
 
 // Forget has all routes asked for anew.
 func (m *Follower) Forget() { m.generation.Add(1) }
 
 // Close frees what Routes has of the kernel. It must come last.
-func (r *Routes) Close() { r.kernel.Close() }
+func (r *Routes) Close() { r.socket.close() }
 
 // Path returns how packets leave. The zero source leaves it to the kernel. Asking
 // takes some microseconds and no lock of the kernel's configuration (rtnl).
@@ -59,36 +58,28 @@ func (r *Routes) Path(source, destination netip.Addr) Path {
 	key := pair{source.WithZone(""), destination.WithZone("")}
 	generation := r.follower.generation.Load()
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.generation != generation {
 		r.generation = generation
 		clear(r.paths)
 	}
-	a, ok := r.paths[key]
-	r.mu.Unlock()
-	if ok && time.Since(a.at) < maxAge {
+	if a, ok := r.paths[key]; ok && time.Since(a.at) < maxAge {
 		return a.path
 	}
-	path := r.ask(key.source, key.destination)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.generation == generation {
-		if len(r.paths) >= maxPaths {
-			clear(r.paths)
-		}
-		r.paths[key] = answer{path, time.Now()}
+	path := r.askLocked(key.source, key.destination)
+	if len(r.paths) >= maxPaths {
+		clear(r.paths)
 	}
+	r.paths[key] = answer{path, time.Now()}
 	return path
 }
 
-func (r *Routes) ask(source, destination netip.Addr) Path {
-	options := netlink.RouteGetOptions{}
-	if source.IsValid() {
-		options.SrcAddr = source.AsSlice()
-	}
+func (r *Routes) askLocked(source, destination netip.Addr) Path {
+	q := routeQuestion{source: source, destination: destination}
 	if destination.IsLinkLocalUnicast() && destination.Is6() {
-		options.OifIndex = r.follower.index
+		q.index = r.follower.index
 	}
-	route, err := r.get(destination, options)
+	route, err := r.socket.get(q)
 	if err != nil {
 		return Path{Exit: Closed, Why: fmt.Sprintf("the kernel has no route: %v", err)}
 	}
@@ -96,12 +87,12 @@ func (r *Routes) ask(source, destination netip.Addr) Path {
 	if path.Exit != Aside {
 		return path
 	}
-	options.OifIndex = r.follower.index
-	here, err := r.get(destination, options)
-	if err == nil && here.LinkIndex != r.follower.index {
+	q.index = r.follower.index
+	here, err := r.socket.get(q)
+	if err == nil && here.index != r.follower.index {
 		// With a source, IPv6 takes the interface for a wish (ip6_route_output_flags).
-		options.SrcAddr = nil
-		here, err = r.get(destination, options)
+		q.source = netip.Addr{}
+		here, err = r.socket.get(q)
 	}
 	if err == nil {
 		if by := r.follower.path(here, source, destination); by.Exit == Here {
@@ -111,52 +102,31 @@ func (r *Routes) ask(source, destination netip.Addr) Path {
 	return path
 }
 
-var errNoAnswer = errors.New("no answer")
-
-func (r *Routes) get(destination netip.Addr, options netlink.RouteGetOptions) (*netlink.Route, error) {
-	routes, err := r.kernel.RouteGetWithOptions(destination.AsSlice(), &options)
-	if err != nil {
-		return nil, err
-	}
-	if len(routes) == 0 {
-		return nil, errNoAnswer
-	}
-	return &routes[0], nil
-}
-
 // path reads the kernel's answer.
-func (m *Follower) path(route *netlink.Route, source, destination netip.Addr) Path {
-	p := Path{Hop: destination, MTU: route.MTU, MSS: route.AdvMSS}
-	if src, ok := netip.AddrFromSlice(route.Src); ok {
-		p.Source = src.Unmap()
+func (m *Follower) path(route kernelRoute, source, destination netip.Addr) Path {
+	p := Path{Hop: destination, Source: route.source, MTU: route.mtu, MSS: route.mss}
+	if route.gateway.IsValid() {
+		p.Hop = route.gateway
 	}
-	if gw, ok := netip.AddrFromSlice(route.Gw); ok && !gw.IsUnspecified() {
-		p.Hop = gw.Unmap()
-	}
-	if via, ok := route.Via.(*netlink.Via); ok {
-		if gw, ok := netip.AddrFromSlice(via.Addr); ok {
-			p.Hop = gw
-		}
-	}
-	closed := func(why string) Path { return Path{Exit: Closed, Source: p.Source, Why: why} }
 	if source.IsValid() {
 		p.Source = source
 	}
+	closed := func(why string) Path { return Path{Exit: Closed, Source: p.Source, Why: why} }
 	switch {
-	case route.Type == unix.RTN_LOCAL:
+	case route.kind == unix.RTN_LOCAL:
 		return closed("the address is this host's")
-	case route.Type != unix.RTN_UNICAST:
+	case route.kind != unix.RTN_UNICAST:
 		return closed("the kernel has no unicast route")
-	case route.Encap != nil:
+	case route.encap:
 		return closed("the route has an encapsulation")
 	case m.encrypted(p.Source, destination):
 		return closed("an IPsec policy covers the connection")
-	case route.LinkIndex == m.index:
+	case route.index == m.index:
 		return p
 	}
-	link, err := m.kernel.LinkByIndex(route.LinkIndex)
+	link, err := m.kernel.LinkByIndex(route.index)
 	if err != nil {
-		return closed(fmt.Sprintf("the kernel routes it by interface %d, which went away", route.LinkIndex))
+		return closed(fmt.Sprintf("the kernel routes it by interface %d, which went away", route.index))
 	}
 	if !plain(link) {
 		return closed("the kernel routes it through the tunnel " + link.Attrs().Name)
