@@ -280,7 +280,7 @@ func (rt *Runtime) stop() error {
 		rt.watchers.Wait()
 	}
 	if rt.sharing != nil {
-		rt.sharing.quiet()
+		rt.sharing.stopFollowing()
 	}
 	for _, s := range rt.shards {
 		s.Close()

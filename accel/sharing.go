@@ -3,7 +3,6 @@ package accel
 import (
 	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,16 +10,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/follower"
-	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
 )
-
-// outboundPorts is how many local ports each shard gets for connections of its
-// own, when the first one is dialed. Each costs a file descriptor that holds it.
-const outboundPorts = 512
 
 // sharing is what a runtime does on a device that it shares with the kernel: it
 // follows the kernel's addresses, routes and neighbours, and sees to it that the
@@ -35,7 +29,7 @@ type sharing struct {
 	routing *routing
 	routers []*follower.Routes
 	// started is closed when the shards run, or never will (running is false then);
-	// news from the kernel wait for it.
+	// notifications from the kernel wait for it.
 	started   chan struct{}
 	startOnce sync.Once
 	running   bool
@@ -54,24 +48,8 @@ type sharing struct {
 	closed   bool
 }
 
-// A lease is a port, or a block of them, that is held in the kernel and claimed
-// on the device.
-type lease struct {
-	sharing *sharing
-	hold    *ports.Reservation // nil once the port has been given back
-	claim   *bifurcation.Claim
-	first   uint16
-	count   int
-	// kept are flows that others had at the port before.
-	kept []link.Flow
-	// ended: no new connection comes; flows are those that were left of it.
-	ended bool
-	flows []link.Flow
-}
-
 // share starts to follow the kernel, which has the device by an interface of that
-// name. It returns before the shards exist; start
-// has to be called when they do.
+// name. It returns before the shards exist; start has to be called when they do.
 func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, error) {
 	s := &sharing{
 		rt: rt, log: rt.log, follow: follow,
@@ -123,13 +101,13 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 	return s, nil
 }
 
-// wait holds news up until the shards run, and reports whether they do.
+// wait holds notifications up until the shards run, and reports whether they do.
 func (s *sharing) wait() bool {
 	<-s.started
 	return s.running
 }
 
-// start takes over the kernel's state and lets news through. MTUs stay below
+// start takes over the kernel's state and lets notifications through. MTUs stay below
 // limit.
 func (s *sharing) start(limit int) error {
 	s.limit = limit
@@ -210,230 +188,8 @@ func (s *sharing) apply(state follower.State) error {
 
 func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
 
-// listen takes a port for a listener, and fills in the number where addr leaves
-// that open. The error is that of package net for a port in use.
-func (s *sharing) listen(network string, addr *net.TCPAddr) (*lease, error) {
-	ip := listenAddr(network, addr)
-	hold, err := ports.Reserve(network, netip.AddrPortFrom(ip, uint16(addr.Port)))
-	if err != nil {
-		return nil, err
-	}
-	addr.Port = int(hold.First())
-	kept, err := s.flowsOfOthers(hold.First())
-	if err != nil {
-		s.log.Warn("connections that others have at this port may be reset", "port", addr.Port, "err", err)
-	}
-	return s.lease(hold, bifurcation.Ports{Addr: ip, Kept: kept})
-}
-
-// flowsOfOthers returns the connections at a port that the kernel has, and those
-// that other servers on the device have left after they gave the port back.
-func (s *sharing) flowsOfOthers(port uint16) ([]link.Flow, error) {
-	connections, err := ports.Connections(port)
-	var flows []link.Flow
-	for _, c := range connections {
-		flows = append(flows, link.Flow(c))
-	}
-	others, oerr := s.steering.Others(port)
-	return append(flows, others...), errors.Join(err, oerr)
-}
-
-// listenAddr is the address to listen on, the zero Addr for all of both IP
-// versions, that of an IP version for all of it.
-func listenAddr(network string, addr *net.TCPAddr) netip.Addr {
-	ip := addr.AddrPort().Addr().Unmap()
-	switch {
-	case ip.IsValid() && !ip.IsUnspecified():
-		return ip
-	case network == "tcp4":
-		return netip.IPv4Unspecified()
-	case network == "tcp6":
-		return netip.IPv6Unspecified()
-	}
-	return netip.Addr{}
-}
-
-// lease claims held ports on the device.
-func (s *sharing) lease(hold *ports.Reservation, want bifurcation.Ports) (*lease, error) {
-	want.First, want.Count = hold.First(), hold.Count()
-	claim, err := s.steering.Claim(want)
-	if err != nil {
-		hold.Close()
-		return nil, err
-	}
-	l := &lease{sharing: s, hold: hold, claim: claim, first: want.First, count: want.Count, kept: want.Kept}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		claim.Release()
-		hold.Close()
-		return nil, errClosed
-	}
-	s.leases[l] = struct{}{}
-	return l, nil
-}
-
-// dial makes sure that there are local ports for connections: one block for each
-// shard. laddr may ask for one port, which gets a lease of its own.
-func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
-	if laddr != nil && laddr.Port != 0 && !s.isOutbound(laddr.Port) {
-		return s.listen(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
-	}
-	s.mu.Lock()
-	have := s.outbound != nil
-	s.mu.Unlock()
-	if have {
-		return nil, nil
-	}
-	shards := 1
-	for shards < len(s.rt.shards) {
-		shards *= 2
-	}
-	hold, err := ports.ReserveBlock(min(outboundPorts*shards, 16384))
-	if err != nil {
-		return nil, err
-	}
-	l, err := s.lease(hold, bifurcation.Ports{})
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	if s.outbound != nil { // another goroutine was faster
-		s.mu.Unlock()
-		l.release()
-		return nil, nil
-	}
-	s.outbound = l
-	s.mu.Unlock()
-	each := l.count / shards
-	for i, sh := range s.rt.shards {
-		first := l.first + uint16(i*each)
-		if err := sh.SetPortRange(first, first+uint16(each)-1); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
-}
-
-// isOutbound tells whether a port is one of those that shards take for their
-// connections, and so held already.
-func (s *sharing) isOutbound(port int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.outbound != nil && port >= int(s.outbound.first) && port < int(s.outbound.first)+s.outbound.count
-}
-
-// release gives ports back at once, with any connections at them.
-func (l *lease) release() {
-	s := l.sharing
-	s.mu.Lock()
-	delete(s.leases, l)
-	s.mu.Unlock()
-	l.claim.Release()
-	if l.hold != nil {
-		l.hold.Close()
-		l.hold = nil
-	}
-}
-
-// end gives the port to whoever wants it next, while connections that were made
-// at it go on here.
-func (l *lease) end() {
-	s := l.sharing
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l.ended || s.closed {
-		return
-	}
-	l.ended = true
-	l.flows = s.flows(l.first)
-	if len(l.flows) > 0 {
-		if err := l.claim.Drain(l.flows); err != nil {
-			// The filter cannot tell flows apart: the port stays ours with the flows.
-			s.log.Debug("a port stays held while it has connections", "port", l.first, "err", err)
-			return
-		}
-	} else {
-		delete(s.leases, l)
-		l.claim.Release()
-	}
-	l.hold.Close()
-	l.hold = nil
-}
-
-// flows returns the connections at a local port.
-func (s *sharing) flows(port uint16) []link.Flow {
-	var flows []link.Flow
-	for _, sh := range s.rt.shards {
-		flows = append(flows, sh.Flows(port)...)
-	}
-	return flows
-}
-
-// tend lets go of what connections have ended since the last call.
-func (s *sharing) tend() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	for l := range s.leases {
-		if len(l.kept) > 0 {
-			l.tendKept()
-		}
-		if !l.ended {
-			continue
-		}
-		now := s.flows(l.first)
-		if len(now) == 0 {
-			delete(s.leases, l)
-			l.claim.Release()
-			if l.hold != nil {
-				l.hold.Close()
-				l.hold = nil
-			}
-			continue
-		}
-		if gone := without(l.flows, now); len(gone) > 0 && l.hold == nil {
-			if err := s.steering.Except(gone); err != nil {
-				s.log.Warn("cannot give back connections that ended", "port", l.first, "err", err)
-			}
-			l.flows = now
-		}
-	}
-}
-
-// tendKept ends the exceptions for connections that others have no more.
-func (l *lease) tendKept() {
-	now, err := l.sharing.flowsOfOthers(l.first)
-	if err != nil {
-		return
-	}
-	if gone := without(l.kept, now); len(gone) > 0 {
-		if err := l.sharing.steering.Except(gone); err != nil {
-			return
-		}
-		l.kept = without(l.kept, gone)
-	}
-}
-
-// without returns those of a that are not in b.
-func without(a, b []link.Flow) []link.Flow {
-	in := make(map[link.Flow]bool, len(b))
-	for _, f := range b {
-		in[f] = true
-	}
-	var rest []link.Flow
-	for _, f := range a {
-		if !in[f] {
-			rest = append(rest, f)
-		}
-	}
-	return rest
-}
-
-// quiet ends the news.
-func (s *sharing) quiet() {
+// stopFollowing ends the notifications.
+func (s *sharing) stopFollowing() {
 	s.startOnce.Do(func() { close(s.started) })
 	s.follower.Close()
 }

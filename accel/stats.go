@@ -151,7 +151,7 @@ type SharingStats struct {
 	Backend string
 	// Steering tells about claimed ports, and what the filter made of frames.
 	Steering SteeringStats
-	// Kernel counts the news from the kernel.
+	// Kernel counts what the kernel tells about the interface.
 	Kernel KernelStats
 	// Routes counts packets and dials that the kernel would send elsewhere.
 	Routes RouteStats

@@ -180,7 +180,7 @@ type SharingStatus struct {
 	Claims []ClaimStatus `json:"claims"`
 	// Steering tells about claimed ports, and what the filter made of frames.
 	Steering SteeringStats `json:"steering"`
-	// Kernel counts the news from the kernel.
+	// Kernel counts what the kernel tells about the interface.
 	Kernel KernelStats `json:"kernel"`
 	// Routes counts packets and dials that the kernel would send elsewhere.
 	Routes RouteStats `json:"routes"`

@@ -82,6 +82,8 @@ var rules = []rule{
 	{"accel", "testing", "test code has no place in a program"},
 	{"accel/debug", "testing", "test code has no place in a program"},
 	{"...", "accel/acceltest", "a network for tests has no place in a program"},
+	{"accel", "html/template", "only accel/debug has pages: templates keep every method of every type in a program"},
+	{"accel", "net/http", "only accel/debug has pages: a server that speaks no HTTP does not pay for it"},
 
 	// What any package may use depends on little.
 	{"internal/checksum", "gvisor.dev/...", "sums are arithmetic"},
