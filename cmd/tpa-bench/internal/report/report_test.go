@@ -259,6 +259,30 @@ func TestHTMLOfLittle(t *testing.T) {
 	}
 }
 
+// TestRedisColumn has a redis-server beside the two transports.
+func TestRedisColumn(t *testing.T) {
+	c := NewComparison([]Run{
+		NewRun("kernel", result(t, 200_000, 300*time.Microsecond)),
+		NewRun("accel", result(t, 400_000, 120*time.Microsecond)),
+		NewRun("redis", result(t, 160_000, 400*time.Microsecond)),
+	}, 1, machine.Facts{})
+	if c.Ratio.RPS != 2 || c.RedisRatio.RPS != 2.5 {
+		t.Errorf("ratios %v and %v, want 2 and 2.5", c.Ratio.RPS, c.RedisRatio.RPS)
+	}
+	header, lines := c.rows()
+	if want := (row{"", "kernel", "accel", "redis", "accel / kernel", "accel / redis"}); !slices.Equal(header, want) {
+		t.Errorf("columns %q, want %q", header, want)
+	}
+	for _, l := range lines {
+		if len(l) != len(header) {
+			t.Errorf("line %q has %d cells, want %d", l[0], len(l), len(header))
+		}
+	}
+	if got, want := c.Conditions(), "redis-server like kernel"; !strings.Contains(got, want) {
+		t.Errorf("conditions %q lack %q", got, want)
+	}
+}
+
 // TestWarnings says what a reader must know, and nothing of a good run.
 func TestWarnings(t *testing.T) {
 	tests := []struct {
