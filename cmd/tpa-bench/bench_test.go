@@ -155,6 +155,9 @@ func TestUsage(t *testing.T) {
 		{"compare --link wifi", `unknown link "wifi": want one of memif, xdp, packet`},
 		{"compare --client kernel", "the kernel has no memif"},
 		{"compare --link xdp --client udp", `unknown transport "udp"`},
+		{"compare --server nginx", `unknown server "nginx": want redis`},
+		{"compare --server redis --workload rr", "want a workload of Redis"},
+		{"compare --mtu 10", "--mtu 10: want 68 to 65389 bytes"},
 		{"compare --rounds 0", "--rounds 0: want 1 to 1000"},
 		{"compare --dev eth0", "--dev: compare sets that itself for each side"},
 		{"compare --server-cpus 4711", "CPU 4711 is none that this process may use"},
@@ -312,6 +315,38 @@ func TestCompare(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCompareRedis runs a real redis-server beside the kernel's rounds.
+func TestCompareRedis(t *testing.T) {
+	needTwoCPUs(t)
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip(err)
+	}
+	b := start(t, compareArgs("kernel", "--server", "redis", "--rounds", "1", "-q", "-o", "json")...)
+	if got := b.status(t); got != 0 {
+		t.Fatalf("exit status %d\n%s", got, b.stderr.String())
+	}
+	c, err := report.Read(&b.stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Names(), []string{"kernel", "redis"}; !slices.Equal(got, want) {
+		t.Fatalf("columns %v, want %v", got, want)
+	}
+	if r := c.Transports["redis"]; r.RPS <= 0 || r.Errors != 0 || r.ServerCPU <= 0 {
+		t.Errorf("redis %+v", r)
+	}
+}
+
+func TestCompareWithoutRedis(t *testing.T) {
+	needTwoCPUs(t)
+	t.Setenv("PATH", "")
+	b := start(t, "compare", "--transports", "kernel", "--server", "redis")
+	if got := b.status(t); got != exitFailed {
+		t.Errorf("exit status %d, want %d", got, exitFailed)
+	}
+	oneSentence(t, "compare", b.stderr.String(), "needs redis-server in PATH (Debian: apt-get install redis-server)")
 }
 
 // compareBoth compares both transports in one round. While other processes have the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ func newCompare() *cobra.Command {
 	var l loadFlags
 	var rounds int
 	var names []string
-	var over, client string
+	var over, client, other string
 	var serverCPUs, clientCPUs []int
 	cmd := &cobra.Command{
 		Use:   "compare --workload NAME --rounds R",
@@ -42,6 +43,9 @@ What lies between the two processes is --link:
            needs root, and no DPDK
   packet   likewise, with a packet socket in place of AF_XDP
 
+--server redis adds rounds of a real redis-server, where that is installed: one
+event loop on the kernel's TCP, with the kernel's client, in its own column.
+
 Device, addresses and CPUs are compare's own, for each side: it refuses --dev, --ip,
 --gateway and --cpus. The namespaces end with compare and its two processes, even
 when it is killed.
@@ -56,6 +60,8 @@ Ctrl-C ends the run and prints the rounds that there are.
 		Example: `  tpa-bench compare --workload get --conns 50
   tpa-bench compare --workload rr --conns 1 --rounds 9 -o json --out rr.json
   tpa-bench compare --link xdp --workload get --conns 50
+  tpa-bench compare --workload get --conns 50 --server redis
+  tpa-bench compare --workload read --conns 8 --mtu 9000
   tpa-bench compare --workload get --transports kernel -o html --out kernel.html`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,6 +89,21 @@ Ctrl-C ends the run and prints the rounds that there are.
 			if client, err = chooseClient(over, client); err != nil {
 				return err
 			}
+			mtu, err := chooseMTU(cmd)
+			if err != nil {
+				return err
+			}
+			var redis string
+			switch other {
+			case "":
+			case redisName:
+				if redis, err = findRedis(cfg.Workload.Protocol); err != nil {
+					return err
+				}
+				names = append(names, redisName)
+			default:
+				return usageError{fmt.Errorf("unknown server %q: want redis", other)}
+			}
 			for _, own := range []string{"dev", "ip", "gateway", "cpus"} {
 				if cmd.Flags().Changed(own) {
 					return usageError{fmt.Errorf("--%s: compare sets that itself for each side; for other devices start serve and run yourself", own)}
@@ -95,20 +116,20 @@ Ctrl-C ends the run and prints the rounds that there are.
 			if err != nil {
 				return err
 			}
-			between, err := newLink(over, queues())
+			between, err := newLink(over, queues(), mtu)
 			if err != nil {
 				return fmt.Errorf("compare --link %s: %w", over, err)
 			}
 			defer between.close()
 			live := newProgress(cmd.ErrOrStderr(), time.Duration(rounds*len(names))*(cfg.Warmup+cfg.Duration), l.quiet)
-			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live, link: between, client: client}
+			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live, link: between, client: client, redis: redis}
 			runs, err := m.play(cmd.Context(), names, rounds)
 			live.done()
 			if len(runs) == 0 {
 				return err
 			}
 			c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
-			c.Link, c.Client = over, client
+			c.Link, c.Client, c.MTU = over, client, mtu
 			// The first of what went wrong: a measurement, writing it, its errors.
 			return cmp.Or(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
 		},
@@ -119,6 +140,7 @@ Ctrl-C ends the run and prints the rounds that there are.
 	f.StringSliceVar(&names, "transports", transport.Names, "which to run")
 	f.StringVar(&over, "link", linkMemif, "what lies between server and client: "+strings.Join(links, ", "))
 	f.StringVar(&client, "client", "", "the client's TCP in the rounds of accel: kernel or accel (default: kernel; memif has accel only)")
+	f.StringVar(&other, "server", "", "run another server, too: redis, for a real redis-server on the kernel")
 	f.IntSliceVar(&serverCPUs, "server-cpus", nil, "CPUs of the server (default: half of the processors, at most one per queue)")
 	f.IntSliceVar(&clientCPUs, "client-cpus", nil, "CPUs of the client (default: likewise, others)")
 	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatBenchstat)
@@ -160,6 +182,22 @@ func choosePins(server, client []int) (pins, error) {
 		client = free[len(free)-n:]
 	}
 	return pins{server, client}, nil
+}
+
+// chooseMTU returns the MTU of the link, 0 for the usual one.
+func chooseMTU(cmd *cobra.Command) (int, error) {
+	text := cmd.Flags().Lookup("mtu").Value.String()
+	if text == "" {
+		text = os.Getenv("TPA_MTU")
+	}
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 68 || n > 65389 {
+		return 0, usageError{fmt.Errorf("--mtu %s: want 68 to 65389 bytes", text)}
+	}
+	return n, nil
 }
 
 // queues is the number of device queues that the environment asks for.

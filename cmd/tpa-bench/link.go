@@ -43,10 +43,10 @@ type link interface {
 	close()
 }
 
-// newLink makes a link with a number of queues.
-func newLink(name string, queues int) (link, error) {
+// newLink makes a link with a number of queues and an MTU, 0 for the usual one.
+func newLink(name string, queues, mtu int) (link, error) {
 	if name != linkMemif {
-		pair, err := veth.New(queues, serverIP, clientIP)
+		pair, err := veth.New(queues, mtu, serverIP, clientIP)
 		if err != nil {
 			return nil, err
 		}

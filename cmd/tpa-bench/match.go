@@ -33,6 +33,7 @@ type match struct {
 	// rounds of accel.
 	link   link
 	client string
+	redis  string // path of redis-server, if it has rounds
 }
 
 // rehearse starts and stops a server.
@@ -46,6 +47,9 @@ func (m *match) rehearse(ctx context.Context, name string) error {
 
 // serve starts a server and waits until it is ready.
 func (m *match) serve(ctx context.Context, name string) (server *process.Child, addr string, err error) {
+	if name == redisName {
+		return m.serveRedis(ctx)
+	}
 	server, err = process.Start("the "+name+" server",
 		[]string{"serve", "--transport", name, "--listen", m.link.listen(name), "--protocol", m.protocol},
 		environment(m.link.server()), process.Place{CPUs: m.pins.server, Netns: m.link.serverNetns()})
@@ -89,7 +93,7 @@ func (m *match) measure(ctx context.Context, name string) (*report.Run, error) {
 		return nil, err
 	}
 	defer server.Stop()
-	peer := name
+	peer := transport.Kernel
 	if name == transport.Accel {
 		peer = m.client
 	}

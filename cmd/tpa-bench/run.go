@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
@@ -144,6 +145,7 @@ counts as an error and not as a request.
 			cfg.Polls = tr.Polls()
 			cfg.Counters = func() load.Counters { return load.Counters(tr.Counters()) }
 			cfg.ServerPID = pid
+			cfg.ServerCounters = pollersOf(cmd.Context(), pid)
 			live := newProgress(cmd.ErrOrStderr(), cfg.Warmup+cfg.Duration, l.quiet)
 			live.next(l.workload+" over "+name, 0)
 			cfg.Progress = live.update
@@ -172,6 +174,30 @@ counts as an error and not as a request.
 	l.output.formats = append(l.output.formats, formatStream)
 	addDeviceFlags(cmd)
 	return cmd
+}
+
+// pollersOf returns what asks a server on accel, by its debug socket, for the time
+// of its pollers: nil for a process that has none, or 0.
+func pollersOf(ctx context.Context, pid int) func() load.Counters {
+	if pid == 0 {
+		return nil
+	}
+	c, base, err := (&target{pid: pid}).client()
+	if err != nil {
+		return nil // the kernel's server, or another program
+	}
+	return func() (sum load.Counters) {
+		var s accel.Status
+		body, err := get(ctx, c, base+"status.json")
+		if err != nil || json.Unmarshal(body, &s) != nil {
+			return load.Counters{}
+		}
+		for _, sh := range s.Shards {
+			sum.Busy += sh.Poller.Busy
+			sum.Idle += sh.Poller.Idle
+		}
+		return sum
+	}
 }
 
 // streamed is a line of the output format stream, by which compare follows its

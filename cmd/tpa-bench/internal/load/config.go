@@ -39,6 +39,9 @@ type Config struct {
 	// ServerPID, if not 0, is the server's process on this machine, whose
 	// processor time is measured too.
 	ServerPID int
+	// ServerCounters, if not nil, reads Busy and Idle of the server's pollers: a
+	// server that polls uses its processors whether it has work or not.
+	ServerCounters func() Counters
 	// Progress, if not nil, is called about once a second during a run.
 	Progress func(Progress)
 }
@@ -49,6 +52,29 @@ type Counters struct {
 	Lost        uint64 // frames dropped on this side
 	Polls       uint64 // looks at the device's queues
 	Empty       uint64 // those that found nothing
+	// Busy and Idle are the time of the pollers, with frames to handle and without.
+	Busy, Idle time.Duration
+}
+
+// Sub returns what was counted between two readings.
+func (c Counters) Sub(earlier Counters) Counters {
+	return Counters{
+		Retransmits: c.Retransmits - earlier.Retransmits,
+		Lost:        c.Lost - earlier.Lost,
+		Polls:       c.Polls - earlier.Polls,
+		Empty:       c.Empty - earlier.Empty,
+		Busy:        c.Busy - earlier.Busy,
+		Idle:        c.Idle - earlier.Idle,
+	}
+}
+
+// Working is the part of the pollers' time with frames to handle, 0 to 1; -1
+// where nothing polls.
+func (c Counters) Working() float64 {
+	if c.Busy+c.Idle <= 0 {
+		return -1
+	}
+	return float64(c.Busy) / float64(c.Busy+c.Idle)
 }
 
 // Progress is the state of a run.

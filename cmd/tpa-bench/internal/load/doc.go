@@ -1,9 +1,9 @@
 // Package load generates requests and measures how they are answered.
 //
 // Each connection has one goroutine with blocking reads and writes (two, where
-// reading and writing must overlap), its own histogram and its own counters;
-// they meet only when the run is over. In the steady state a request allocates
-// nothing.
+// reading and writing must overlap) and its own counters; it hands latencies by
+// the dozen to a histogram that it shares with others. In the steady state a
+// request allocates nothing.
 //
 // A closed loop sends the next requests when the last are answered. An open loop
 // (Config.Rate) sends by a timetable, whatever the server does, and counts

@@ -46,6 +46,7 @@ type Result struct {
 	Late    *hdrhistogram.Histogram // open loop: how late the pacer woke, ns
 
 	Counters Counters // of the client's side, while measuring
+	Server   Counters // of the server's pollers, if they could be asked
 
 	ClientCPU time.Duration // processor time while measuring
 	ServerCPU time.Duration // -1: not known
@@ -70,6 +71,8 @@ type run struct {
 	from, to atomic.Int64
 
 	workers []*worker
+	// latency and late have what the workers' samplers hand on.
+	latency, late []collector
 
 	mu sync.Mutex
 	// mu guards the following fields
@@ -111,9 +114,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	load := machine.LoadAverage()
 	dialCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	r := &run{Config: cfg, ctx: dialCtx, start: time.Now()}
-	r.from.Store(math.MaxInt64)
-	r.to.Store(math.MaxInt64)
+	r := newRun(dialCtx, cfg)
 	defer func() {
 		for _, w := range r.workers {
 			w.hangUp()
@@ -158,6 +159,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	r.collect(res)
 	return res, nil
+}
+
+// newRun returns a run that has no workers yet. Dials end with ctx.
+func newRun(ctx context.Context, cfg Config) *run {
+	r := &run{Config: cfg, ctx: ctx, start: time.Now(), latency: newCollectors(), late: newCollectors()}
+	r.from.Store(math.MaxInt64)
+	r.to.Store(math.MaxInt64)
+	return r
 }
 
 // connect makes the workers and their connections.
@@ -231,8 +240,8 @@ func newWorker(r *run, i int) (*worker, error) {
 		depth: r.Pipeline,
 		pacer: goPacer{},
 		in:    make([]byte, firstBuffer),
-		tally: tally{latency: newHistogram()},
 	}
+	w.latency.to, w.late.to = &r.latency[i%len(r.latency)], &r.late[i%len(r.late)]
 	if r.duplex() {
 		w.depth = 1
 	}
@@ -244,7 +253,6 @@ func newWorker(r *run, i int) (*worker, error) {
 	}
 	if r.Rate > 0 {
 		w.interval = max(int64(float64(r.Conns)/r.Rate*float64(time.Second)), 1)
-		w.late = newHistogram()
 		if !r.Polls {
 			p, err := newKernelPacer()
 			if err != nil {
@@ -267,6 +275,7 @@ type sample struct {
 	watched        []int
 	cpus           machine.Times
 	counters       Counters
+	pollers        Counters // of the server
 }
 
 func (r *run) sample() (s sample) {
@@ -285,17 +294,16 @@ func (r *run) sample() (s sample) {
 	if r.Counters != nil {
 		s.counters = r.Counters()
 	}
+	if r.ServerCounters != nil {
+		s.pollers = r.ServerCounters()
+	}
 	return s
 }
 
 // since writes the differences between two samples into res.
 func (r *run) since(before, s sample, res *Result) {
-	res.Counters = Counters{
-		Retransmits: s.counters.Retransmits - before.counters.Retransmits,
-		Lost:        s.counters.Lost - before.counters.Lost,
-		Polls:       s.counters.Polls - before.counters.Polls,
-		Empty:       s.counters.Empty - before.counters.Empty,
-	}
+	res.Counters = s.counters.Sub(before.counters)
+	res.Server = s.pollers.Sub(before.pollers)
 	res.ClientCPU = s.client - before.client
 	res.ServerCPU = -1
 	ours := res.ClientCPU
@@ -321,19 +329,15 @@ func (r *run) since(before, s sample, res *Result) {
 
 // collect merges what the workers counted.
 func (r *run) collect(res *Result) {
-	res.Latency = newHistogram()
+	res.Latency = merged(r.latency)
 	if r.Rate > 0 {
-		res.Late = newHistogram()
+		res.Late = merged(r.late)
 	}
 	for _, w := range r.workers {
 		res.Requests += w.requests
 		res.Errors += w.errors
 		res.Unanswered += w.unanswered
 		res.Unsent += w.unsent
-		res.Latency.Merge(w.latency)
-		if w.late != nil {
-			res.Late.Merge(w.late)
-		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

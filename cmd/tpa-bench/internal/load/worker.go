@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 const (
@@ -27,16 +25,13 @@ const (
 	lastPause  = 100 * time.Millisecond
 )
 
-// newHistogram keeps three digits of latencies in ns.
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxLatency, 3) }
-
 // tally is what one goroutine counts.
 type tally struct {
 	requests   uint64 // answered while measuring
 	errors     uint64
-	unanswered uint64 // no reply in time after the end
-	unsent     uint64 // due while measuring, never sent
-	latency    *hdrhistogram.Histogram
+	unanswered uint64  // no reply in time after the end
+	unsent     uint64  // due while measuring, never sent
+	latency    sampler // ns
 }
 
 // worker is one connection, or one after the other. Its fields belong to its
@@ -57,10 +52,13 @@ type worker struct {
 
 	next     int64 // open loop: when the next request is due, ns since the run began
 	interval int64 // open loop: ns between two requests
+	// last is when the last batch was answered, which is when the next is due in a
+	// closed loop: one look at the clock for both. 0: not known.
+	last int64
 
 	tally
-	late     *hdrhistogram.Histogram // open loop: how late sleep woke, ns
-	answered atomic.Uint64           // for the live line; read by others
+	late     sampler       // open loop: how late sleep woke, ns
+	answered atomic.Uint64 // for the live line; read by others
 
 	mu sync.Mutex
 	// mu guards the following fields
@@ -130,6 +128,7 @@ func (w *worker) work() {
 				} else {
 					w.exchange()
 					w.hangUp()
+					w.last = 0 // closing is no part of the next request
 				}
 			}
 		case w.conn == nil:
@@ -143,6 +142,7 @@ func (w *worker) work() {
 		default:
 			if goesOn = w.await(); goesOn && w.exchange() != nil {
 				w.hangUp()
+				w.last = 0
 			}
 		}
 		if err == nil {
@@ -157,6 +157,8 @@ func (w *worker) work() {
 		w.drain()
 	}
 	w.hangUp()
+	w.latency.flush()
+	w.late.flush()
 }
 
 // await fills batch with the requests that are due, at least one, and says
@@ -164,10 +166,14 @@ func (w *worker) work() {
 func (w *worker) await() bool {
 	w.batch = w.batch[:0]
 	if w.interval == 0 {
-		now := w.run.now()
+		now := w.last
+		if now == 0 {
+			now = w.run.now()
+		}
 		if now >= w.run.to.Load() {
 			return false
 		}
+		w.last = 0
 		for len(w.batch) < w.depth {
 			w.batch = append(w.batch, request{intended: now})
 		}
@@ -187,7 +193,7 @@ func (w *worker) await() bool {
 		now = w.run.now()
 	}
 	if slept {
-		w.late.RecordValue(min(now-w.next, maxLatency))
+		w.late.add(now - w.next)
 	}
 	for now >= w.next && len(w.batch) < w.depth {
 		w.batch = append(w.batch, request{intended: w.next})
@@ -226,6 +232,7 @@ func (w *worker) exchange() error {
 			w.done(w.batch[i].intended, now)
 		}
 		w.answered.Add(uint64(len(w.batch)))
+		w.last = now
 		return nil
 	}
 	for got := 0; got < len(w.batch); {
@@ -251,6 +258,7 @@ func (w *worker) exchange() error {
 			got++
 		}
 		w.answered.Add(uint64(got - before))
+		w.last = now
 	}
 	if w.r != w.w {
 		w.fail(1, errSurplus)
@@ -386,7 +394,7 @@ func (w *worker) record(intended, now int64) bool {
 	if intended < w.run.from.Load() || intended >= w.run.to.Load() {
 		return false
 	}
-	w.latency.RecordValue(min(now-intended, maxLatency))
+	w.latency.add(now - intended)
 	return true
 }
 

@@ -40,7 +40,8 @@ func newTestWorker(tb testing.TB, name string, pipeline int) *worker {
 	if err := cfg.normalise(); err != nil {
 		tb.Fatal(err)
 	}
-	r := &run{Config: cfg, ctx: tb.Context(), start: time.Now()}
+	r := newRun(tb.Context(), cfg)
+	r.from.Store(0)
 	r.to.Store(int64(time.Hour))
 	wk, err := newWorker(r, 0)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 // stopTimeout is how long a child may take to end when asked to.
 const stopTimeout = 10 * time.Second
 
-// Child is this program running with other arguments. Its methods may be called
+// Child is this program running with other arguments, or another one. Its methods may be called
 // by any goroutine.
 type Child struct {
 	name   string
@@ -48,12 +48,17 @@ func Start(name string, args, env []string, at Place) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	return StartProgram(name, self, args, env, at)
+}
+
+// StartProgram does the same with the program at a path.
+func StartProgram(name, path string, args, env []string, at Place) (*Child, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	c := &Child{name: name, stdout: read, ended: make(chan struct{})}
-	c.cmd = exec.Command(self, args...)
+	c.cmd = exec.Command(path, args...)
 	c.cmd.Env = env
 	c.cmd.Stdout = write
 	c.cmd.Stderr = &c.tail

@@ -12,41 +12,42 @@ import (
 
 // command is one entry of the table of commands.
 type command struct {
+	name string // in capitals, at most 8 letters
 	// arity is the number of arguments with the name; negative: at least that
 	// many, as in Redis.
 	arity int
 	run   func(s *session, args [][]byte)
 }
 
-var commands = map[string]command{
-	"PING":     {-1, ping},
-	"ECHO":     {2, echo},
-	"QUIT":     {-1, quit},
-	"SELECT":   {2, selectDB},
-	"HELLO":    {-1, unknown}, // RESP2 only: clients fall back
-	"CLIENT":   {-2, ok},
-	"COMMAND":  {-1, noCommands},
-	"CONFIG":   {-2, config},
-	"INFO":     {-1, info},
-	"DBSIZE":   {1, dbSize},
-	"FLUSHALL": {-1, flushAll},
-	"FLUSHDB":  {-1, flushAll},
+var commands = []command{
+	{"PING", -1, ping},
+	{"ECHO", 2, echo},
+	{"QUIT", -1, quit},
+	{"SELECT", 2, selectDB},
+	{"HELLO", -1, unknown}, // RESP2 only: clients fall back
+	{"CLIENT", -2, ok},
+	{"COMMAND", -1, noCommands},
+	{"CONFIG", -2, config},
+	{"INFO", -1, info},
+	{"DBSIZE", 1, dbSize},
+	{"FLUSHALL", -1, flushAll},
+	{"FLUSHDB", -1, flushAll},
 
-	"GET":    {2, get},
-	"SET":    {-3, set},
-	"DEL":    {-2, del},
-	"EXISTS": {-2, exists},
-	"TTL":    {2, ttl},
-	"INCR":   {2, incr},
-	"MSET":   {-3, mset},
-	"MGET":   {-2, mget},
+	{"GET", 2, get},
+	{"SET", -3, set},
+	{"DEL", -2, del},
+	{"EXISTS", -2, exists},
+	{"TTL", 2, ttl},
+	{"INCR", 2, incr},
+	{"MSET", -3, mset},
+	{"MGET", -2, mget},
 
-	"LPUSH":  {-3, lpush},
-	"RPUSH":  {-3, rpush},
-	"LPOP":   {2, lpop},
-	"RPOP":   {2, rpop},
-	"LLEN":   {2, llen},
-	"LRANGE": {4, lrange},
+	{"LPUSH", -3, lpush},
+	{"RPUSH", -3, rpush},
+	{"LPOP", 2, lpop},
+	{"RPOP", 2, rpop},
+	{"LLEN", 2, llen},
+	{"LRANGE", 4, lrange},
 }
 
 const (
@@ -57,28 +58,62 @@ const (
 
 // run executes one command and appends its reply.
 func (s *session) run(args [][]byte) {
-	var upper [16]byte
-	if len(args[0]) > len(upper) {
-		unknown(s, args)
-		return
-	}
-	name := upper[:len(args[0])]
-	for i, c := range args[0] {
-		if 'a' <= c && c <= 'z' {
-			c -= 'a' - 'A'
-		}
-		name[i] = c
-	}
-	cmd, known := commands[string(name)]
-	if !known {
+	cmd := find(args[0])
+	if cmd == nil {
 		unknown(s, args)
 		return
 	}
 	if len(args) != cmd.arity && (cmd.arity > 0 || len(args) < -cmd.arity) {
-		s.fail("ERR wrong number of arguments for '" + strings.ToLower(string(name)) + "' command")
+		s.fail("ERR wrong number of arguments for '" + strings.ToLower(cmd.name) + "' command")
 		return
 	}
 	cmd.run(s, args)
+}
+
+// table has the commands by their names as numbers: at tableIndex, or in the next
+// free places behind it. Half of it is empty, so that a search soon ends.
+var table = func() (t [64]struct {
+	number uint64
+	cmd    *command
+}) {
+	for i := range commands {
+		number := numberOf([]byte(commands[i].name))
+		at := tableIndex(number)
+		for t[at].cmd != nil {
+			at = (at + 1) % len(t)
+		}
+		t[at].number, t[at].cmd = number, &commands[i]
+	}
+	return t
+}()
+
+// tableIndex spreads numbers over the 64 places of the table (Fibonacci hashing).
+func tableIndex(number uint64) int { return int(number * 0x9e3779b97f4a7c15 >> 58) }
+
+// numberOf packs a name of up to 8 letters of either case.
+func numberOf(name []byte) (n uint64) {
+	for _, c := range name {
+		if 'a' <= c && c <= 'z' {
+			c -= 'a' - 'A'
+		}
+		n = n<<8 | uint64(c)
+	}
+	return n
+}
+
+// find returns the command of that name in either case, nil if there is none.
+func find(name []byte) *command {
+	if len(name) > 8 {
+		return nil
+	}
+	number := numberOf(name)
+	for at := tableIndex(number); table[at].cmd != nil; at = (at + 1) % len(table) {
+		// Bytes of 0 before a name do not show in its number.
+		if cmd := table[at].cmd; table[at].number == number && len(cmd.name) == len(name) {
+			return cmd
+		}
+	}
+	return nil
 }
 
 func (s *session) status(text string) { s.out = resp.AppendStatus(s.out, text) }
@@ -140,21 +175,25 @@ func config(s *session, args [][]byte) {
 
 // info names a Redis version because clients choose commands by it.
 func info(s *session, _ [][]byte) {
+	s.release()
 	s.out = resp.AppendBulk(s.out, fmt.Sprintf("# Server\r\nserver_name:tpa-bench\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\n"+
 		"# Keyspace\r\ndb0:keys=%d\r\n", s.store.size()))
 }
 
-func dbSize(s *session, _ [][]byte) { s.int(s.store.size()) }
+func dbSize(s *session, _ [][]byte) {
+	s.release()
+	s.int(s.store.size())
+}
 
 func flushAll(s *session, _ [][]byte) {
+	s.release()
 	s.store.clear()
 	s.status("OK")
 }
 
 func get(s *session, args [][]byte) {
-	sh := s.store.shard(args[1])
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	sh := s.rlock(args[1])
+	defer s.runlock(sh)
 	v := sh.get(args[1])
 	switch {
 	case v == nil:
@@ -218,9 +257,8 @@ func set(s *session, args [][]byte) {
 			return
 		}
 	}
-	sh := s.store.shard(args[1])
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := s.lock(args[1])
+	defer s.unlock(sh)
 	if o != (setOptions{}) {
 		old := sh.get(args[1])
 		if o.old && old != nil && old.list != nil {
@@ -256,13 +294,12 @@ func set(s *session, args [][]byte) {
 func del(s *session, args [][]byte) {
 	n := 0
 	for _, key := range args[1:] {
-		sh := s.store.shard(key)
-		sh.mu.Lock()
+		sh := s.lock(key)
 		if sh.get(key) != nil {
 			n++
 		}
 		delete(sh.values, string(key))
-		sh.mu.Unlock()
+		s.unlock(sh)
 	}
 	s.int(n)
 }
@@ -270,21 +307,19 @@ func del(s *session, args [][]byte) {
 func exists(s *session, args [][]byte) {
 	n := 0
 	for _, key := range args[1:] {
-		sh := s.store.shard(key)
-		sh.mu.RLock()
+		sh := s.rlock(key)
 		if sh.get(key) != nil {
 			n++
 		}
-		sh.mu.RUnlock()
+		s.runlock(sh)
 	}
 	s.int(n)
 }
 
 // ttl answers in whole seconds, rounded up; -1 without expiry, -2 without key.
 func ttl(s *session, args [][]byte) {
-	sh := s.store.shard(args[1])
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	sh := s.rlock(args[1])
+	defer s.runlock(sh)
 	v := sh.get(args[1])
 	switch {
 	case v == nil:
@@ -298,9 +333,8 @@ func ttl(s *session, args [][]byte) {
 }
 
 func incr(s *session, args [][]byte) {
-	sh := s.store.shard(args[1])
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := s.lock(args[1])
+	defer s.unlock(sh)
 	v := sh.get(args[1])
 	if v == nil {
 		v = sh.set(args[1], []byte{'0'})
@@ -330,10 +364,9 @@ func mset(s *session, args [][]byte) {
 		return
 	}
 	for i := 1; i < len(args); i += 2 {
-		sh := s.store.shard(args[i])
-		sh.mu.Lock()
+		sh := s.lock(args[i])
 		sh.set(args[i], args[i+1])
-		sh.mu.Unlock()
+		s.unlock(sh)
 	}
 	s.status("OK")
 }
@@ -341,14 +374,13 @@ func mset(s *session, args [][]byte) {
 func mget(s *session, args [][]byte) {
 	s.out = resp.AppendArray(s.out, len(args)-1)
 	for _, key := range args[1:] {
-		sh := s.store.shard(key)
-		sh.mu.RLock()
+		sh := s.rlock(key)
 		if v := sh.get(key); v != nil && v.list == nil {
 			s.bulk(v.str)
 		} else {
 			s.none()
 		}
-		sh.mu.RUnlock()
+		s.runlock(sh)
 	}
 }
 
@@ -356,9 +388,8 @@ func lpush(s *session, args [][]byte) { push(s, args, (*list).pushFront) }
 func rpush(s *session, args [][]byte) { push(s, args, (*list).pushBack) }
 
 func push(s *session, args [][]byte, put func(*list, []byte)) {
-	sh := s.store.shard(args[1])
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := s.lock(args[1])
+	defer s.unlock(sh)
 	v := sh.get(args[1])
 	if v == nil {
 		v = &value{list: new(list)}
@@ -378,9 +409,8 @@ func lpop(s *session, args [][]byte) { pop(s, args, (*list).popFront) }
 func rpop(s *session, args [][]byte) { pop(s, args, (*list).popBack) }
 
 func pop(s *session, args [][]byte, take func(*list) []byte) {
-	sh := s.store.shard(args[1])
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := s.lock(args[1])
+	defer s.unlock(sh)
 	v := sh.get(args[1])
 	switch {
 	case v == nil:
@@ -396,9 +426,8 @@ func pop(s *session, args [][]byte, take func(*list) []byte) {
 }
 
 func llen(s *session, args [][]byte) {
-	sh := s.store.shard(args[1])
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	sh := s.rlock(args[1])
+	defer s.runlock(sh)
 	v := sh.get(args[1])
 	switch {
 	case v == nil:
@@ -417,9 +446,8 @@ func lrange(s *session, args [][]byte) {
 		s.fail(notInteger)
 		return
 	}
-	sh := s.store.shard(args[1])
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	sh := s.rlock(args[1])
+	defer s.runlock(sh)
 	v := sh.get(args[1])
 	if v == nil {
 		s.out = resp.AppendArray(s.out, 0)

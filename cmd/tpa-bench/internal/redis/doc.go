@@ -1,6 +1,7 @@
 // Package redis is a small Redis server: strings, counters and lists in
 // memory, spread over locks so that the store is never what a benchmark
-// measures. It does what redis-cli, redis-benchmark and client libraries need
+// measures; on one processor under one lock, taken once for all commands that have
+// arrived. It does what redis-cli, redis-benchmark and client libraries need
 // and answers everything else with Redis' own error.
 //
 // A connection's goroutine parses what has arrived, runs it, and sends all the

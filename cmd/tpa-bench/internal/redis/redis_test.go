@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,24 +130,73 @@ func TestCommands(t *testing.T) {
 		{[]any{"FLUSHALL"}, "OK"},
 		{[]any{"DBSIZE"}, int64(0)},
 	}
-	c := newClient(t, NewStore())
-	for _, tt := range tests {
-		got, err := c.Do(ctx, tt.do...).Result()
-		if err == client.Nil {
-			got, err = nil, nil
-		}
-		if want, isErr := tt.want.(error); isErr {
-			if err == nil || err.Error() != want.Error() {
-				t.Errorf("%.60q: got %v, %v, want error %v", tt.do, got, err, want)
+	for _, shards := range []int{1, manyShards} {
+		t.Run(fmt.Sprintf("shards=%d", shards), func(t *testing.T) {
+			c := newClient(t, newStore(shards))
+			for _, tt := range tests {
+				got, err := c.Do(ctx, tt.do...).Result()
+				if err == client.Nil {
+					got, err = nil, nil
+				}
+				if want, isErr := tt.want.(error); isErr {
+					if err == nil || err.Error() != want.Error() {
+						t.Errorf("%.60q: got %v, %v, want error %v", tt.do, got, err, want)
+					}
+					continue
+				}
+				if err != nil {
+					t.Errorf("%.60q: %v", tt.do, err)
+				}
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Errorf("%.60q (-want +got):\n%s", tt.do, diff)
+				}
 			}
-			continue
+		})
+	}
+}
+
+// TestConnectionsTakeTurns counts up in one key from several connections, each of
+// which sends its commands in one piece.
+func TestConnectionsTakeTurns(t *testing.T) {
+	const conns, each = 8, 200
+	for _, shards := range []int{1, manyShards} {
+		c := newClient(t, newStore(shards))
+		var all sync.WaitGroup
+		for range conns {
+			all.Go(func() {
+				pipe := c.Pipeline()
+				for range each {
+					pipe.Incr(context.Background(), "n")
+					pipe.DBSize(context.Background())
+				}
+				if _, err := pipe.Exec(context.Background()); err != nil {
+					t.Errorf("%d shards: %v", shards, err)
+				}
+			})
 		}
-		if err != nil {
-			t.Errorf("%.60q: %v", tt.do, err)
+		all.Wait()
+		if got, want := c.Get(context.Background(), "n").Val(), fmt.Sprint(conns*each); got != want {
+			t.Errorf("%d shards: counted to %s, want %s", shards, got, want)
 		}
-		if diff := cmp.Diff(tt.want, got); diff != "" {
-			t.Errorf("%.60q (-want +got):\n%s", tt.do, diff)
+	}
+}
+
+func TestFind(t *testing.T) {
+	for i := range commands {
+		name := commands[i].name
+		for _, n := range []string{name, strings.ToLower(name)} {
+			if got := find([]byte(n)); got != &commands[i] {
+				t.Errorf("find(%q) is %v", n, got)
+			}
 		}
+		for _, n := range []string{"\x00" + name, name + "\x00", name + "S", name[:len(name)-1] + "@"} {
+			if got := find([]byte(n)); got != nil {
+				t.Errorf("find(%q) is %s, want none", n, got.name)
+			}
+		}
+	}
+	if got := find(nil); got != nil {
+		t.Errorf("find of nothing is %s", got.name)
 	}
 }
 
@@ -283,13 +334,18 @@ func TestList(t *testing.T) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	s := &session{store: NewStore(), out: make([]byte, 0, 4096)}
-	key := []byte("key:000000000001")
-	s.run([][]byte{[]byte("SET"), key, bytes.Repeat([]byte("v"), 64)})
-	get := [][]byte{[]byte("GET"), key}
-	b.ReportAllocs()
-	for b.Loop() {
-		s.out = s.out[:0]
-		s.run(get)
+	for _, shards := range []int{1, manyShards} {
+		b.Run(fmt.Sprintf("shards=%d", shards), func(b *testing.B) {
+			s := &session{store: newStore(shards), out: make([]byte, 0, 4096)}
+			key := []byte("key:000000000001")
+			s.run([][]byte{[]byte("SET"), key, bytes.Repeat([]byte("v"), 64)})
+			get := [][]byte{[]byte("GET"), key}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.out = s.out[:0]
+				s.run(get)
+				s.release()
+			}
+		})
 	}
 }

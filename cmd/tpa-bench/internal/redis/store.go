@@ -2,18 +2,22 @@ package redis
 
 import (
 	"hash/maphash"
+	"runtime"
 	"sync"
 	"time"
 )
 
-// shards is the number of locks: a power of two, many times the processors of
-// a large machine, so that two connections seldom want the same one.
-const shards = 256
+// manyShards is the number of locks on several processors: a power of two, many
+// times the processors of a large machine, so that two connections seldom want the
+// same one.
+const manyShards = 256
 
 // Store holds the data set. Any goroutine may use it.
 type Store struct {
-	seed   maphash.Seed
-	shards [shards]shard
+	seed maphash.Seed
+	// shards are manyShards; or one, which a connection keeps locked for all commands
+	// that have arrived, where only one can run at a time.
+	shards []shard
 }
 
 // shard is a part of the keys under one lock.
@@ -32,9 +36,16 @@ type value struct {
 	expires int64 // Unix time in nanoseconds, 0: never
 }
 
-// NewStore returns an empty store.
+// NewStore returns an empty store for the processors that Go uses (GOMAXPROCS).
 func NewStore() *Store {
-	s := &Store{seed: maphash.MakeSeed()}
+	if runtime.GOMAXPROCS(0) == 1 {
+		return newStore(1)
+	}
+	return newStore(manyShards)
+}
+
+func newStore(shards int) *Store {
+	s := &Store{seed: maphash.MakeSeed(), shards: make([]shard, shards)}
 	s.clear()
 	return s
 }
@@ -59,9 +70,9 @@ func (s *Store) size() (n int) {
 	return n
 }
 
-// shard returns the part that key belongs to. The caller locks it.
+// shard returns the part that key belongs to, of many. The caller locks it.
 func (s *Store) shard(key []byte) *shard {
-	return &s.shards[maphash.Bytes(s.seed, key)%shards]
+	return &s.shards[maphash.Bytes(s.seed, key)%manyShards]
 }
 
 // get returns the live value of key, or nil.

@@ -20,6 +20,7 @@ import (
 // colours of transports, which tell apart for colour-blind readers too.
 var colours = map[string]color.Color{
 	"kernel": color.RGBA{R: 0xd9, G: 0x6b, B: 0x0b, A: 0xff},
+	"redis":  color.RGBA{R: 0x3d, G: 0x8b, B: 0x37, A: 0xff},
 	"accel":  color.RGBA{R: 0x0b, G: 0x6f, B: 0xb8, A: 0xff},
 }
 

@@ -20,18 +20,22 @@ type Comparison struct {
 	// the rounds of accel. Empty in results of old: memif and accel.
 	Link   string `json:"link,omitempty"`
 	Client string `json:"client,omitempty"`
+	// MTU of the link, in bytes; 0: the usual one, 1500.
+	MTU int `json:"mtu,omitempty"`
 
 	// Transports has the medians over the rounds; errors are summed.
 	Transports map[string]Figures `json:"transports"`
 	// Ratio is accel to kernel, if both were run.
-	Ratio    *Ratio        `json:"ratio,omitempty"`
-	Runs     []Run         `json:"runs"`
-	Machine  machine.Facts `json:"machine"`
-	Stolen   float64       `json:"stolen"` // greatest of any run
-	Warnings []string      `json:"warnings,omitempty"`
+	Ratio *Ratio `json:"ratio,omitempty"`
+	// RedisRatio is accel to a redis-server on the kernel, if both were run.
+	RedisRatio *Ratio        `json:"ratio_redis,omitempty"`
+	Runs       []Run         `json:"runs"`
+	Machine    machine.Facts `json:"machine"`
+	Stolen     float64       `json:"stolen"` // greatest of any run
+	Warnings   []string      `json:"warnings,omitempty"`
 }
 
-// Ratio compares accel with kernel: the ratios of the medians, and the least and
+// Ratio compares accel with another column: the ratios of the medians, and the least and
 // greatest ratio of any round.
 type Ratio struct {
 	RPS    float64 `json:"rps"`
@@ -74,7 +78,7 @@ func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
 			}
 		}
 	}
-	c.Ratio = c.ratio()
+	c.Ratio, c.RedisRatio = c.ratio("kernel"), c.ratio("redis")
 	if c.Ratio != nil && c.Ratio.RPSMin < 1 && c.Ratio.RPSMax > 1 {
 		c.Warnings = append(c.Warnings, "no clear difference in requests/s: some rounds went one way and some the other")
 	}
@@ -127,16 +131,17 @@ func (c *Comparison) histogram(transport string) (*hdrhistogram.Histogram, error
 	return sum, nil
 }
 
-func (c *Comparison) ratio() *Ratio {
-	kernel, accel := c.of("kernel"), c.of("accel")
-	if len(kernel) == 0 || len(accel) == 0 {
+// ratio compares accel with base.
+func (c *Comparison) ratio(base string) *Ratio {
+	others, accel := c.of(base), c.of("accel")
+	if len(others) == 0 || len(accel) == 0 {
 		return nil
 	}
-	k, a := c.Transports["kernel"], c.Transports["accel"]
+	k, a := c.Transports[base], c.Transports["accel"]
 	r := &Ratio{RPS: quotient(a.RPS, k.RPS), P99: quotient(a.P99, k.P99)}
 	r.RPSMin, r.P99Min = math.MaxFloat64, math.MaxFloat64
 	for _, a := range accel {
-		for _, k := range kernel {
+		for _, k := range others {
 			if a.Round == k.Round {
 				rps, p99 := quotient(a.RPS, k.RPS), quotient(a.P99, k.P99)
 				r.RPSMin, r.RPSMax = min(r.RPSMin, rps), max(r.RPSMax, rps)

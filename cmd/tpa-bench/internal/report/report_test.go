@@ -259,6 +259,30 @@ func TestHTMLOfLittle(t *testing.T) {
 	}
 }
 
+// TestRedisColumn has a redis-server beside the two transports.
+func TestRedisColumn(t *testing.T) {
+	c := NewComparison([]Run{
+		NewRun("kernel", result(t, 200_000, 300*time.Microsecond)),
+		NewRun("accel", result(t, 400_000, 120*time.Microsecond)),
+		NewRun("redis", result(t, 160_000, 400*time.Microsecond)),
+	}, 1, machine.Facts{})
+	if c.Ratio.RPS != 2 || c.RedisRatio.RPS != 2.5 {
+		t.Errorf("ratios %v and %v, want 2 and 2.5", c.Ratio.RPS, c.RedisRatio.RPS)
+	}
+	header, lines := c.rows()
+	if want := (row{"", "kernel", "accel", "redis", "accel / kernel", "accel / redis"}); !slices.Equal(header, want) {
+		t.Errorf("columns %q, want %q", header, want)
+	}
+	for _, l := range lines {
+		if len(l) != len(header) {
+			t.Errorf("line %q has %d cells, want %d", l[0], len(l), len(header))
+		}
+	}
+	if got, want := c.Conditions(), "redis-server like kernel"; !strings.Contains(got, want) {
+		t.Errorf("conditions %q lack %q", got, want)
+	}
+}
+
 // TestWarnings says what a reader must know, and nothing of a good run.
 func TestWarnings(t *testing.T) {
 	tests := []struct {
@@ -271,17 +295,23 @@ func TestWarnings(t *testing.T) {
 			"the generator is saturated: it reached 100,000 of 200,000 requests/s with nothing of its 1 processor to spare"},
 		{"polling generator saturated", func(r *load.Result) {
 			r.Config.Rate = 200_000
-			r.Counters = load.Counters{Polls: 1000, Empty: 20}
+			r.Counters = load.Counters{Busy: 98, Idle: 2}
 		}, "the generator is saturated: "},
 		{"server saturated", func(r *load.Result) { r.Config.Rate = 200_000; r.ClientCPU = r.Elapsed / 2 },
 			"only 100,000 of 200,000 requests/s were answered: the latencies are those of a queue that grows"},
 		{"generator polls and has time", func(r *load.Result) {
 			r.Config.Rate = 200_000
 			r.ClientCPU = r.Elapsed
-			r.Counters = load.Counters{Polls: 1000, Empty: 800}
+			r.Counters = load.Counters{Busy: 50, Idle: 50}
 		}, "only 100,000 of 200,000"},
 		{"closed loop, client is the limit", func(r *load.Result) { r.ClientCPU = r.Elapsed; r.ServerCPU = r.Elapsed / 2 },
 			"the generator is the limit: it had nothing of its 1 processor to spare, the server used 50% of its 1"},
+		{"closed loop, both poll, client is the limit", func(r *load.Result) {
+			r.Counters, r.Server = load.Counters{Busy: 98, Idle: 2}, load.Counters{Busy: 60, Idle: 40}
+		}, "the generator is the limit: it had nothing of its 1 processor to spare, the server used 60% of its 1"},
+		{"closed loop, both poll, both work", func(r *load.Result) {
+			r.Counters, r.Server = load.Counters{Busy: 98, Idle: 2}, load.Counters{Busy: 95, Idle: 5}
+		}, ""},
 		{"stolen", func(r *load.Result) { r.Stolen = 0.02 }, "noisy: the hypervisor took 2.0% of the processors' time"},
 		{"others", func(r *load.Result) { r.Others = 0.2 }, "noisy: other processes used 20.0% of the processors' time"},
 		{"unanswered", func(r *load.Result) { r.Unanswered = 2 }, "2 requests were not answered within 2 s of the end"},

@@ -27,6 +27,10 @@ type Run struct {
 	Bytes      float64 `json:"payload_bytes_per_s"` // one way
 	ClientBusy float64 `json:"client_busy"`         // processors in use, 1: one processor all the time
 	ServerBusy float64 `json:"server_busy"`         // -1: not known
+	// ClientWork and ServerWork are the part of their pollers' time with frames to
+	// handle, 0 to 1. -1: nothing polls, or it could not be asked.
+	ClientWork float64 `json:"client_work"`
+	ServerWork float64 `json:"server_work"`
 
 	Retransmits uint64  `json:"retransmits"`  // segments sent again: by the client over accel, by anyone over the kernel
 	Lost        uint64  `json:"lost_frames"`  // dropped on the client's side
@@ -99,6 +103,8 @@ func NewRun(transport string, res *load.Result) Run {
 		Bytes:       float64(res.Requests) * float64(cfg.Payload) / seconds,
 		ClientBusy:  res.ClientCPU.Seconds() / seconds,
 		ServerBusy:  -1,
+		ClientWork:  res.Counters.Working(),
+		ServerWork:  res.Server.Working(),
 		Retransmits: res.Counters.Retransmits,
 		Lost:        res.Counters.Lost,
 		UsefulPolls: -1,
@@ -155,8 +161,8 @@ func (r *Run) warnings(res *load.Result) (list []string) {
 			warn("only %s of %s requests/s were answered: the latencies are those of a queue that grows", grouped(r.RPS), grouped(r.Rate))
 		}
 	}
-	if r.Rate == 0 && r.saturated(res) && !res.Config.Polls && r.ServerBusy >= 0 && r.ServerBusy < hasSlack*float64(res.ServerCores) {
-		warn("the generator is the limit: it had nothing of its %s to spare, the server used %.0f%% of its %d", count(res.ClientCores, "processor"), 100*r.ServerBusy/float64(res.ServerCores), res.ServerCores)
+	if use := r.serverUse(res); r.Rate == 0 && r.saturated(res) && use >= 0 && use < hasSlack {
+		warn("the generator is the limit: it had nothing of its %s to spare, the server used %.0f%% of its %d", count(res.ClientCores, "processor"), 100*use, res.ServerCores)
 	}
 	if r.Retransmits > r.Requests/1000 {
 		warn("%s sent again, so many were lost or late", count(int(r.Retransmits), "segment"))
@@ -182,11 +188,23 @@ func (r *Run) warnings(res *load.Result) (list []string) {
 	return list
 }
 
+// serverUse is the part of its processors that the server had work for, -1 if that
+// is not known. One that polls uses all of them in any case.
+func (r *Run) serverUse(res *load.Result) float64 {
+	switch {
+	case r.ServerWork >= 0:
+		return r.ServerWork
+	case r.ServerBusy >= 0 && res.ServerCores > 0:
+		return r.ServerBusy / float64(res.ServerCores)
+	}
+	return -1
+}
+
 // saturated says whether the generator was as busy as it can be. A transport that
-// polls always uses its processors; there it is busy when most polls find frames.
+// polls always uses its processors; there it is busy while it has frames to handle.
 func (r *Run) saturated(res *load.Result) bool {
-	if r.UsefulPolls >= 0 {
-		return r.UsefulPolls >= hasSlack
+	if r.ClientWork >= 0 {
+		return r.ClientWork >= hasSlack
 	}
 	return r.ClientBusy >= fullyBusy*float64(res.ClientCores)
 }

@@ -13,47 +13,59 @@ import (
 type row []string
 
 // rows lays the comparison out as a header and lines: one column per transport,
-// and one for the ratio.
+// and one for each ratio.
 func (c *Comparison) rows() (header row, lines []row) {
 	names := c.Names()
 	header = append(row{""}, names...)
-	if c.Ratio != nil {
-		header = append(header, "accel / kernel")
+	ratios := []struct {
+		base string
+		*Ratio
+	}{{"kernel", c.Ratio}, {"redis", c.RedisRatio}}
+	for _, r := range ratios {
+		if r.Ratio != nil {
+			header = append(header, "accel / "+r.base)
+		}
 	}
-	add := func(name string, cell func(Figures) string, ratio string) {
+	// ratio is nil for what has none.
+	add := func(name string, cell func(Figures) string, ratio func(base string, r *Ratio) string) {
 		line := row{name}
 		for _, n := range names {
 			line = append(line, cell(c.Transports[n]))
 		}
-		if c.Ratio != nil {
-			line = append(line, ratio)
+		for _, r := range ratios {
+			switch {
+			case r.Ratio == nil:
+			case ratio == nil:
+				line = append(line, "")
+			default:
+				line = append(line, ratio(r.base, r.Ratio))
+			}
 		}
 		lines = append(lines, line)
 	}
-	of := func(figure func(Figures) float64) string {
-		if c.Ratio == nil {
-			return ""
+	of := func(figure func(Figures) float64) func(string, *Ratio) string {
+		return func(base string, _ *Ratio) string {
+			a, k := figure(c.Transports["accel"]), figure(c.Transports[base])
+			if a <= 0 || k <= 0 {
+				return ""
+			}
+			return times(a / k)
 		}
-		a, k := figure(c.Transports["accel"]), figure(c.Transports["kernel"])
-		if a <= 0 || k <= 0 {
-			return ""
-		}
-		return times(a / k)
 	}
-	latency := func(name string, figure func(Figures) float64, ratio string) {
+	latency := func(name string, figure func(Figures) float64, ratio func(string, *Ratio) string) {
 		add(name, func(f Figures) string { return micro(figure(f)) }, ratio)
 	}
-	var rps, p99 string
-	if r := c.Ratio; r != nil {
-		rps, p99 = times(r.RPS), times(r.P99)
-		if c.Rounds > 1 {
-			rps += fmt.Sprintf("  (%.2f to %.2f)", r.RPSMin, r.RPSMax)
-			p99 += fmt.Sprintf("  (%.2f to %.2f)", r.P99Min, r.P99Max)
+	extent := func(median, least, most float64) string {
+		if c.Rounds == 1 {
+			return times(median)
 		}
+		return times(median) + fmt.Sprintf("  (%.2f to %.2f)", least, most)
 	}
+	rps := func(_ string, r *Ratio) string { return extent(r.RPS, r.RPSMin, r.RPSMax) }
+	p99 := func(_ string, r *Ratio) string { return extent(r.P99, r.P99Min, r.P99Max) }
 	add("requests/s", func(f Figures) string { return grouped(f.RPS) }, rps)
 	if c.Payload*c.Pipeline >= 4096 {
-		add("payload, one way", func(f Figures) string { return bits(f.RPS * float64(c.Payload)) }, "")
+		add("payload, one way", func(f Figures) string { return bits(f.RPS * float64(c.Payload)) }, nil)
 	}
 	p50 := func(f Figures) float64 { return f.P50 }
 	p999 := func(f Figures) float64 { return f.P999 }
@@ -66,7 +78,7 @@ func (c *Comparison) rows() (header row, lines []row) {
 	client := func(f Figures) float64 { return f.ClientCPU }
 	add("CPU per request, server", func(f Figures) string { return cpu(f.ServerCPU) }, of(server))
 	add("CPU per request, client", func(f Figures) string { return cpu(f.ClientCPU) }, of(client))
-	add("errors", func(f Figures) string { return grouped(f.Errors) }, "")
+	add("errors", func(f Figures) string { return grouped(f.Errors) }, nil)
 	return header, lines
 }
 
@@ -88,6 +100,18 @@ func (c *Comparison) Conditions() string {
 
 // over says what the transports ran over.
 func (c *Comparison) over() string {
+	over := c.link()
+	if c.MTU != 0 {
+		over += fmt.Sprintf(", MTU %d", c.MTU)
+	}
+	if len(c.of("redis")) > 0 {
+		over += ", redis-server like kernel"
+	}
+	return over
+}
+
+// link says what lay between server and client.
+func (c *Comparison) link() string {
 	by := map[string]string{"xdp": "AF_XDP", "packet": "packet sockets"}[c.Link]
 	switch {
 	case by == "":

@@ -57,6 +57,8 @@ func (a *accelerated) Counters() (c Counters) {
 		c.Lost += s.Queue.RxMalformed + s.Queue.RxNoBuffer + s.Queue.TxDropped + s.Link.RxBadChecksum + s.Link.TxNoBuffer
 		c.Polls += s.Poller.Polls
 		c.Empty += s.Poller.Empty
+		c.Busy += s.Poller.Busy
+		c.Idle += s.Poller.Idle
 	}
 	return c
 }

@@ -51,6 +51,9 @@ type Counters struct {
 	Lost uint64
 	// Polls counts looks at the device's queues, Empty those that found nothing.
 	Polls, Empty uint64
+	// Busy and Idle are the time of the pollers: with frames to handle, which counts
+	// what woke up by them and ran on the same processor, and without.
+	Busy, Idle time.Duration
 }
 
 // Open starts a transport. Kernel takes nothing to start; Accel starts a runtime

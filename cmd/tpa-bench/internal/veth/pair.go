@@ -22,8 +22,8 @@ const Interface = "eth0"
 type Pair struct{ ends [2]*os.File }
 
 // New makes a pair whose ends have one address each, and as many queues as asked
-// for. An error wraps os.ErrPermission where the process may not make namespaces.
-func New(queues int, first, second netip.Prefix) (_ *Pair, err error) {
+// for. mtu is that of both ends, 0: 1500. An error wraps os.ErrPermission where the process may not make namespaces.
+func New(queues, mtu int, first, second netip.Prefix) (_ *Pair, err error) {
 	p := &Pair{}
 	defer func() {
 		if err != nil {
@@ -44,6 +44,7 @@ func New(queues int, first, second netip.Prefix) (_ *Pair, err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = Interface
 	attrs.NumTxQueues, attrs.NumRxQueues = queues, queues
+	attrs.MTU = mtu
 	// With equal indexes at both ends, the kernel would bring them up within a
 	// second, not at once.
 	attrs.Index = 1000
@@ -53,7 +54,7 @@ func New(queues int, first, second netip.Prefix) (_ *Pair, err error) {
 		return nil, err
 	}
 	for i, addr := range []netip.Prefix{first, second} {
-		if err := configure(handles[i], addr); err != nil {
+		if err := configure(handles[i], addr, mtu); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +107,7 @@ func namespace() (*os.File, error) {
 	return f, err
 }
 
-func configure(h *netlink.Handle, addr netip.Prefix) error {
+func configure(h *netlink.Handle, addr netip.Prefix, mtu int) error {
 	lo, err := h.LinkByName("lo")
 	if err != nil {
 		return err
@@ -114,6 +115,11 @@ func configure(h *netlink.Handle, addr netip.Prefix) error {
 	l, err := h.LinkByName(Interface)
 	if err != nil {
 		return err
+	}
+	if mtu != 0 { // the peer does not take it over
+		if err := h.LinkSetMTU(l, mtu); err != nil {
+			return fmt.Errorf("MTU %d: %w", mtu, err)
+		}
 	}
 	mask := net.CIDRMask(addr.Bits(), addr.Addr().BitLen())
 	return errors.Join(

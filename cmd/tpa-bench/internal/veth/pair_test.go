@@ -21,7 +21,7 @@ var first, second = netip.MustParsePrefix("198.18.0.1/24"), netip.MustParsePrefi
 func TestPair(t *testing.T) {
 	testnet.Need(t, testnet.Root, testnet.Netns)
 	before := namespaces(t)
-	p, err := New(2, first, second)
+	p, err := New(2, 9000, first, second)
 	if err != nil {
 		t.Fatal(err)
 	}
