@@ -92,7 +92,7 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 		}
 		q.rx.leave()
 		q.lent = append(q.lent, w.data)
-		frames[n] = link.Frame{Data: w.data, Checksum: w.verdict}
+		frames[n] = link.Frame{Data: w.data, Checksum: w.status}
 		n++
 	}
 	return n, nil
