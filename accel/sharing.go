@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/follower"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/internal/transport"
@@ -84,12 +85,12 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		},
 		Neighbour: func(addr netip.Addr, mac [6]byte) {
 			if s.wait() {
-				rt.neighbours.Set(address(addr), link.MAC(mac))
+				rt.neighbours.Set(netstack.Address(addr), link.MAC(mac))
 			}
 		},
 		Unreachable: func(addr netip.Addr) {
 			if s.wait() {
-				rt.neighbours.Delete(address(addr))
+				rt.neighbours.Delete(netstack.Address(addr))
 			}
 		},
 		ICMP: func(packet []byte) {
@@ -129,7 +130,7 @@ func (s *sharing) start(limit int) error {
 
 // Resolve implements netif.Resolver.
 func (s *sharing) Resolve(addr tcpip.Address) {
-	if a, ok := netip.AddrFromSlice(addr.AsSlice()); ok {
+	if a := netstack.Addr(addr); a.IsValid() {
 		s.follower.Resolve(a)
 	}
 }
@@ -171,10 +172,10 @@ func (s *sharing) apply(state follower.State) error {
 	if len(rt.config.Gateways) == 0 {
 		routes := make([]shard.Route, len(state.Routes))
 		for i, r := range state.Routes {
-			d := tcpip.AddressWithPrefix{Address: address(r.Destination.Addr()), PrefixLen: r.Destination.Bits()}
+			d := tcpip.AddressWithPrefix{Address: netstack.Address(r.Destination.Addr()), PrefixLen: r.Destination.Bits()}
 			routes[i].Destination = d.Subnet()
 			if r.Gateway.IsValid() {
-				routes[i].Gateway = address(r.Gateway)
+				routes[i].Gateway = netstack.Address(r.Gateway)
 			}
 		}
 		for _, sh := range rt.shards {
@@ -187,8 +188,6 @@ func (s *sharing) apply(state follower.State) error {
 	}
 	return errors.Join(errs...)
 }
-
-func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
 
 // listen takes a port for a listener, and fills in the number where addr leaves
 // that open. The error is that of package net for a port in use.
