@@ -363,7 +363,7 @@ func TestNoAnswer(t *testing.T) {
 	if diff := cmp.Diff(want, b.neighbours.Stats()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	// The table is not filled by packets to many strangers either.
+	// The table is not filled by packets to many unknown neighbours either.
 	refused := 0
 	for i := range 300 {
 		if b.write(packet(our4, tcpip.AddrFrom4([4]byte{10, 0, 1 + byte(i/200), byte(i % 200)}), nil, stack.GSO{})) != nil {

@@ -412,7 +412,7 @@ func hold(o order, in *bufio.Scanner) error {
 	return p.Close()
 }
 
-// TestKilledOnAnInterface: drivers that change an interface of the kernel's leave
+// TestKilledOnAnInterface: drivers that change one of the kernel's interfaces leave
 // it as it was, when the port is closed and when the process is killed.
 func TestKilledOnAnInterface(t *testing.T) {
 	if unix.Geteuid() != 0 {
