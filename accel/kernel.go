@@ -14,10 +14,6 @@ import (
 // for. On a shared device the socket that reserves the port listens; on a device
 // of our own, one of package net does.
 
-// portAttempts is how often a port that the stacks chose may turn out to be in
-// use with the kernel before listening gives up.
-const portAttempts = 16
-
 // listenKernel opens the kernel's side of l.
 func (lc *ListenConfig) listenKernel(ctx context.Context, l *listener, network string, laddr *net.TCPAddr) (net.Listener, error) {
 	at := &net.TCPAddr{IP: laddr.IP, Port: l.Addr().(*net.TCPAddr).Port, Zone: laddr.Zone}

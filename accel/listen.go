@@ -14,10 +14,6 @@ import (
 	tpanet "github.com/gotpa/tpa/net"
 )
 
-// defaultKeepAlive is what package net does with a zero KeepAlive: probes every
-// 15 s.
-const defaultKeepAlive = 15 * time.Second
-
 // A ListenConfig holds options for listening, as net.ListenConfig does. The zero
 // value listens on the default runtime.
 type ListenConfig struct {
@@ -145,7 +141,7 @@ func (lc *ListenConfig) listen(ctx context.Context, rt *Runtime, network string,
 		l, err := lc.listenOnce(rt, network, laddr, func(l *listener) (net.Listener, error) {
 			return lc.listenKernel(ctx, l, network, laddr)
 		})
-		if err == nil || laddr.Port != 0 || attempt == portAttempts || !errors.Is(err, syscall.EADDRINUSE) {
+		if err == nil || laddr.Port != 0 || attempt == transport.PortAttempts || !errors.Is(err, syscall.EADDRINUSE) {
 			return l, err // another port would not help
 		}
 	}
@@ -229,7 +225,7 @@ func keepAlive(period time.Duration, c net.KeepAliveConfig) net.KeepAliveConfig 
 		return c
 	}
 	if period == 0 {
-		period = defaultKeepAlive
+		period = transport.KeepAlive
 	}
 	return net.KeepAliveConfig{Enable: true, Idle: period, Interval: period}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/gotpa/tpa/internal/eventlog"
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
@@ -222,7 +223,7 @@ func withLinkLocal(addrs []netip.Prefix, mac net.HardwareAddr) ([]netip.Prefix, 
 	}
 	addrs = slices.Clone(addrs)
 	addr := header.LinkLocalAddr(tcpip.LinkAddress(mac))
-	addrs[i] = netip.PrefixFrom(netip.AddrFrom16(addr.As16()), prefix.Bits())
+	addrs[i] = netip.PrefixFrom(netstack.Addr(addr), prefix.Bits())
 	return addrs, nil
 }
 
@@ -235,7 +236,7 @@ func (rt *Runtime) localAddrs() []netip.Prefix {
 }
 
 func (rt *Runtime) addAddress(p netip.Prefix) error {
-	a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
+	a := tcpip.AddressWithPrefix{Address: netstack.Address(p.Addr()), PrefixLen: p.Bits()}
 	for _, s := range rt.shards {
 		if err := s.AddAddress(a); err != nil {
 			return err
@@ -247,7 +248,7 @@ func (rt *Runtime) addAddress(p netip.Prefix) error {
 
 func (rt *Runtime) removeAddress(p netip.Prefix) error {
 	var errs []error
-	a := tcpip.AddrFromSlice(p.Addr().AsSlice())
+	a := netstack.Address(p.Addr())
 	rt.neighbours.RemoveLocal(a)
 	for _, s := range rt.shards {
 		errs = append(errs, s.RemoveAddress(a))
@@ -259,13 +260,13 @@ func (rt *Runtime) removeAddress(p netip.Prefix) error {
 func (rt *Runtime) setRoutes() {
 	var routes []shard.Route
 	for _, p := range rt.localAddrs() {
-		a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
+		a := tcpip.AddressWithPrefix{Address: netstack.Address(p.Addr()), PrefixLen: p.Bits()}
 		routes = append(routes, shard.Route{Destination: a.Subnet()})
 	}
 	for _, g := range rt.config.Gateways {
 		everything := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(make([]byte, g.BitLen()/8))}
 		routes = append(routes, shard.Route{
-			Destination: everything.Subnet(), Gateway: tcpip.AddrFromSlice(g.AsSlice()),
+			Destination: everything.Subnet(), Gateway: netstack.Address(g),
 		})
 	}
 	for _, s := range rt.shards {

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/gotpa/tpa/internal/follower"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
@@ -66,12 +67,12 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		},
 		Neighbour: func(addr netip.Addr, mac [6]byte) {
 			if s.wait() {
-				rt.neighbours.Set(address(addr), link.MAC(mac))
+				rt.neighbours.Set(netstack.Address(addr), link.MAC(mac))
 			}
 		},
 		Unreachable: func(addr netip.Addr) {
 			if s.wait() {
-				rt.neighbours.Delete(address(addr))
+				rt.neighbours.Delete(netstack.Address(addr))
 				s.routerLost(addr)
 			}
 		},
@@ -95,7 +96,7 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		return nil, err
 	}
 	if err := s.openRouting(); err != nil {
-		s.quiet()
+		s.stopFollowing()
 		return nil, err
 	}
 	return s, nil
@@ -121,7 +122,7 @@ func (s *sharing) start(limit int) error {
 
 // Resolve implements netif.Resolver.
 func (s *sharing) Resolve(addr tcpip.Address) {
-	if a, ok := netip.AddrFromSlice(addr.AsSlice()); ok {
+	if a := netstack.Addr(addr); a.IsValid() {
 		s.follower.Resolve(a)
 	}
 }
@@ -163,16 +164,16 @@ func (s *sharing) apply(state follower.State) error {
 	if len(rt.config.Gateways) == 0 {
 		routes := make([]shard.Route, len(state.Routes))
 		for i, r := range state.Routes {
-			d := tcpip.AddressWithPrefix{Address: address(r.Destination.Addr()), PrefixLen: r.Destination.Bits()}
+			d := tcpip.AddressWithPrefix{Address: netstack.Address(r.Destination.Addr()), PrefixLen: r.Destination.Bits()}
 			routes[i].Destination = d.Subnet()
 			if r.Gateway.IsValid() {
-				routes[i].Gateway = address(r.Gateway)
+				routes[i].Gateway = netstack.Address(r.Gateway)
 			}
 		}
 		if s.routing != nil {
 			// The routers decide: whatever they let pass has a route.
 			for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-				routes = append(routes, shard.Route{Destination: tcpip.AddressWithPrefix{Address: address(all)}.Subnet()})
+				routes = append(routes, shard.Route{Destination: tcpip.AddressWithPrefix{Address: netstack.Address(all)}.Subnet()})
 			}
 		}
 		for _, sh := range rt.shards {
@@ -185,8 +186,6 @@ func (s *sharing) apply(state follower.State) error {
 	}
 	return errors.Join(errs...)
 }
-
-func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
 
 // stopFollowing ends the notifications.
 func (s *sharing) stopFollowing() {

@@ -31,12 +31,12 @@ const BurstBuckets = 7
 // 2^i to 2^(i+1)-1 frames, the last one for all that are larger.
 func BurstBucket(n int) int { return min(bits.Len(uint(n))-1, BurstBuckets-1) }
 
-// Verdict is what a device found when it checked the checksums of a frame.
-type Verdict uint8
+// ChecksumStatus is what a device found when it checked the checksums of a frame.
+type ChecksumStatus uint8
 
 const (
 	// Unchecked: the device did not look, software has to.
-	Unchecked Verdict = iota
+	Unchecked ChecksumStatus = iota
 	// Good: the IPv4 header checksum (where there is one) and the transport
 	// checksum are right.
 	Good
@@ -51,8 +51,8 @@ type Frame struct {
 	// valid until the next Receive or Close of that queue. The receiver may
 	// write to it.
 	Data []byte
-	// Checksum is the device's verdict.
-	Checksum Verdict
+	// Checksum is what the device found.
+	Checksum ChecksumStatus
 }
 
 // TxFlags says what the device is to fill in before a frame leaves.
@@ -151,7 +151,7 @@ type QueueStats struct {
 
 // Capabilities are what a device can take off the processor.
 type Capabilities struct {
-	// RxChecksum: Frame.Checksum carries verdicts.
+	// RxChecksum: the device sets Frame.Checksum.
 	RxChecksum bool
 	// TxIPv4Checksum and TxTCPChecksum: the TxFlags of that name are honoured.
 	TxIPv4Checksum, TxTCPChecksum bool

@@ -56,7 +56,7 @@ var sharingMetrics = []metric[scrape]{
 	},
 	{
 		name: "flow_packets_total", kind: counter, help: "Frames that the filter saw on the whole device: those that came here (accel), those left to the kernel, by why, and SYNs that the filter answered or dropped itself.",
-		labels: []string{"verdict", "reason"},
+		labels: []string{"taker", "reason"},
 		read: func(s scrape) []sample {
 			if s.Sharing == nil {
 				return nil

@@ -35,9 +35,9 @@ func TestSharing(t *testing.T) {
 	want := `
 # HELP tpa_flow_packets_total Frames that the filter saw on the whole device: those that came here (accel), those left to the kernel, by why, and SYNs that the filter answered or dropped itself.
 # TYPE tpa_flow_packets_total counter
-tpa_flow_packets_total{port="eth0",reason="not_tcp",verdict="kernel"} 30
-tpa_flow_packets_total{port="eth0",reason="redirected",verdict="accel"} 70
-tpa_flow_packets_total{port="eth0",reason="syn_answered",verdict="filter"} 20
+tpa_flow_packets_total{port="eth0",reason="not_tcp",taker="kernel"} 30
+tpa_flow_packets_total{port="eth0",reason="redirected",taker="accel"} 70
+tpa_flow_packets_total{port="eth0",reason="syn_answered",taker="filter"} 20
 # HELP tpa_flow_rule_operations_total Changes of the rules: ports claimed and released, and exceptions for single flows.
 # TYPE tpa_flow_rule_operations_total counter
 tpa_flow_rule_operations_total{backend="xdp",operation="claim",port="eth0",result="failed"} 1

@@ -70,10 +70,6 @@ func listenOn(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts
 	return l, nil
 }
 
-// portAttempts is how often an automatically chosen port may turn out to be in
-// use on another shard before listening gives up.
-const portAttempts = 16
-
 func listen(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts transport.ListenOptions) (*Listener, error) {
 	f := listenFamily(network, laddr)
 	addr, err := f.address(laddr)
@@ -86,7 +82,7 @@ func listen(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts t
 	if opts.Backlog <= 0 {
 		opts.Backlog = transport.DefaultBacklog
 	}
-	for range portAttempts {
+	for range transport.PortAttempts {
 		l := &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
 		l.acc.init()
 		if err = l.open(stacks, addr, opts.Backlog); err == nil {

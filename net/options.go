@@ -6,12 +6,14 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // Defaults of package net's keep-alive.
 const (
-	keepAliveIdle     = 15 * time.Second
-	keepAliveInterval = 15 * time.Second
+	keepAliveIdle     = transport.KeepAlive
+	keepAliveInterval = transport.KeepAlive
 	keepAliveCount    = 9
 )
 

@@ -17,7 +17,7 @@ import (
 // the segment. The field then holds the sum of the pseudo-header. A segment that
 // came over a wire holds that value by chance once in 65,536 times, and was
 // checked by the device that received it.
-func Complete(frame []byte) link.Verdict {
+func Complete(frame []byte) link.ChecksumStatus {
 	var addrs, tcp []byte
 	switch {
 	case len(frame) >= 54 && binary.BigEndian.Uint16(frame[12:]) == 0x0800 && frame[14] == 0x45 && frame[23] == 6:

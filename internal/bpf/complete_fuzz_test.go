@@ -29,8 +29,8 @@ func FuzzComplete(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		before := bytes.Clone(frame)
-		verdict := Complete(frame)
-		if verdict != link.Good {
+		status := Complete(frame)
+		if status != link.Good {
 			if !bytes.Equal(frame, before) {
 				t.Fatalf("changed a frame that is not good:\n%x\n%x", before, frame)
 			}

@@ -59,7 +59,7 @@ func TestFramesArriveInOrder(t *testing.T) {
 			}
 			for _, f := range frames[:n] {
 				if number(f) != got || f.Checksum != link.Good || len(f.Data) != 64 {
-					t.Fatalf("frame %d with verdict %d and %d bytes, want %d, Good, 64", number(f), f.Checksum, len(f.Data), got)
+					t.Fatalf("frame %d with status %d and %d bytes, want %d, Good, 64", number(f), f.Checksum, len(f.Data), got)
 				}
 				got++
 			}

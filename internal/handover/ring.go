@@ -40,7 +40,7 @@ type slot struct {
 	buf []byte
 	// frame is what was pushed: in buf, or in memory of its own when it is longer.
 	frame    []byte
-	checksum link.Verdict
+	checksum link.ChecksumStatus
 }
 
 func newRing(slots, frame int) *ring {

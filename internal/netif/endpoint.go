@@ -203,7 +203,7 @@ func (e *Endpoint) deliverIP(proto tcpip.NetworkProtocolNumber, atLeast int, pay
 		return
 	}
 	// The stack checks all checksums again here: it knows only of devices that
-	// check every frame, not of verdicts per frame.
+	// check every frame, not of a status per frame.
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(payload)),
 	})
@@ -249,7 +249,7 @@ func (e *Endpoint) SetLinkAddress(tcpip.LinkAddress) {}
 
 // Capabilities implements stack.LinkEndpoint. Transport checksums are left to
 // this endpoint, which knows what the device can do. Receive checksums are not
-// claimed: devices give a verdict per frame.
+// claimed: devices tell for each frame.
 func (e *Endpoint) Capabilities() stack.LinkEndpointCapabilities {
 	return stack.CapabilityTXChecksumOffload
 }

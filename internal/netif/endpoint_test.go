@@ -207,7 +207,7 @@ func TestRefused(t *testing.T) {
 		{"QinQ", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x88a8, make([]byte, 64))}, netif.EndpointStats{RxVLAN: 1}},
 		{"LLDP", link.Frame{Data: ethernet(everyone, peerMAC, 0x88cc, make([]byte, 64))}, netif.EndpointStats{RxUnknown: 1}},
 		{"another station's", link.Frame{Data: ethernet(peerMAC, peerMAC, 0x0800, make([]byte, 64))}, netif.EndpointStats{RxNotOurs: 1}},
-		{"the device's verdict is bad", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)), Checksum: link.Bad}, netif.EndpointStats{RxBadChecksum: 1}},
+		{"the device found a bad checksum", link.Frame{Data: ethernet(ourMAC, peerMAC, 0x0800, make([]byte, 64)), Checksum: link.Bad}, netif.EndpointStats{RxBadChecksum: 1}},
 		{"NDP with a wrong checksum", link.Frame{Data: ndpBadSum}, netif.EndpointStats{RxBadChecksum: 1}},
 		{"NDP from beyond a router", link.Frame{Data: ndpRouted}, netif.EndpointStats{RxMalformed: 1}},
 	} {
@@ -363,7 +363,7 @@ func TestNoAnswer(t *testing.T) {
 	if diff := cmp.Diff(want, b.neighbours.Stats()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	// The table is not filled by packets to many strangers either.
+	// The table is not filled by packets to many unknown neighbours either.
 	refused := 0
 	for i := range 300 {
 		if b.write(packet(our4, tcpip.AddrFrom4([4]byte{10, 0, 1 + byte(i/200), byte(i % 200)}), nil, stack.GSO{})) != nil {

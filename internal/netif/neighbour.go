@@ -13,8 +13,8 @@ import (
 	"github.com/gotpa/tpa/link"
 )
 
-// Limits of the neighbour table. A flood of packets to, or of claims by,
-// strangers costs at most this much memory.
+// Limits of the neighbour table. A flood of packets to unknown neighbours, or of
+// unasked answers, costs at most this much memory.
 const (
 	// maxNeighbours is the greatest number of entries: enough for a /20. A
 	// random one makes room for a new one.

@@ -14,15 +14,15 @@ import (
 	"github.com/gotpa/tpa/link"
 )
 
-// A sender whose queue is full lets others run maxTxYields times, a few
-// milliseconds at most, in which a device that works sends thousands of frames.
-// Then the frame is dropped and counted, and TCP sends it again.
+// A sender whose queue is full yields maxTxYields times, for a few milliseconds at
+// most. A device that works sends thousands of frames in that time. Then the frame
+// is dropped and counted, and TCP sends it again.
 //
-// That costs a flow that has nothing else under way a retransmission timeout of
-// 200 ms and more, while the other end of a memif, or the thread of its poller,
-// may just be waiting for a processor. So data is more patient: its sender naps,
-// maxTxNaps times. Only writers and TCP's own goroutine send data, never the
-// poller, which must go on receiving.
+// A flow that has nothing else in flight then waits for a retransmission timeout of
+// 200 ms or more, although the other end of a memif, or the thread of its poller,
+// may only be waiting for a processor. So a sender of data waits longer: it sleeps
+// txNap, up to maxTxNaps times. Only writers and TCP's own goroutine send data. The
+// poller never does, because it must go on receiving.
 const (
 	maxTxYields = 1 << 12
 	maxTxNaps   = 1000

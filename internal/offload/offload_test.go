@@ -166,7 +166,7 @@ func TestVerify(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		frame []byte
-		want  link.Verdict
+		want  link.ChecksumStatus
 	}{
 		{"TCP over IPv4", tcp4(101), link.Good},
 		{"TCP over IPv6", tcp6(101), link.Good},

@@ -157,7 +157,7 @@ func (p *Packet) pseudo(frame []byte) uint16 {
 // Verify checks the checksums of a frame as devices do. What has none that they
 // look at is Unchecked: other protocols, fragments, UDP without a checksum, and
 // what Parse refuses.
-func Verify(frame []byte) link.Verdict {
+func Verify(frame []byte) link.ChecksumStatus {
 	p, ok := Parse(frame)
 	if !ok {
 		return link.Unchecked

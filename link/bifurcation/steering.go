@@ -140,7 +140,7 @@ func (s *Steering) SetAddrs(addrs []netip.Addr) error {
 	var errs []error
 	for _, a := range s.addrs {
 		if !slices.Contains(want, a) {
-			errs = append(errs, s.drop(a))
+			errs = append(errs, s.dropLocked(a))
 		}
 	}
 	had := s.addrs
@@ -150,7 +150,7 @@ func (s *Steering) SetAddrs(addrs []netip.Addr) error {
 			s.addrs = append(s.addrs, a)
 			continue
 		}
-		if err := s.adopt(a); err != nil {
+		if err := s.adoptLocked(a); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -159,8 +159,8 @@ func (s *Steering) SetAddrs(addrs []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// drop releases everything at an address.
-func (s *Steering) drop(a netip.Addr) error {
+// dropLocked releases everything at an address.
+func (s *Steering) dropLocked(a netip.Addr) error {
 	var ports []uint16
 	for ap := range s.claimed {
 		if ap.Addr() == a {
@@ -176,14 +176,14 @@ func (s *Steering) drop(a netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// adopt claims what the claims ask for at a new address.
-func (s *Steering) adopt(a netip.Addr) error {
+// adoptLocked claims what the claims ask for at a new address.
+func (s *Steering) adoptLocked(a netip.Addr) error {
 	for c := range s.claims {
 		if !c.ports.matches(a) || c.draining {
 			continue
 		}
-		if err := s.claim(a, &c.ports); err != nil {
-			return errors.Join(err, s.drop(a))
+		if err := s.claimLocked(a, &c.ports); err != nil {
+			return errors.Join(err, s.dropLocked(a))
 		}
 	}
 	return nil
@@ -213,10 +213,10 @@ func (s *Steering) Claim(p Ports) (*Claim, error) {
 		if !p.matches(a) {
 			continue
 		}
-		if err := s.claim(a, &p); err != nil {
+		if err := s.claimLocked(a, &p); err != nil {
 			for _, a := range s.addrs[:i] {
 				if p.matches(a) {
-					err = errors.Join(err, s.release(a, &p))
+					err = errors.Join(err, s.releaseLocked(a, &p))
 				}
 			}
 			return nil, err
@@ -227,8 +227,8 @@ func (s *Steering) Claim(p Ports) (*Claim, error) {
 	return c, nil
 }
 
-// claim makes the ports of one address ours that are not.
-func (s *Steering) claim(a netip.Addr, p *Ports) error {
+// claimLocked makes the ports of one address ours that are not.
+func (s *Steering) claimLocked(a netip.Addr, p *Ports) error {
 	var fresh []uint16
 	for port := range p.all() {
 		ap := netip.AddrPortFrom(a, port)
@@ -238,7 +238,7 @@ func (s *Steering) claim(a netip.Addr, p *Ports) error {
 	}
 	var done []uint16
 	for first, n := range runs(fresh) {
-		if err := s.claimRun(a, first, n, p.Kept); err != nil {
+		if err := s.claimRunLocked(a, first, n, p.Kept); err != nil {
 			for first, n := range runs(done) {
 				err = errors.Join(err, s.filter.Release(a, first, n))
 			}
@@ -256,7 +256,7 @@ func (s *Steering) claim(a netip.Addr, p *Ports) error {
 	return nil
 }
 
-func (s *Steering) claimRun(a netip.Addr, first uint16, n int, kept []link.Flow) error {
+func (s *Steering) claimRunLocked(a netip.Addr, first uint16, n int, kept []link.Flow) error {
 	sharer, ok := s.filter.(link.FlowFilter)
 	if !ok || len(kept) == 0 {
 		return s.filter.Claim(a, first, n)
@@ -273,8 +273,8 @@ func (s *Steering) claimRun(a netip.Addr, first uint16, n int, kept []link.Flow)
 	return nil
 }
 
-// release gives the ports of one address back that nobody else claims.
-func (s *Steering) release(a netip.Addr, p *Ports) error {
+// releaseLocked gives the ports of one address back that nobody else claims.
+func (s *Steering) releaseLocked(a netip.Addr, p *Ports) error {
 	var last []uint16
 	for port := range p.all() {
 		ap := netip.AddrPortFrom(a, port)
@@ -311,7 +311,7 @@ func (c *Claim) Release() error {
 	var errs []error
 	for _, a := range s.addrs {
 		if c.ports.matches(a) {
-			errs = append(errs, s.release(a, &c.ports))
+			errs = append(errs, s.releaseLocked(a, &c.ports))
 		}
 	}
 	return errors.Join(errs...)
@@ -385,7 +385,7 @@ func (s *Steering) Close() error {
 	s.closed = true
 	var errs []error
 	for _, a := range s.addrs {
-		errs = append(errs, s.drop(a))
+		errs = append(errs, s.dropLocked(a))
 	}
 	return errors.Join(errs...)
 }

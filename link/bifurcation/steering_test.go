@@ -132,7 +132,7 @@ func TestSteering(t *testing.T) {
 	must(s.SetAddrs([]netip.Addr{v6, other4}))
 	f.want("another address", "10.0.0.2:80", "[fd00::1]:80", "10.0.0.2:81", "[fd00::1]:82", "10.0.0.2:84")
 	if st := s.Stats(); st.Claims != 5 || st.Ports != 5 || st.Frames[0].Frames != 7 {
-		t.Errorf("stats %+v, want 5 claims on 5 ports and the filter's verdicts", st)
+		t.Errorf("stats %+v, want 5 claims on 5 ports and the filter's counts", st)
 	}
 
 	again := claim(netip.Addr{}, 80, 1)

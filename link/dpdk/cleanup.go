@@ -15,7 +15,7 @@ import (
 )
 
 // A cleanupHelper is a process that outlives this one, should it be killed, to undo
-// what drivers do to an interface of the kernel's and the kernel does not undo by
+// what drivers do to one of the kernel's interfaces and the kernel does not undo by
 // itself: net_af_xdp leaves its XDP program attached, and that one and
 // net_af_packet leave the interface promiscuous, even when they are closed.
 //
@@ -29,11 +29,11 @@ type cleanupHelper struct {
 	pipe    *os.File
 }
 
-// careScript gets the name of the interface, then the number of the program to
+// cleanupScript gets the name of the interface, then the number of the program to
 // detach and the mode it is attached in, if there is one, then what to set
 // promiscuous mode to, if anything. It leaves alone a program that is not the
 // one: somebody else's by now.
-const careScript = `
+const cleanupScript = `
 trap '' HUP INT TERM
 read -r line
 if [ -n "$2" ] && ip -details link show dev "$1" | grep -q "prog/xdp id $2 "; then
@@ -48,9 +48,9 @@ exit 0 # the interface may be gone
 // attachedGeneric is XDP_ATTACHED_SKB.
 const attachedGeneric = 2
 
-// careFor notes the state of the interface that a device is to be opened on. It
-// returns nil where the device has none, or none that needs care.
-func (c *Config) careFor() *cleanupHelper {
+// cleanupHelper notes the state of the interface that a device is to be opened on.
+// It returns nil where the device has none, or its driver leaves nothing behind.
+func (c *Config) cleanupHelper() *cleanupHelper {
 	if !strings.HasPrefix(c.name(), "net_af_") {
 		return nil
 	}
@@ -96,7 +96,7 @@ func (t *cleanupHelper) start() error {
 		return err
 	}
 	defer read.Close()
-	cmd := exec.Command("sh", "-c", careScript, "tpa-cleanup", t.name, program, mode, promisc)
+	cmd := exec.Command("sh", "-c", cleanupScript, "tpa-cleanup", t.name, program, mode, promisc)
 	cmd.Stdin = read
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends our session does not end it
 	if _, err = exec.LookPath("ip"); err == nil {

@@ -6,7 +6,7 @@
 // A received frame lies in an mbuf, a packet buffer of DPDK's. Receive makes one
 // call into C, which frees the mbufs of the previous burst, fetches up to
 // link.MaxBurst new ones, checks them, and leaves address, length and checksum
-// verdict of each in an array that Go reads in place. A frame to be sent is
+// checksum status of each in an array that Go reads in place. A frame to be sent is
 // written into an mbuf from a small stock (Reserve, Commit: no call into C) and
 // leaves with Flush, one call into C for up to link.MaxBurst frames.
 //

@@ -49,7 +49,7 @@ func (d *device) createRule(r Rule) (*FlowRule, error) {
 	f.remove = func() error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		return d.removeRule(f)
+		return d.removeRuleLocked(f)
 	}
 	if d.rules == nil {
 		d.rules = make(map[*FlowRule]flow)
@@ -58,8 +58,8 @@ func (d *device) createRule(r Rule) (*FlowRule, error) {
 	return f, nil
 }
 
-// removeRule removes a rule if it is there. The caller holds d.mu.
-func (d *device) removeRule(f *FlowRule) error {
+// removeRuleLocked removes a rule if it is there.
+func (d *device) removeRuleLocked(f *FlowRule) error {
 	handle, ok := d.rules[f]
 	if !ok {
 		return nil
@@ -72,12 +72,12 @@ func (d *device) removeRule(f *FlowRule) error {
 	return nil
 }
 
-// removeRules removes all rules. The caller holds d.mu, or nobody else has the
-// device yet.
-func (d *device) removeRules() error {
+// removeRulesLocked removes all rules. It needs d.mu, or nobody else
+// has the device yet.
+func (d *device) removeRulesLocked() error {
 	var errs []error
 	for f := range d.rules {
-		errs = append(errs, d.removeRule(f))
+		errs = append(errs, d.removeRuleLocked(f))
 	}
 	return errors.Join(errs...)
 }
@@ -88,14 +88,14 @@ func (d *device) isolate(on bool) error {
 	if d.closed {
 		return d.errorf("isolated mode: %w", net.ErrClosed)
 	}
-	if err := d.setIsolated(on); err != nil {
+	if err := d.setIsolatedLocked(on); err != nil {
 		return d.errorf("%w", err)
 	}
 	return nil
 }
 
-// setIsolated returns errors that do not name the device.
-func (d *device) setIsolated(on bool) error {
+// setIsolatedLocked returns errors that do not name the device.
+func (d *device) setIsolatedLocked(on bool) error {
 	var why [256]C.char
 	if err := errno(C.tpa_flow_isolate(d.id, C.bool(on), &why[0], C.size_t(len(why)))); err != nil {
 		return d.flowError("cannot change its isolated mode", err, &why)

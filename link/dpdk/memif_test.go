@@ -124,7 +124,7 @@ func TestEverySizeBothWays(t *testing.T) {
 						t.Fatalf("%d bytes on queue %d: got %x, want %x", size, i, got.Data, want)
 					}
 					if got.Checksum != link.Unchecked {
-						t.Fatalf("verdict %d from a device that does not look", got.Checksum)
+						t.Fatalf("status %d from a device that does not look", got.Checksum)
 					}
 					frames++
 				}

@@ -11,7 +11,7 @@ import (
 	"github.com/gotpa/tpa/link/dpdk/internal/ringtest"
 )
 
-// Frames of 60 bytes with as much of a header as verdicts depend on.
+// Frames of 60 bytes with as much of a header as the status depends on.
 func ipv4Frame(change func([]byte)) []byte {
 	b := make([]byte, 60)
 	// RFC 1071's way: the header sums up to ffff.
@@ -38,7 +38,7 @@ func TestVerdict(t *testing.T) {
 		ipv4, tcp bool // offloads
 		frame     []byte
 		flags     uint64
-		want      link.Verdict
+		want      link.ChecksumStatus
 	}{
 		{"nothing negotiated", false, false, ipv4, ipGood | tcpGood, link.Unchecked},
 		{"bad, but nothing negotiated", false, false, ipv4, ipBad | tcpBad, link.Unchecked},
@@ -77,7 +77,7 @@ func TestVerdict(t *testing.T) {
 				t.Fatal(err)
 			}
 			if f.Checksum != tt.want {
-				t.Errorf("got verdict %d, want %d", f.Checksum, tt.want)
+				t.Errorf("got status %d, want %d", f.Checksum, tt.want)
 			}
 		})
 	}

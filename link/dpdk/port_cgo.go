@@ -27,8 +27,9 @@ type device struct {
 	// kernel is the name of the kernel's interface for the device, if it has one.
 	kernel   string
 	isolated bool // from the start
-	// care cleans up after a crash, nil where the kernel does that alone.
-	care *cleanupHelper
+	// cleanup undoes after a crash what the driver did to the kernel's interface,
+	// nil where the kernel does that alone.
+	cleanup *cleanupHelper
 
 	keySize   C.uint8_t // of RSS, 0: none
 	tableSize C.uint16_t
@@ -121,7 +122,7 @@ func (d *device) open(c Config) (err error) {
 	env.log.begin()
 	d.info.Name = c.name()
 
-	d.care = c.careFor()
+	d.cleanup = c.cleanupHelper()
 	args, freeArgs := cString(c.Device)
 	defer freeArgs()
 	name, freeName := cString(c.name())
@@ -131,7 +132,7 @@ func (d *device) open(c Config) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			d.release()
+			d.releaseLocked()
 		}
 	}()
 
@@ -153,7 +154,7 @@ func (d *device) open(c Config) (err error) {
 		return err
 	}
 	if c.Isolated {
-		if err := d.setIsolated(true); err != nil {
+		if err := d.setIsolatedLocked(true); err != nil {
 			return err
 		}
 	}
@@ -192,9 +193,9 @@ func (d *device) open(c Config) (err error) {
 	if err != nil {
 		return attachError("does not start", err, env.log.reason())
 	}
-	if d.care != nil {
-		if err := d.care.start(); err != nil {
-			env.log.logger.Warn("dpdk: what the driver does to the interface stays if this process is killed", "interface", d.care.name, "err", err)
+	if d.cleanup != nil {
+		if err := d.cleanup.start(); err != nil {
+			env.log.logger.Warn("dpdk: what the driver does to the interface stays if this process is killed", "interface", d.cleanup.name, "err", err)
 		}
 	}
 	if setup.offloads&txTSO != 0 {
@@ -340,10 +341,10 @@ func (d *device) Stats() link.DeviceStats {
 	if d.closed {
 		return d.last
 	}
-	return d.stats()
+	return d.statsLocked()
 }
 
-func (d *device) stats() link.DeviceStats {
+func (d *device) statsLocked() link.DeviceStats {
 	var s C.struct_tpa_link_stats
 	C.tpa_get_stats(d.id, &s)
 	var sum link.QueueStats
@@ -366,12 +367,12 @@ func (d *device) stats() link.DeviceStats {
 		stats.BuffersInUse += p.inUse()
 		stats.BuffersTotal += p.size()
 	}
-	stats.Extended = d.extended()
+	stats.Extended = d.extendedLocked()
 	return stats
 }
 
-// extended returns the driver's own counters.
-func (d *device) extended() map[string]uint64 {
+// extendedLocked returns the driver's own counters.
+func (d *device) extendedLocked() map[string]uint64 {
 	n := C.tpa_get_xstats(d.id, nil, 0)
 	if n <= 0 {
 		return nil
@@ -397,8 +398,8 @@ func (d *device) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.last = d.stats()
-	return d.release()
+	d.last = d.statsLocked()
+	return d.releaseLocked()
 }
 
 // errorf makes an error of a port that is open.
@@ -406,19 +407,19 @@ func (d *device) errorf(format string, args ...any) error {
 	return fmt.Errorf("dpdk: %s: %w", d.info.Name, fmt.Errorf(format, args...))
 }
 
-// release undoes open as far as it came. The caller holds environment.mu.
-func (d *device) release() error {
+// releaseLocked undoes open as far as it came. The lock is environment.mu.
+func (d *device) releaseLocked() error {
 	for _, q := range d.queues {
 		q.Close()
 	}
-	err := d.removeRules()
+	err := d.removeRulesLocked()
 	var removed error
 	if d.info.Driver == memif {
 		removed = errno(C.tpa_memif_remove(d.id))
 	} else {
 		removed = errno(C.tpa_remove(d.id))
 	}
-	err = errors.Join(err, d.care.finish())
+	err = errors.Join(err, d.cleanup.finish())
 	for _, q := range d.queues {
 		q.free()
 	}

@@ -20,7 +20,7 @@
 #include "internal.h"
 #include "shim.h"
 
-/* link.Verdict and link.TxFlags */
+/* link.ChecksumStatus and link.TxFlags */
 enum { UNCHECKED, GOOD, BAD };
 enum { TX_IPV4_CHECKSUM = 1, TX_TCP_CHECKSUM = 2, TX_IPV6 = 4 };
 
@@ -230,8 +230,8 @@ static void complete(uint8_t *frame, uint32_t len)
 	frame[at + 17] = sum & 0xff;
 }
 
-/* The verdict on a frame of at least 14 bytes. */
-static uint32_t verdict(uint64_t flags, uint32_t offloads, const uint8_t *frame, uint32_t len)
+/* What the device found of the checksums of a frame of at least 14 bytes. */
+static uint32_t checksum_status(uint64_t flags, uint32_t offloads, const uint8_t *frame, uint32_t len)
 {
 	uint64_t ip = flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
 	uint64_t l4 = flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
@@ -311,7 +311,7 @@ void tpa_rx_burst(struct tpa_rx *rx)
 		f->len = len;
 		if (unlikely((flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_NONE))
 			complete(f->data, len);
-		f->verdict = verdict(flags, rx->offloads, f->data, len);
+		f->checksum = checksum_status(flags, rx->offloads, f->data, len);
 		bytes += len;
 		kept++;
 	}

@@ -46,7 +46,7 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 	n := min(len(frames), int(rx.count-rx.next))
 	for i := range frames[:n] {
 		f := &rx.frames[int(rx.next)+i]
-		frames[i] = link.Frame{Data: frameData(f), Checksum: link.Verdict(f.verdict)}
+		frames[i] = link.Frame{Data: frameData(f), Checksum: link.ChecksumStatus(f.checksum)}
 	}
 	rx.next += C.uint32_t(n)
 	return n, nil

@@ -115,7 +115,7 @@ int tpa_memif_restart(uint16_t port);
 struct tpa_frame {
 	void *data;
 	uint32_t len;
-	uint32_t verdict; /* link.Verdict */
+	uint32_t checksum; /* link.ChecksumStatus */
 };
 
 /* What the two sides of a queue have in common. */

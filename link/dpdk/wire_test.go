@@ -223,7 +223,7 @@ func fillChecksums(o order, in *bufio.Scanner) error {
 		}
 
 		// And back: the device finds the sums right, then wrong.
-		for _, want := range []link.Verdict{link.Good, link.Bad} {
+		for _, want := range []link.ChecksumStatus{link.Good, link.Bad} {
 			if want == link.Bad {
 				got[len(got)-1] ^= 1
 			}
@@ -239,7 +239,7 @@ func fillChecksums(o order, in *bufio.Scanner) error {
 					continue // the kernel says hello
 				}
 				if f.Checksum != want {
-					return fmt.Errorf("payload of %d: verdict %d, want %d", size, f.Checksum, want)
+					return fmt.Errorf("payload of %d: status %d, want %d", size, f.Checksum, want)
 				}
 				break
 			}
@@ -318,7 +318,7 @@ func TestBigFrames(t *testing.T) {
 			t.Fatalf("got %d bytes, want %d, or other ones", len(f.Data), size)
 		}
 		if f.Checksum != link.Good {
-			t.Fatalf("verdict %d on a frame that its sender vouches for", f.Checksum)
+			t.Fatalf("status %d on a frame that its sender vouches for", f.Checksum)
 		}
 	}
 	p.end(t)
@@ -412,7 +412,7 @@ func hold(o order, in *bufio.Scanner) error {
 	return p.Close()
 }
 
-// TestKilledOnAnInterface: drivers that change an interface of the kernel's leave
+// TestKilledOnAnInterface: drivers that change one of the kernel's interfaces leave
 // it as it was, when the port is closed and when the process is killed.
 func TestKilledOnAnInterface(t *testing.T) {
 	if unix.Geteuid() != 0 {

@@ -479,12 +479,12 @@ func TestVerdictOfAChangedFrame(t *testing.T) {
 		name string
 		can  bool
 		i    Impairment
-		want func(data []byte) link.Verdict
+		want func(data []byte) link.ChecksumStatus
 	}{
-		{"kept", true, Impairment{Delay: 1}, func([]byte) link.Verdict { return link.Good }},
+		{"kept", true, Impairment{Delay: 1}, func([]byte) link.ChecksumStatus { return link.Good }},
 		{"corrupted", true, Impairment{Corrupt: 1}, offload.Verify},
-		{"corrupted, no verdicts", false, Impairment{Corrupt: 1}, func([]byte) link.Verdict { return link.Unchecked }},
-		{"cut", true, Impairment{Cut: 1}, func([]byte) link.Verdict { return link.Unchecked }},
+		{"corrupted, unchecked", false, Impairment{Corrupt: 1}, func([]byte) link.ChecksumStatus { return link.Unchecked }},
+		{"cut", true, Impairment{Cut: 1}, func([]byte) link.ChecksumStatus { return link.Unchecked }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -501,7 +501,7 @@ func TestVerdictOfAChangedFrame(t *testing.T) {
 				}
 				for _, f := range got {
 					if want := c.want(f.Data); f.Checksum != want {
-						t.Errorf("verdict %d, want %d", f.Checksum, want)
+						t.Errorf("status %d, want %d", f.Checksum, want)
 					}
 				}
 			})

@@ -28,7 +28,7 @@
 // is impaired, the wrapper itself fills in the checksums and cuts the segments
 // that the stack asked the device for. So a lost frame is one segment, and no
 // device computes a right checksum over a corrupted byte. A received frame whose
-// bytes were changed gets a new verdict, if the device gives verdicts.
+// bytes were changed gets a new checksum status, if the device checks.
 //
 // # Threads and time
 //

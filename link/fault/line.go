@@ -34,9 +34,9 @@ type line struct {
 // idle tells whether frames may pass by the line untouched.
 func (l *line) idle() bool { return len(l.waiting.frames) == 0 && l.impairment.Load().none() }
 
-// enter takes a copy of a frame, unless it is lost. verdict is what the device
+// enter takes a copy of a frame, unless it is lost. status is what the device
 // said of its checksums.
-func (l *line) enter(frame []byte, verdict link.Verdict, now time.Time) {
+func (l *line) enter(frame []byte, status link.ChecksumStatus, now time.Time) {
 	i := l.impairment.Load()
 	f := l.fates.next(i, now.Sub(l.entered) > burstGap)
 	l.entered = now
@@ -60,8 +60,8 @@ func (l *line) enter(frame []byte, verdict link.Verdict, now time.Time) {
 		c.cut.Add(1)
 		b = b[:ethernetLen+int(f.at>>32)%(len(b)-ethernetLen)]
 	}
-	if (f.corrupt || f.cut) && verdict != link.Unchecked {
-		verdict = offload.Verify(b)
+	if (f.corrupt || f.cut) && status != link.Unchecked {
+		status = offload.Verify(b)
 	}
 
 	due := now
@@ -85,10 +85,10 @@ func (l *line) enter(frame []byte, verdict link.Verdict, now time.Time) {
 	if due.After(now) {
 		c.delayed.Add(1)
 	}
-	l.waiting.push(waiting{due: due, data: b, verdict: verdict})
+	l.waiting.push(waiting{due: due, data: b, status: status})
 	if f.duplicate {
 		c.duplicated.Add(1)
-		l.waiting.push(waiting{due: due, data: append(l.buffer(), b...), verdict: verdict})
+		l.waiting.push(waiting{due: due, data: append(l.buffer(), b...), status: status})
 	}
 	l.size.Store(int64(len(l.waiting.frames)))
 }

@@ -92,7 +92,7 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 		}
 		q.rx.leave()
 		q.lent = append(q.lent, w.data)
-		frames[n] = link.Frame{Data: w.data, Checksum: w.verdict}
+		frames[n] = link.Frame{Data: w.data, Checksum: w.status}
 		n++
 	}
 	return n, nil
@@ -141,15 +141,15 @@ func (q *queue) Flush() (int, error) {
 	defer q.mu.Unlock()
 	now := time.Now()
 	for i := range q.staged {
-		q.enter(&q.staged[i], now)
+		q.enterLocked(&q.staged[i], now)
 	}
 	q.staged = q.staged[:0]
-	return q.send(now)
+	return q.sendLocked(now)
 }
 
-// enter makes the frames of the wire out of a staged one and lets them meet
+// enterLocked makes the frames of the wire out of a staged one and lets them meet
 // their fate.
-func (q *queue) enter(s *staged, now time.Time) {
+func (q *queue) enterLocked(s *staged, now time.Time) {
 	if s.offload.MSS != 0 && q.scratch == nil {
 		q.scratch = make([]byte, q.info.MaxFrame)
 	}
@@ -161,9 +161,9 @@ func (q *queue) enter(s *staged, now time.Time) {
 	}
 }
 
-// send hands what is due to the wrapped queue, sets the timer for the rest, and
+// sendLocked hands what is due to the wrapped queue, sets the timer for the rest, and
 // returns how many frames are due and still here.
-func (q *queue) send(now time.Time) (pending int, err error) {
+func (q *queue) sendLocked(now time.Time) (pending int, err error) {
 	full := false
 	for {
 		w, ok := q.tx.due(now)
@@ -174,7 +174,7 @@ func (q *queue) send(now time.Time) (pending int, err error) {
 		if b == nil {
 			// Staged frames leave, or the ring of the device is full.
 			if _, err = q.inner.Flush(); err != nil {
-				return 0, q.fail(err)
+				return 0, q.failLocked(err)
 			}
 			if b = q.inner.Reserve(len(w.data)); b == nil {
 				full = true
@@ -186,28 +186,28 @@ func (q *queue) send(now time.Time) (pending int, err error) {
 		q.tx.recycle(w.data)
 	}
 	if pending, err = q.inner.Flush(); err != nil {
-		return 0, q.fail(err)
+		return 0, q.failLocked(err)
 	}
 	if full {
 		pending++ // at least the one that found no buffer
 	}
 	q.owed = pending > 0 && !q.direct
 	if q.owed {
-		q.wakeAfter(retry)
+		q.wakeAfterLocked(retry)
 	} else if next, ok := q.tx.next(); ok {
-		q.wakeAfter(next.Sub(now))
+		q.wakeAfterLocked(next.Sub(now))
 	}
 	return pending, nil
 }
 
-// fail drops what waits when the device is gone.
-func (q *queue) fail(err error) error {
+// failLocked drops what waits when the device is gone.
+func (q *queue) failLocked(err error) error {
 	q.txDropped.Add(uint64(q.tx.discard()))
 	return err
 }
 
-// wakeAfter lets the timer send after that long.
-func (q *queue) wakeAfter(d time.Duration) {
+// wakeAfterLocked lets the timer send after that long.
+func (q *queue) wakeAfterLocked(d time.Duration) {
 	if q.timer == nil {
 		q.timer = time.AfterFunc(d, q.tick)
 	} else {
@@ -219,7 +219,7 @@ func (q *queue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed && (q.owed || len(q.tx.waiting.frames) > 0) {
-		q.send(time.Now())
+		q.sendLocked(time.Now())
 	}
 }
 

@@ -15,10 +15,10 @@ type schedule struct {
 }
 
 type waiting struct {
-	due     time.Time
-	order   uint64
-	data    []byte
-	verdict link.Verdict
+	due    time.Time
+	order  uint64
+	data   []byte
+	status link.ChecksumStatus
 }
 
 func (w *waiting) before(o *waiting) bool {

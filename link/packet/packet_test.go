@@ -156,7 +156,7 @@ func TestFrames(t *testing.T) {
 					got := b.receive(1)[0]
 					// The checksum of a segment that never left the machine may be open still.
 					if !valid(got.Data) && got.Checksum != link.Good {
-						t.Errorf("IPv6 %t, %d bytes, %+v: wrong checksum, verdict %v", v6, size, tx, got.Checksum)
+						t.Errorf("IPv6 %t, %d bytes, %+v: wrong checksum, status %v", v6, size, tx, got.Checksum)
 					}
 					copy(frame[tcp+16:tcp+18], got.Data[tcp+16:])
 					if !bytes.Equal(got.Data, frame) {
@@ -310,7 +310,7 @@ func TestOnlyOurs(t *testing.T) {
 		})
 		v := b.dev.Filter().Counts()
 		if v.OtherPort == before.OtherPort || v.Redirected != before.Redirected {
-			t.Errorf("the kernel's port: verdicts %+v", v)
+			t.Errorf("the kernel's port: counts %+v", v)
 		}
 	}
 	if n, err := b.dev.Queue(0).Receive(b.frames); n != 0 || err != nil {

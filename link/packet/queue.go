@@ -218,7 +218,7 @@ func (q *Queue) Reserve(n int) []byte { return q.out.Reserve(n) }
 func (q *Queue) Commit(n int, tx link.TxOffload) { q.out.Commit(n, tx) }
 
 // Flush implements link.Queue. What the interface does not take is lost and
-// counted, as frames of the kernel's are: when it is down, or its queueing
+// counted, as the kernel counts its own: when it is down, or its queueing
 // discipline says so.
 func (q *Queue) Flush() (pending int, err error) {
 	if q.closed.Load() {
@@ -240,10 +240,10 @@ func (q *Queue) Wake() { q.sleeper.Wake() }
 func (q *Queue) Stats() link.QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.stats()
+	return q.statsLocked()
 }
 
-func (q *Queue) stats() link.QueueStats {
+func (q *Queue) statsLocked() link.QueueStats {
 	if q.closed.Load() {
 		return q.final
 	}
@@ -274,7 +274,7 @@ func (q *Queue) Close() error {
 		return nil
 	}
 	err := q.out.Close()
-	q.final = q.stats()
+	q.final = q.statsLocked()
 	q.closed.Store(true)
 	q.Wake()
 	return errors.Join(err, q.abandon())

@@ -173,9 +173,9 @@ func (n *NIC) Deliver(frame []byte) {
 		return
 	}
 	q := n.queues[n.pick(frame)]
-	verdict := link.Unchecked
+	status := link.Unchecked
 	if n.info.RxChecksum {
-		switch verdict = offload.Verify(frame); verdict {
+		switch status = offload.Verify(frame); status {
 		case link.Good:
 			n.rxGoodSums.Add(1)
 		case link.Bad:
@@ -187,7 +187,7 @@ func (n *NIC) Deliver(frame []byte) {
 		tag = vlanLen
 		n.vlanStripped.Add(1)
 	}
-	if !q.arrive(frame, tag, verdict) {
+	if !q.arrive(frame, tag, status) {
 		n.rxMissed.Add(1)
 		return
 	}

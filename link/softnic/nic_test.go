@@ -205,15 +205,15 @@ func TestChecksumVerdicts(t *testing.T) {
 	bad[54] ^= 1
 	for _, c := range []struct {
 		can  bool
-		want []link.Verdict
+		want []link.ChecksumStatus
 	}{
-		{false, []link.Verdict{link.Unchecked, link.Unchecked}},
-		{true, []link.Verdict{link.Good, link.Bad}},
+		{false, []link.ChecksumStatus{link.Unchecked, link.Unchecked}},
+		{true, []link.ChecksumStatus{link.Good, link.Bad}},
 	} {
 		n := newNIC(t, Config{Capabilities: link.Capabilities{RxChecksum: c.can}})
 		n.Deliver(good)
 		n.Deliver(bad)
-		var got []link.Verdict
+		var got []link.ChecksumStatus
 		for _, f := range receive(t, n, 0) {
 			got = append(got, f.Checksum)
 		}

@@ -44,8 +44,8 @@ type queue struct {
 }
 
 type received struct {
-	buf     []byte
-	verdict link.Verdict
+	buf    []byte
+	status link.ChecksumStatus
 }
 
 type staged struct {
@@ -65,7 +65,7 @@ func newQueue(n *NIC, ring int) *queue {
 
 // arrive copies a frame into the receive ring, without the VLAN tag when tag is
 // its length. It returns false when the ring is full.
-func (q *queue) arrive(frame []byte, tag int, v link.Verdict) bool {
+func (q *queue) arrive(frame []byte, tag int, v link.ChecksumStatus) bool {
 	q.rxMu.Lock()
 	tail := q.tail.Load()
 	if tail-q.head.Load() == uint64(len(q.rx)) || q.closed.Load() {
@@ -75,7 +75,7 @@ func (q *queue) arrive(frame []byte, tag int, v link.Verdict) bool {
 	}
 	s := &q.rx[tail&uint64(len(q.rx)-1)]
 	s.buf = append(append(s.buf[:0], frame[:12]...), frame[12+tag:]...)
-	s.verdict = v
+	s.status = v
 	q.tail.Store(tail + 1)
 	q.rxMu.Unlock()
 	if q.sleeping.Load() {
@@ -102,7 +102,7 @@ func (q *queue) Receive(frames []link.Frame) (int, error) {
 	bytes := 0
 	for i := range n {
 		s := &q.rx[q.read&uint64(len(q.rx)-1)]
-		frames[i] = link.Frame{Data: s.buf, Checksum: s.verdict}
+		frames[i] = link.Frame{Data: s.buf, Checksum: s.status}
 		bytes += len(s.buf)
 		q.read++
 	}

@@ -17,7 +17,7 @@ func TestKernelChecksums(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		offloads bool
-		want     link.Verdict
+		want     link.ChecksumStatus
 	}{
 		{"left out", true, link.Good},
 		{"filled in", false, link.Unchecked},
@@ -55,7 +55,7 @@ func TestKernelChecksums(t *testing.T) {
 					t.Errorf("%v: %v: %x", local, err, frame.Data)
 				}
 				if frame.Checksum != tt.want {
-					t.Errorf("%v: verdict %v, want %v", local, frame.Checksum, tt.want)
+					t.Errorf("%v: status %v, want %v", local, frame.Checksum, tt.want)
 				}
 			}
 		})

@@ -110,7 +110,7 @@ func TestFilterActions(t *testing.T) {
 
 func addr16(a netip.Addr) []byte { b := a.As16(); return b[:] }
 
-// minus returns how much the verdicts grew.
+// minus returns how much the counts grew.
 func minus(now, before bpf.Counts) bpf.Counts {
 	return bpf.Counts{
 		Redirected:   now.Redirected - before.Redirected,
@@ -139,7 +139,7 @@ func (b *bench) ours(local netip.Addr, remotePort, port uint16) bool {
 	binary.BigEndian.PutUint16(f[offset:], remotePort)
 	b.send(f)
 	var v bpf.Counts
-	until(b, "a verdict", func() bool {
+	until(b, "a count", func() bool {
 		v = minus(b.dev.Filter().Counts(), before)
 		return v.Redirected+v.OtherPort+v.OtherAddress > 0
 	})
@@ -325,7 +325,7 @@ func TestClaimUnderTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, fmt.Sprintf("%d verdicts", sent), func() bool {
+	until(t, fmt.Sprintf("%d counts", sent), func() bool {
 		v := minus(f.Counts(), before)
 		return v.Redirected+v.OtherPort == sent && v.Redirected >= sent/2
 	})

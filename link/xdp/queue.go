@@ -239,10 +239,10 @@ func (q *Queue) reclaim() {
 func (q *Queue) Stats() link.QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.stats()
+	return q.statsLocked()
 }
 
-func (q *Queue) stats() link.QueueStats {
+func (q *Queue) statsLocked() link.QueueStats {
 	if q.closed.Load() {
 		return q.final
 	}
@@ -301,7 +301,7 @@ func (q *Queue) Close() error {
 	} else if tx := q.sockets[0].tx; q.lost == nil {
 		q.txDropped.Add(uint64(tx.position - tx.taken()))
 	}
-	q.final = q.stats()
+	q.final = q.statsLocked()
 	q.closed.Store(true)
 	q.Wake()
 	q.abandon()

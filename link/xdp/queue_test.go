@@ -352,7 +352,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("%d buffers in use after Close", st.BuffersInUse)
 	}
 	if v := b.dev.Filter().Counts(); v.Redirected != 1 {
-		t.Errorf("verdicts after Close %+v, want the last ones", v)
+		t.Errorf("counts after Close %+v, want the last ones", v)
 	}
 	if err := b.dev.Filter().Claim(b.near.IPv4.Addr(), 1, 1); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Claim: %v, want net.ErrClosed", err)

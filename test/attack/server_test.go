@@ -138,7 +138,7 @@ func runServer(config string) error {
 	return rt.Close() // which finds buffers of DPDK that are lost
 }
 
-// synAnswered is the filter's verdict on SYNs that it answers itself.
+// synAnswered is the filter's action on SYNs that it answers itself.
 const synAnswered = "SYN answered"
 
 // refusals count the frames that did not get through.

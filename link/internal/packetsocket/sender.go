@@ -95,7 +95,7 @@ func (s *Sender) Commit(n int, tx link.TxOffload) {
 }
 
 // Flush does what link.Queue says. What the interface does not take is lost and
-// counted, as frames of the kernel's are: when it is down, or its queueing
+// counted, as the kernel counts its own: when it is down, or its queueing
 // discipline says so.
 func (s *Sender) Flush() (pending int, err error) {
 	for s.first < s.last && s.lost == nil {

@@ -24,7 +24,7 @@
 #define ROOM 256 /* of the server's buffers */
 #define RING 64 /* descriptors */
 #define POOL 2048
-#define PATIENCE 120000000 /* us; valgrind is slow */
+#define TIMEOUT 120000000 /* us; valgrind is slow */
 
 static const char *who;
 
@@ -48,7 +48,7 @@ static const char *who;
 static void pause_a_little(unsigned *waited, const char *what)
 {
 	usleep(100);
-	check((*waited += 100) < PATIENCE, "waited in vain for %s", what);
+	check((*waited += 100) < TIMEOUT, "waited in vain for %s", what);
 }
 
 /* eal starts the EAL the way Go does. */
