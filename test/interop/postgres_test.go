@@ -142,8 +142,22 @@ func (p *postgres) session(c net.Conn, id uint32) error {
 				}
 				be.Send(&pgproto3.CommandComplete{CommandTag: fmt.Appendf(nil, "COPY %d", n)})
 			case msg.String == "SELECT hang":
-				<-cancelled
+				// The client may be gone before its request to cancel comes: the driver sends it
+				// in the background, and the test may be over.
+				gone := make(chan struct{})
+				go func() {
+					defer close(gone)
+					be.Receive()
+				}()
+				select {
+				case <-cancelled:
+				case <-gone:
+					return nil
+				}
 				be.Send(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "57014", Message: "canceling statement due to user request"})
+				err := be.Flush()
+				<-gone // the driver does not use the connection again
+				return err
 			default:
 				be.Send(&pgproto3.EmptyQueryResponse{})
 			}
