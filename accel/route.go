@@ -7,10 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-
 	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 )
 
 // On a shared device the kernel decides by which interface, next hop and source
@@ -87,6 +86,9 @@ func (s *sharing) byKernel(laddr, raddr *net.TCPAddr) bool {
 	}
 	to := raddr.AddrPort().Addr().Unmap()
 	state := s.follower.State()
+	if contains(state.Addrs, to.WithZone("")) {
+		return false // one of our listeners has it: the packets stay in the stack
+	}
 	var path follower.Path
 	if zone := to.Zone(); zone != "" && zone != state.Name && zone != strconv.Itoa(state.Index) {
 		if _, err := net.InterfaceByName(zone); err != nil {
@@ -143,6 +145,9 @@ type shardRouter struct {
 // by it, too, where the kernel would choose another interface for packets in the
 // clear; it never does where the kernel would encrypt or tunnel it.
 func (r *shardRouter) Route(local, remote netip.Addr) (netif.Route, bool) {
+	if contains(r.sharing.follower.State().Addrs, remote.WithZone("")) {
+		return netif.Route{Hop: netstack.Address(remote)}, true // packets stay in the stack
+	}
 	path := r.routes.Path(local, remote)
 	switch {
 	case path.Exit == follower.Aside && path.Hop.IsValid():
@@ -159,7 +164,7 @@ func (r *shardRouter) Route(local, remote netip.Addr) (netif.Route, bool) {
 		}
 		return netif.Route{}, false
 	}
-	return netif.Route{Hop: tcpip.AddrFromSlice(path.Hop.AsSlice()), MTU: path.MTU, MSS: path.MSS}, true
+	return netif.Route{Hop: netstack.Address(path.Hop), MTU: path.MTU, MSS: path.MSS}, true
 }
 
 // Source implements netif.Router.
