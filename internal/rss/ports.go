@@ -61,10 +61,19 @@ func (p *Ports) Search(s *Spread, local netip.Addr, remote netip.AddrPort, queue
 		f.base = s.Hash4(remote, netip.AddrPortFrom(local, 0))
 		f.cursor = &p.cursor[f.base%cursors]
 	} else {
-		f.cursor = &p.cursor[0]
+		f.cursor = &p.cursor[place(remote)]
 	}
 	f.next = f.cursor.Load()
 	return f
+}
+
+// place is where the cursor of a destination is, when no hash of the device's tells.
+func place(remote netip.AddrPort) uint32 {
+	h := uint32(remote.Port())
+	for _, b := range remote.Addr().As16() {
+		h = h*31 + uint32(b)
+	}
+	return h % cursors
 }
 
 // Next returns the next port that leads to the queue. Without one it returns

@@ -14,8 +14,7 @@ import (
 	"github.com/gotpa/tpa/internal/transport"
 )
 
-// outbound chooses the local ports of connections that this shard makes, when
-// there are other shards.
+// outbound chooses the local ports of connections that this shard makes.
 type outbound struct {
 	// mu makes dials take turns until each has its port.
 	mu    sync.Mutex
@@ -28,15 +27,18 @@ type outbound struct {
 // which remote's answers come back to this shard's queue, as far as it is known
 // how the device spreads flows. If it is not, shards take ports in turn, so that
 // two never have the same connection, and answers are handed over.
+//
+// The stack's own choice would cost several microseconds, and more with each
+// connection in TIME-WAIT: it tries ports at random.
 func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error {
-	if s.handover == nil || local.Port() != 0 {
+	given := func() error { // Connect chooses the rest, or tells why not
 		if local == (netip.AddrPort{}) {
-			return nil // the stack chooses
+			return nil
 		}
 		return ep.Bind(local, false)
 	}
-	if remote.Addr().Is4In6() {
-		return nil
+	if local.Port() != 0 || !remote.Addr().IsValid() || remote.Addr().Is4In6() {
+		return given()
 	}
 	to := netstack.Address(remote.Addr())
 	proto := netstack.Network(to)
@@ -46,12 +48,12 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 	}
 	route, terr := s.stack.FindRoute(0, source, to, proto, false)
 	if terr != nil {
-		return netstack.Error(terr)
+		return given()
 	}
 	from := netstack.Addr(route.LocalAddress())
 	route.Release()
-	if !from.IsValid() || !remote.Addr().IsValid() {
-		return nil
+	if !from.IsValid() {
+		return given()
 	}
 
 	o := &s.outbound
@@ -63,14 +65,18 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 		random := s.stack.SecureRNG()
 		o.ports, _ = rss.NewPorts(first, last, random.Uint32)
 	}
-	spread := s.handover.Spread()
+	var spread *rss.Spread
+	own := o.block || s.handover == nil
+	if s.handover != nil {
+		spread = s.handover.Spread()
+	}
 	search := o.ports.Search(spread, from, remote, s.index)
 	for {
 		port, ok := search.Next()
 		if !ok {
 			return netstack.Error(&tcpip.ErrNoPortAvailable{})
 		}
-		if spread == nil && !o.block && int(port)%s.handover.Shards() != s.index {
+		if spread == nil && !own && int(port)%s.handover.Shards() != s.index {
 			continue
 		}
 		local = netip.AddrPortFrom(from, port)
@@ -98,6 +104,9 @@ func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote netip.Add
 		// In TIME-WAIT for long enough: Connect takes its place.
 	} else if other, ok := s.engine.ID(found); ok && other.RemotePort != 0 { // a listener is found, too
 		return true
+	}
+	if s.handover == nil {
+		return false
 	}
 	// Another shard may have it from before the device changed its RSS.
 	k, ok := netstack.Key(&id)
