@@ -18,6 +18,7 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/dpdk"
+	"github.com/gotpa/tpa/link/xdp"
 )
 
 // A finding is what doctor says about one precondition.
@@ -404,13 +405,6 @@ type iface struct {
 	ethernet
 }
 
-// nativeXDP are drivers that run XDP programs before the kernel makes a packet of
-// a frame; others run them later, in generic mode, which is slower.
-var nativeXDP = []string{
-	"bnxt_en", "ena", "gve", "hv_netvsc", "i40e", "iavf", "ice", "idpf", "igb", "igc", "ixgbe", "ixgbevf", "mana",
-	"mlx4_en", "mlx5_core", "mvneta", "nfp", "qede", "sfc", "stmmac", "thunder-nic", "tun", "veth", "virtio_net", "vmxnet3",
-}
-
 // interfaces are those that can be used, or the one asked for. Virtual ones that
 // are down have to be asked for.
 func (m *host) interfaces(dev string) []iface {
@@ -449,14 +443,8 @@ func readLink(f fs.FS, name string) (string, error) {
 	return "", fs.ErrInvalid
 }
 
-// native tells whether the driver runs XDP programs itself: as the kernel says,
-// before Linux 6.3 by the driver's name.
-func (n *iface) native() bool {
-	if n.xdp.known {
-		return n.xdp.native && n.xdp.redirect
-	}
-	return slices.Contains(nativeXDP, n.driver)
-}
+// native tells whether the driver would run the XDP program itself.
+func (n *iface) native() bool { return n.plan != nil && n.plan.Attach == xdp.AttachNative }
 
 func (n *iface) rank() int {
 	rank := 0
@@ -471,7 +459,7 @@ func (n *iface) rank() int {
 
 // findings are those about an interface, for so many pollers.
 func (n *iface) findings(pollers int) []finding {
-	return append([]finding{n.link(), n.program(), n.spread(pollers)}, n.offloads()...)
+	return slices.Concat([]finding{n.link(), n.program()}, n.traps(), []finding{n.spread(pollers)}, n.offloads())
 }
 
 func (n *iface) link() finding {
@@ -501,30 +489,58 @@ func (n *iface) link() finding {
 	return f
 }
 
-// program is about the XDP program that AF_XDP needs.
+// program is about the XDP program that AF_XDP needs, and what it would get: nothing
+// is attached to find that out.
 func (n *iface) program() finding {
 	f := finding{Name: n.name + " XDP", State: stateOK}
-	says := "the kernel says"
-	if !n.xdp.known {
-		says = "by the driver's name"
-	}
-	switch {
-	case n.attached != 0:
+	if n.attached != 0 {
 		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
 		f.Consequence = "AF_XDP cannot be used: an interface runs one program; a packet socket can, from Linux 6.6 on"
 		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; ip link set " + n.name + " xdp off removes it"
-	case !n.native():
-		f.State, f.Found = stateNote, "generic mode ("+says+")"
-		f.Consequence = "AF_XDP copies every frame, after the kernel has made a packet of it: slower"
-		f.Mend = "use an interface whose driver runs XDP itself, or a newer kernel"
-	case n.xdp.zeroCopy:
-		f.Found = "native, zero-copy (" + says + ")"
-	case n.xdp.known:
-		f.Found = "native, each frame copied once (" + says + ")"
-	default:
-		f.Found = "native (" + says + ")"
+		return f
 	}
+	p := n.plan
+	if p == nil {
+		f.State, f.Found = stateNote, "unknown"
+		f.Consequence = "what AF_XDP makes of it shows when it starts"
+		f.Mend = "ip link show " + n.name
+		return f
+	}
+	f.Found = "will be " + p.String()
+	if p.Told {
+		f.Found += " (the kernel says)"
+	} else {
+		f.Found += " (by the driver's name: the kernel does not tell before 6.3)"
+	}
+	if p.Attach == xdp.AttachNative {
+		f.Found += fmt.Sprintf(", chunks of %d bytes", p.ChunkSize)
+		if p.MaxMTU > 0 {
+			f.Found += fmt.Sprintf(", MTU up to %d", p.MaxMTU)
+		}
+		if p.MaxQueues > 1 {
+			f.Found += fmt.Sprintf(", up to %d queues", p.MaxQueues)
+		}
+		if !p.ZeroCopy {
+			f.Found += ": " + p.Copies
+		}
+		return f
+	}
+	f.State = stateNote
+	f.Found += ": " + p.NotNative
+	f.Consequence = "AF_XDP copies every frame, after the kernel has made a packet of it: slower"
+	f.Mend = p.Remedy
 	return f
+}
+
+// traps are what is known of the driver, one finding each.
+func (n *iface) traps() (all []finding) {
+	if n.plan == nil {
+		return nil
+	}
+	for _, t := range n.plan.Traps {
+		all = append(all, finding{Name: n.name + " " + n.plan.Driver, State: stateOK, Found: t})
+	}
+	return all
 }
 
 // spread is about RSS.

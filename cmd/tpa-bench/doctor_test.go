@@ -9,6 +9,8 @@ import (
 	"testing/fstest"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gotpa/tpa/link/xdp"
 )
 
 func file(content string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(content + "\n")} }
@@ -42,7 +44,7 @@ func good() *host {
 
 // fine is an interface that can do everything.
 func fine() (e ethernet) {
-	e.xdp.known, e.xdp.native, e.xdp.redirect, e.xdp.zeroCopy = true, true, true, true
+	e.plan = &xdp.Plan{Driver: "ice", Told: true, Attach: xdp.AttachNative, ZeroCopy: true, MTU: 1500, Queues: 2, MaxQueues: 2}
 	e.queues.known, e.queues.now, e.queues.most = true, 2, 2
 	e.features.known, e.features.active = true, map[string]bool{"rx-checksum": true, "rx-hashing": true}
 	e.rss.known, e.rss.function, e.rss.key, e.rss.queues = true, "toeplitz", 40, 2
@@ -104,9 +106,14 @@ func TestDoctor(t *testing.T) {
 		}, []string{"DPDK", "eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
 		{"no native XDP", func(m *host) {
 			without(m, "sys/bus/pci")
-			kernel(m, func(e *ethernet) { e.xdp.native = false })
+			kernel(m, func(e *ethernet) {
+				e.plan.Attach, e.plan.NotNative, e.plan.Remedy = xdp.AttachGeneric, "the driver does not run XDP", "use another"
+			})
 		}, []string{"eth0 XDP"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
-		{"a kernel before 6.3", func(m *host) { kernel(m, func(e *ethernet) { *e = ethernet{} }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"a kernel before 6.3", func(m *host) {
+			kernel(m, func(e *ethernet) { *e = ethernet{plan: &xdp.Plan{Driver: "ice", Attach: xdp.AttachNative}} })
+		}, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"a kernel that answers nothing", func(m *host) { kernel(m, func(e *ethernet) { *e = ethernet{} }) }, []string{"eth0 XDP", "eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"another hash", func(m *host) { kernel(m, func(e *ethernet) { e.rss.function = "xor" }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"a table of one queue", func(m *host) { kernel(m, func(e *ethernet) { e.rss.queues = 1 }) }, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"segments joined by the interface", func(m *host) { kernel(m, func(e *ethernet) { e.features.active["rx-lro"] = true }) }, []string{"eth0 offloads"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
@@ -164,7 +171,7 @@ func TestAskKernel(t *testing.T) {
 	if !e.features.known || len(e.features.active) == 0 {
 		t.Errorf("lo: got %+v, want features", e)
 	}
-	if none := askKernel("no-such-interface"); none.xdp.known || none.features.known || none.queues.known {
+	if none := askKernel("no-such-interface"); none.plan != nil || none.features.known || none.queues.known {
 		t.Errorf("no interface: got %+v", none)
 	}
 }

@@ -1,51 +1,70 @@
 // Package ethtool asks drivers of network interfaces what ethtool asks them, and
-// tells them what it tells them. Interfaces are those of the network namespace
-// that the calling thread is in.
+// tells them what it tells them, by ioctl: older kernels have that, too.
 package ethtool
 
 import "golang.org/x/sys/unix"
 
-// Driver is the driver in `ethtool -i NAME`.
-func Driver(name string) (string, error) {
-	fd, err := open()
+// A Socket asks about the interfaces of one network namespace. Any goroutine may
+// use it.
+type Socket struct{ fd int }
+
+// Open returns a Socket for the network namespace of the calling thread.
+func Open() (*Socket, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	defer unix.Close(fd)
-	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
-	if err != nil {
-		return "", err
-	}
-	return unix.ByteSliceToString(info.Driver[:]), nil
+	return &Socket{fd}, nil
 }
 
-// ReceiveQueues is the number of queues that receive, in `ethtool -l NAME`.
-func ReceiveQueues(name string) (int, error) {
-	value := channels{cmd: unix.ETHTOOL_GCHANNELS}
-	err := do(name, &value)
-	return int(value.rx + value.combined), err
+// Close closes the socket.
+func (s *Socket) Close() { unix.Close(s.fd) }
+
+// A Driver is what `ethtool -i NAME` shows.
+type Driver struct{ Name, Version, Firmware string }
+
+// Driver returns the driver of an interface.
+func (s *Socket) Driver(name string) (Driver, error) {
+	info, err := unix.IoctlGetEthtoolDrvinfo(s.fd, name)
+	if err != nil {
+		return Driver{}, err
+	}
+	return Driver{
+		unix.ByteSliceToString(info.Driver[:]), unix.ByteSliceToString(info.Version[:]), unix.ByteSliceToString(info.Fw_version[:]),
+	}, nil
 }
 
-// channels is struct ethtool_channels: the interrupts, and so the queues, of an
-// interface. Those in use follow the most there can be.
-type channels struct {
-	cmd      uint32
-	_        [4]uint32
-	rx       uint32
-	_        [2]uint32 // those that only send, and others
-	combined uint32
+// Channels are the queues in `ethtool -l NAME`: those that receive only, and those
+// that receive and send.
+type Channels struct {
+	Receive, Combined       int // in use
+	MaxReceive, MaxCombined int // the most there can be
+}
+
+// Receiving is the number of queues in use that receive.
+func (c Channels) Receiving() int { return c.Receive + c.Combined }
+
+// MaxReceiving is the most queues that can receive.
+func (c Channels) MaxReceiving() int { return c.MaxReceive + c.MaxCombined }
+
+// Channels returns the queues of an interface.
+func (s *Socket) Channels(name string) (Channels, error) {
+	// struct ethtool_channels: received, sent, other and combined, first the most
+	// there can be, then those in use.
+	value := struct {
+		cmd                             uint32
+		maxRx, maxTx, maxOther, maxBoth uint32
+		rx, tx, other, both             uint32
+	}{cmd: unix.ETHTOOL_GCHANNELS}
+	err := do(s, name, &value)
+	return Channels{int(value.rx), int(value.both), int(value.maxRx), int(value.maxBoth)}, err
 }
 
 // SetTxChecksum is `ethtool -K NAME tx on|off`.
-func SetTxChecksum(name string, on bool) error {
+func (s *Socket) SetTxChecksum(name string, on bool) error {
 	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_STXCSUM}
 	if on {
 		value.data = 1
 	}
-	return do(name, &value)
-}
-
-// open returns a socket to send requests to the kernel with.
-func open() (fd int, err error) {
-	return unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	return do(s, name, &value)
 }

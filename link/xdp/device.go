@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/gotpa/tpa/internal/bpf"
-	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
@@ -52,7 +51,8 @@ func Open(cfg Config) (_ *Device, err error) {
 	l := dev.netdev.Link
 	attrs := l.Attrs()
 
-	receive := receiveQueues(attrs)
+	known := ask(l)
+	receive := cfg.plan(known).Queues
 	if cfg.Queues == 0 {
 		cfg.Queues = receive
 	}
@@ -78,7 +78,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	if receive, err = moreQueues(cfg, attrs, receive); err != nil {
 		return nil, errSocket(attrs.Name, receive, err)
 	}
-	chunk := chunkSize(attrs.MTU)
+	chunk := drivers[known.driver.Name].chunkSize(attrs.MTU)
 	for i := range cfg.Queues {
 		q, err := dev.openQueue(cfg, l, i, receive, chunk)
 		if err != nil {
@@ -103,17 +103,25 @@ func Open(cfg Config) (_ *Device, err error) {
 	return dev, nil
 }
 
-// headerLen is the length of an Ethernet header without a VLAN tag, in bytes.
-const headerLen = 14
+const headerLen = link.EthernetHeaderLen
 
-// chunkSize returns the size of chunks for frames of an MTU. The kernel has two
-// sizes to choose from where pages have 4 KB. Frames of a greater MTU do not fit
-// the larger one either: Info.MTU is then smaller than the interface's.
-func chunkSize(mtu int) int {
-	if mtu+headerLen <= 2048-unix.XDP_PACKET_HEADROOM {
-		return 2048
+// headroom is what the kernel keeps free in front of an arriving frame, in bytes.
+const headroom = unix.XDP_PACKET_HEADROOM
+
+// The two sizes of chunks where pages have 4 KB.
+const (
+	halfPage = 2048
+	pageSize = 4096
+)
+
+// chunkSize returns the size of chunks for frames of an MTU. Frames of a greater
+// MTU than the larger size holds do not fit: Info.MTU is then smaller than the
+// interface's.
+func (d driver) chunkSize(mtu int) int {
+	if !d.pageChunks && mtu+headerLen <= halfPage-headroom {
+		return halfPage
 	}
-	return 4096
+	return pageSize
 }
 
 // openQueue opens link queue i, which serves the receive queues i, i+cfg.Queues,
@@ -233,7 +241,7 @@ func (d *Device) free() (err error) {
 func moreQueues(cfg Config, attrs *netlink.LinkAttrs, n int) (int, error) {
 	cfg.RingSize, cfg.BusyPoll = 64, 0
 	for limit := min(attrs.NumRxQueues, bpf.MaxQueues); n < limit; n++ {
-		memory, err := newUmem(cfg.RingSize, 2048)
+		memory, err := newUmem(cfg.RingSize, halfPage)
 		if err != nil {
 			return n, err
 		}
@@ -250,12 +258,4 @@ func moreQueues(cfg Config, attrs *netlink.LinkAttrs, n int) (int, error) {
 		}
 	}
 	return n, nil
-}
-
-// receiveQueues returns the number of receive queues in use.
-func receiveQueues(attrs *netlink.LinkAttrs) int {
-	if n, err := ethtool.ReceiveQueues(attrs.Name); err == nil && n > 0 {
-		return n
-	}
-	return max(1, attrs.NumRxQueues)
 }

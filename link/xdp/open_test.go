@@ -218,3 +218,48 @@ func TestNoPrivileges(t *testing.T) {
 		})
 	}
 }
+
+// What Config.Plan says without attaching anything is what Open makes of it.
+func TestPlanHolds(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  xdp.Config
+		wire testnet.Wire
+		want xdp.Attach
+	}{
+		{"native", xdp.Config{}, testnet.Wire{Queues: 2}, xdp.AttachNative},
+		{"as great as native mode takes", xdp.Config{}, testnet.Wire{MTU: 3506}, xdp.AttachNative},
+		{"greater", xdp.Config{}, testnet.Wire{MTU: 3507}, xdp.AttachGeneric},
+		{"generic", xdp.Config{Attach: xdp.AttachGeneric}, testnet.Wire{}, xdp.AttachGeneric},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, near := wire(t, tt.wire)
+			tt.cfg.Interface = near.Name
+			var p xdp.Plan
+			var err error
+			near.Host.Do(func() { p, err = tt.cfg.Plan() })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Attach != tt.want || p.Driver != "veth" || p.ZeroCopy || p.Copies == "" || p.Queues != max(tt.wire.Queues, 1) {
+				t.Errorf("got plan %+v, want %v, copying, for veth", p, tt.want)
+			}
+			if attached(t, near) {
+				t.Error("asking attached a program")
+			}
+			dev := open(t, near, tt.cfg)
+			if got := xdp.Attach(dev.Filter().Mode()); got != p.Attach || dev.ZeroCopy() != p.ZeroCopy || dev.Info().Queues != p.Queues {
+				t.Errorf("opened %v with %d queues, planned %v", dev, dev.Info().Queues, p)
+			}
+		})
+	}
+	_, near := wire(t, testnet.Wire{})
+	near.Host.Do(func() {
+		if _, err := (xdp.Config{Interface: "nowhere"}).Plan(); !errors.Is(err, syscall.ENODEV) {
+			t.Errorf("an interface that is not there: %v", err)
+		}
+		if _, err := (xdp.Config{}).Plan(); err == nil {
+			t.Error("no error without an interface")
+		}
+	})
+}

@@ -14,7 +14,7 @@ import (
 // those of each receive queue.
 type umem struct {
 	mem   []byte
-	chunk int // bytes, 2048 or 4096
+	chunk int // bytes, halfPage or pageSize
 }
 
 func newUmem(chunks, chunk int) (*umem, error) {
@@ -28,7 +28,7 @@ func newUmem(chunks, chunk int) (*umem, error) {
 
 // maxFrame returns the longest frame that fits a chunk: the kernel keeps some room
 // in front of those that arrive.
-func (u *umem) maxFrame() int { return u.chunk - unix.XDP_PACKET_HEADROOM }
+func (u *umem) maxFrame() int { return u.chunk - headroom }
 
 func (u *umem) free() { unix.Munmap(u.mem) }
 

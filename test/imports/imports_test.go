@@ -38,6 +38,8 @@ var rules = []rule{
 	{"link/packet", "link/xdp", "the two are siblings; what they share is in internal/bpf"},
 	{"link/bifurcation", "link/dpdk", "a device brings its filter along: link.Sharer"},
 	{"link/bifurcation", "internal/bpf", "a device brings its filter along: link.Sharer"},
+	{"internal/ethtool", "link/...", "asking the kernel knows no device of ours"},
+	{"internal/netdevgenl", "link/...", "asking the kernel knows no device of ours"},
 	{"internal/bpf", "internal/netif", "a filter knows no stack"},
 	{"link", "gvisor.dev/...", "the contract of a device names nothing of a stack"},
 	{"internal/netif", "internal/shard", "a shard is built on it"},

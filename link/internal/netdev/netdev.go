@@ -47,9 +47,12 @@ func Open(name string) (*Interface, error) {
 // Info returns what is the same however a device uses the interface.
 func (i *Interface) Info() link.Info {
 	attrs := i.Link.Attrs()
-	driver, err := ethtool.Driver(attrs.Name)
-	if err != nil {
-		driver = i.Link.Type()
+	driver := i.Link.Type()
+	if s, err := ethtool.Open(); err == nil {
+		if d, err := s.Driver(attrs.Name); err == nil {
+			driver = d.Name
+		}
+		s.Close()
 	}
 	return link.Info{
 		Name:         attrs.Name,

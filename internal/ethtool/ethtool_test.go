@@ -1,0 +1,36 @@
+package ethtool_test
+
+import (
+	"testing"
+
+	"github.com/gotpa/tpa/internal/ethtool"
+	"github.com/gotpa/tpa/internal/testnet"
+)
+
+// TestVeth asks a driver that has no RSS, and an interface that is not there.
+func TestVeth(t *testing.T) {
+	n := testnet.New(t)
+	near, _ := n.Connect(n.Host("near"), n.Host("far"), testnet.Wire{Queues: 3})
+	near.Host.Do(func() {
+		s, err := ethtool.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if d, err := s.Driver(near.Name); err != nil || d.Name != "veth" {
+			t.Errorf("driver: got %+v, %v, want veth", d, err)
+		}
+		if c, err := s.Channels(near.Name); err != nil || c.Receiving() != 3 || c.MaxReceiving() != 3 {
+			t.Errorf("channels: got %+v, %v, want 3 of 3", c, err)
+		}
+		if r, err := s.RSS(near.Name); err == nil {
+			t.Errorf("RSS: got %+v, want an error", r)
+		}
+		if four, err := s.FourTuple(near.Name, ethtool.TCPv4); err == nil {
+			t.Errorf("hash fields: got %v, want an error", four)
+		}
+		if _, err := s.Driver("nowhere"); err == nil {
+			t.Error("no error for an interface that is not there")
+		}
+	})
+}

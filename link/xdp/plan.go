@@ -1,0 +1,154 @@
+package xdp
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/internal/ethtool"
+	"github.com/gotpa/tpa/internal/genetlink"
+	"github.com/gotpa/tpa/internal/netdevgenl"
+	"github.com/gotpa/tpa/link"
+	"github.com/vishvananda/netlink"
+)
+
+// A Plan is what Open would make of an interface, as far as the kernel tells
+// without a filter attached. A driver may still refuse: Open then takes the next
+// best, and says why.
+type Plan struct {
+	// Driver is the name of the driver, Version what it says of itself.
+	Driver, Version string
+	// Told: the kernel told what the driver does (Linux 6.3 and newer). Else that
+	// follows from the driver's name.
+	Told bool
+
+	// Attach is AttachNative or AttachGeneric. NotNative is why it is not native, ""
+	// where it is, and Remedy what to do about that.
+	Attach            Attach
+	NotNative, Remedy string
+	// ZeroCopy: the device reads and writes the chunks itself. Copies is why it does
+	// not, "" where it does.
+	ZeroCopy bool
+	Copies   string
+	// TxChecksum: the device fills in checksums of what is sent in zero-copy mode.
+	TxChecksum bool
+	// ChunkSize is the size of chunks in bytes.
+	ChunkSize int
+
+	// MTU is the interface's, MaxMTU the greatest for which the plan holds, both in
+	// bytes; MaxMTU is 0 where it is not known.
+	MTU, MaxMTU int
+	// Queues are the receive queues in use, MaxQueues the most that the driver runs
+	// with XDP, 0 where that is not known.
+	Queues, MaxQueues int
+	// Traps are what is known of the driver that may surprise, a sentence each.
+	Traps []string
+}
+
+// Plan asks about the interface and attaches nothing. It needs no rights. Errors
+// are those of the configuration, or of type *link.InterfaceError.
+func (c Config) Plan() (Plan, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return Plan{}, err
+	}
+	l, err := netlink.LinkByName(c.Interface)
+	if err != nil {
+		return Plan{}, bpf.NoInterface(c.Interface, err)
+	}
+	return c.plan(ask(l)), nil
+}
+
+// facts are what the kernel tells about an interface.
+type facts struct {
+	driver ethtool.Driver
+	mtu    int
+	// device is nil where the kernel does not tell.
+	device   *netdevgenl.Device
+	channels ethtool.Channels
+	// queues are those that there are, in use or not.
+	queues int
+}
+
+// ask asks in the network namespace of the calling thread. What the kernel does
+// not know stays zero.
+func ask(l netlink.Link) facts {
+	attrs := l.Attrs()
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues}
+	if s, err := ethtool.Open(); err == nil {
+		defer s.Close()
+		f.driver, _ = s.Driver(attrs.Name)
+		f.channels, _ = s.Channels(attrs.Name)
+	}
+	f.driver.Name = cmp.Or(f.driver.Name, l.Type())
+	if c, err := genetlink.Open(); err == nil {
+		defer c.Close()
+		if d, err := netdevgenl.Get(c, attrs.Index); err == nil {
+			f.device = &d
+		}
+	}
+	return f
+}
+
+// plan concludes from the facts.
+func (c Config) plan(f facts) Plan {
+	d := drivers[f.driver.Name]
+	p := Plan{
+		Driver: f.driver.Name, Version: f.driver.Version, Told: f.device != nil,
+		MTU: f.mtu, MaxMTU: d.maxMTU, Attach: AttachNative, ChunkSize: d.chunkSize(f.mtu),
+		Queues: cmp.Or(f.channels.Receiving(), f.queues, 1), MaxQueues: f.channels.MaxReceiving(),
+	}
+	for _, t := range d.traps {
+		p.Traps = append(p.Traps, strings.ReplaceAll(t, "DEVICE", c.Interface))
+	}
+	if d.halfQueues {
+		p.MaxQueues /= 2
+	}
+	features := d.features()
+	if f.device != nil {
+		features = f.device.Features
+	}
+	switch {
+	case c.Attach == AttachGeneric:
+		p.NotNative, p.Remedy = "AttachGeneric was asked for", "use AttachAuto"
+	case !features.Has(netdevgenl.Basic):
+		p.NotNative, p.Remedy = "the driver does not run XDP", "use an interface whose driver does, or a newer kernel"
+	case !features.Has(netdevgenl.Redirect):
+		p.NotNative, p.Remedy = "the driver's XDP cannot redirect frames to sockets", "use another interface, or a newer kernel"
+	case d.maxMTU != 0 && f.mtu > d.maxMTU:
+		p.NotNative = fmt.Sprintf("the driver runs XDP up to an MTU of %d", d.maxMTU)
+		p.Remedy = fmt.Sprintf("ip link set dev %s mtu %d", c.Interface, d.maxMTU)
+	case d.halfQueues && p.MaxQueues > 0 && p.Queues > p.MaxQueues:
+		p.NotNative = "the driver runs XDP with half of its queues at most"
+		p.Remedy = fmt.Sprintf("ethtool -L %s combined %d", c.Interface, p.MaxQueues)
+	}
+	switch {
+	case p.NotNative != "":
+		p.Attach = AttachGeneric
+		p.Copies = "generic mode copies"
+		p.MaxMTU = maxMTU
+	case c.Copy:
+		p.Copies = "Config.Copy was asked for"
+	case !features.Has(netdevgenl.ZeroCopy):
+		p.Copies = "the driver has no zero-copy mode"
+	default:
+		p.ZeroCopy = true
+		p.TxChecksum = f.device != nil && f.device.TxChecksum
+	}
+	return p
+}
+
+// maxMTU is the greatest MTU of frames that fit a chunk.
+const maxMTU = pageSize - headroom - link.EthernetHeaderLen
+
+// String describes a plan in a line: "native, zero-copy".
+func (p Plan) String() string {
+	s := p.Attach.String() + ", "
+	if p.ZeroCopy {
+		s += "zero-copy"
+	} else {
+		s += "copy"
+	}
+	return s
+}

@@ -1,0 +1,85 @@
+package xdp
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gotpa/tpa/internal/ethtool"
+	"github.com/gotpa/tpa/internal/netdevgenl"
+)
+
+func TestPlan(t *testing.T) {
+	told := func(f netdevgenl.Features) *netdevgenl.Device { return &netdevgenl.Device{Features: f} }
+	const native, zeroCopy = netdevgenl.Basic | netdevgenl.Redirect, netdevgenl.Basic | netdevgenl.Redirect | netdevgenl.ZeroCopy
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+		facts
+		want Plan
+	}{
+		{
+			"ENA in Linux copies", Config{}, facts{driver: ethtool.Driver{Name: "ena"}, mtu: 1500, device: told(native), channels: ethtool.Channels{Combined: 4, MaxCombined: 8}},
+			Plan{Told: true, Attach: AttachNative, Copies: "the driver has no zero-copy mode", ChunkSize: 4096, MaxMTU: 3498, Queues: 4, MaxQueues: 4},
+		},
+		{
+			"ENA of Amazon", Config{}, facts{driver: ethtool.Driver{Name: "ena", Version: "2.17.2g"}, mtu: 1500, device: told(zeroCopy), channels: ethtool.Channels{Combined: 4, MaxCombined: 8}},
+			Plan{Version: "2.17.2g", Told: true, Attach: AttachNative, ZeroCopy: true, ChunkSize: 4096, MaxMTU: 3498, Queues: 4, MaxQueues: 4},
+		},
+		{
+			"ENA as a cloud gives it", Config{}, facts{driver: ethtool.Driver{Name: "ena"}, mtu: 9001, device: told(zeroCopy), channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver runs XDP up to an MTU of 3498", Remedy: "ip link set dev eth0 mtu 3498",
+				Copies: "generic mode copies", ChunkSize: 4096, MaxMTU: 3826, Queues: 8, MaxQueues: 4},
+		},
+		{
+			"ENA with all of its queues", Config{}, facts{driver: ethtool.Driver{Name: "ena"}, mtu: 1500, device: told(zeroCopy), channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver runs XDP with half of its queues at most", Remedy: "ethtool -L eth0 combined 4",
+				Copies: "generic mode copies", ChunkSize: 4096, MaxMTU: 3826, Queues: 8, MaxQueues: 4},
+		},
+		{
+			"ice before Linux 6.3", Config{}, facts{driver: ethtool.Driver{Name: "ice"}, mtu: 1500, channels: ethtool.Channels{Combined: 8, MaxCombined: 16}},
+			Plan{Attach: AttachNative, ZeroCopy: true, ChunkSize: 2048, MaxMTU: 3046, Queues: 8, MaxQueues: 16},
+		},
+		{
+			"checksums by the device", Config{}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 1500,
+				device: &netdevgenl.Device{Features: zeroCopy, TxChecksum: true}, channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
+			Plan{Told: true, Attach: AttachNative, ZeroCopy: true, TxChecksum: true, ChunkSize: 2048, Queues: 8, MaxQueues: 8},
+		},
+		{
+			"copying on purpose", Config{Copy: true}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 3000, device: told(zeroCopy)},
+			Plan{Told: true, Attach: AttachNative, Copies: "Config.Copy was asked for", ChunkSize: 4096, Queues: 1},
+		},
+		{
+			"generic on purpose", Config{Attach: AttachGeneric}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 1500, device: told(zeroCopy)},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "AttachGeneric was asked for", Remedy: "use AttachAuto",
+				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
+		},
+		{
+			"gve with the newer queue format before Linux 6.17", Config{}, facts{driver: ethtool.Driver{Name: "gve"}, mtu: 1460, device: told(0), channels: ethtool.Channels{Receive: 2, MaxReceive: 4}},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver does not run XDP", Remedy: "use an interface whose driver does, or a newer kernel",
+				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 2, MaxQueues: 2},
+		},
+		{
+			"a driver that nobody here knows", Config{}, facts{driver: ethtool.Driver{Name: "new"}, mtu: 1500, queues: 3},
+			Plan{Attach: AttachGeneric, NotNative: "the driver does not run XDP", Remedy: "use an interface whose driver does, or a newer kernel",
+				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 3},
+		},
+		{
+			"one that does not redirect", Config{}, facts{driver: ethtool.Driver{Name: "new"}, mtu: 1500, device: told(netdevgenl.Basic)},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver's XDP cannot redirect frames to sockets", Remedy: "use another interface, or a newer kernel",
+				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.cfg.Interface = "eth0"
+			tt.want.Driver, tt.want.MTU = tt.facts.driver.Name, tt.facts.mtu
+			got := tt.cfg.plan(tt.facts)
+			if len(got.Traps) != len(drivers[got.Driver].traps) {
+				t.Errorf("got traps %q, want those of %s", got.Traps, got.Driver)
+			}
+			got.Traps = nil
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
