@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -140,7 +142,7 @@ func TestUsage(t *testing.T) {
 		args string
 		want string // part of the line
 	}{
-		{"serve --protocol gopher", `unknown protocol "gopher": want one of resp, echo, discard, http`},
+		{"serve --protocol gopher", `unknown protocol "gopher": want one of resp, echo, discard, digest, http`},
 		{"serve --transport udp", `unknown transport "udp": want kernel or accel`},
 		{"serve now", `serve takes no arguments: "now"`},
 		{"run --workload sleep", `unknown workload "sleep": want one of get,`},
@@ -148,7 +150,7 @@ func TestUsage(t *testing.T) {
 		{"run --conns many", "invalid argument"},
 		{"run --duration 0s", "a duration of 0s: want more than 0"},
 		{"run --threads -1", "--threads -1: want 1 to 1024"},
-		{"run -o html", `unknown output format "html": want one of table, json, benchstat`},
+		{"run -o html", `unknown output format "html": want one of table, json, csv, hdr, benchstat`},
 		{"run --nothing", "unknown flag: --nothing"},
 		{"compare --transports kernel,kernel", "--transports names kernel twice"},
 		{"compare --transports udp", `unknown transport "udp"`},
@@ -161,7 +163,11 @@ func TestUsage(t *testing.T) {
 		{"compare --rounds 0", "--rounds 0: want 1 to 1000"},
 		{"compare --dev eth0", "--dev: compare sets that itself for each side"},
 		{"compare --server-cpus 4711", "CPU 4711 is none that this process may use"},
-		{"compare --workload write --verify", "workload write has no replies to verify"},
+		{"run --arrivals poisson", "random arrivals in a closed loop"},
+		{"run --rate 10 --schedule 10:1s", "a rate and a schedule"},
+		{"run --schedule 10", "want requests per second and a time"},
+		{"run --schedule 0:1s", "want requests per second and a time"},
+		{"run --rate 10 --arrivals late", "want even or poisson"},
 		{"plot", "accepts 1 arg(s), received 0"},
 		{"plot -o gif x", `unknown output format "gif"`},
 	}
@@ -199,7 +205,7 @@ func TestFailures(t *testing.T) {
 		{"connection refused", "run", "--addr", free.Addr().String()},
 		{"address already in use", "serve", "--listen", taken},
 		{"no such file", "plot", "/nonexistent/results.json"},
-		{"not the results of compare -o json", "plot", os.Args[0]},
+		{"not the results of run or compare -o json", "plot", os.Args[0]},
 		{"no device", "serve", "--transport", "accel"},
 		{"no device", "run", "--transport", "accel"},
 		{"TPA_QUEUES", "serve", "--transport", "accel", "--queues", "x"},
@@ -267,6 +273,18 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
+// readOne reads the results of one setting.
+func readOne(r io.Reader) (*report.Comparison, error) {
+	all, err := report.Read(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(all) != 1 {
+		return nil, fmt.Errorf("%d results, want 1", len(all))
+	}
+	return all[0], nil
+}
+
 func compareArgs(transports string, more ...string) []string {
 	return append([]string{"compare", "--transports", transports, "--conns", "4", "--duration", "500ms", "--warmup", "50ms", "--rounds", "2"}, more...)
 }
@@ -296,7 +314,7 @@ func TestCompare(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			c, err := report.Read(f)
+			c, err := readOne(f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -317,6 +335,49 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestSweep runs two workloads with two numbers of connections, until each has its
+// requests, by the flags of redis-benchmark.
+func TestSweep(t *testing.T) {
+	_, addr := serving(t)
+	b := start(t, "run", "--addr", addr, "-t", "get,set", "-c", "1,2", "-n", "100", "-d", "10", "-P", "2", "--warmup", "0s", "-q", "--csv", "--slo", "rps>1,max<1h")
+	if got := b.status(t); got != exitOK {
+		t.Fatalf("exit status %d\n%s", got, b.stderr.String())
+	}
+	lines, err := csv.NewReader(&b.stdout).ReadAll()
+	if err != nil || len(lines) != 5 {
+		t.Fatalf("%d lines, %v, want 5", len(lines), err)
+	}
+	for i, want := range [][]string{{"get", "1", "10", "2"}, {"get", "2", "10", "2"}, {"set", "1", "10", "2"}, {"set", "2", "10", "2"}} {
+		if got := lines[i+1][2:6]; !slices.Equal(got, want) {
+			t.Errorf("line %d is of %q, want %q", i+1, got, want)
+		}
+		if n, _ := strconv.Atoi(lines[i+1][8]); n < 100 {
+			t.Errorf("line %d: %d requests, want 100", i+1, n)
+		}
+	}
+	b = start(t, "run", "--addr", addr, "-n", "10", "--warmup", "0s", "-q", "--slo", "max<1ns")
+	if got := b.status(t); got != exitSLO {
+		t.Errorf("exit status %d for a broken bound, want %d\n%s", got, exitSLO, b.stderr.String())
+	}
+	oneSentence(t, "a broken bound", b.stderr.String(), "max<1ns is broken by get, 50 connections")
+}
+
+// TestPlotAndDiffOfRun has run's own results shown again.
+func TestPlotAndDiffOfRun(t *testing.T) {
+	_, addr := serving(t)
+	file := filepath.Join(t.TempDir(), "run.json")
+	b := start(t, "run", "--addr", addr, "-c", "1", "-n", "100", "--warmup", "0s", "-q", "-o", "json", "--out", file)
+	if got := b.status(t); got != exitOK {
+		t.Fatalf("exit status %d\n%s", got, b.stderr.String())
+	}
+	for _, tt := range [][]string{{"<!DOCTYPE html>", "plot", file}, {"requests/s", "diff", file, file}} {
+		p := start(t, tt[1:]...)
+		if got := p.status(t); got != exitOK || !strings.Contains(p.stdout.String(), tt[0]) {
+			t.Errorf("%q: exit status %d, %.80q\n%s", tt[1:], got, p.stdout.String(), p.stderr.String())
+		}
+	}
+}
+
 // TestCompareRedis runs a real redis-server beside the kernel's rounds.
 func TestCompareRedis(t *testing.T) {
 	needTwoCPUs(t)
@@ -327,7 +388,7 @@ func TestCompareRedis(t *testing.T) {
 	if got := b.status(t); got != 0 {
 		t.Fatalf("exit status %d\n%s", got, b.stderr.String())
 	}
-	c, err := report.Read(&b.stdout)
+	c, err := readOne(&b.stdout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +426,7 @@ func compareBoth(t *testing.T, flags ...string) *report.Comparison {
 		if got != 0 {
 			t.Fatalf("exit status %d\n%s", got, b.stderr.String())
 		}
-		c, err := report.Read(&b.stdout)
+		c, err := readOne(&b.stdout)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -539,7 +600,7 @@ func TestCompareInterrupted(t *testing.T) {
 	if got := b.status(t); got != 0 {
 		t.Errorf("exit status %d\n%s", got, b.stderr.String())
 	}
-	c, err := report.Read(&b.stdout)
+	c, err := readOne(&b.stdout)
 	if err != nil || len(c.Runs) != 1 || !c.Runs[0].Interrupted || c.Runs[0].Requests == 0 {
 		t.Errorf("comparison %+v, %v", c, err)
 	}

@@ -65,12 +65,17 @@ Ctrl-C ends the run and prints the rounds that there are.
   tpa-bench compare --workload get --transports kernel -o html --out kernel.html`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings := l.settings(cmd)
 			if err := l.output.check(); err != nil {
 				return err
 			}
-			cfg, err := l.config(nil)
-			if err != nil {
-				return err
+			var protocols []string
+			for i := range settings {
+				cfg, err := settings[i].config(nil)
+				if err != nil {
+					return err
+				}
+				protocols = append(protocols, cfg.Workload.Protocol)
 			}
 			if rounds < 1 || rounds > 1000 {
 				return usageError{fmt.Errorf("--rounds %d: want 1 to 1000", rounds)}
@@ -86,6 +91,7 @@ Ctrl-C ends the run and prints the rounds that there are.
 					return usageError{fmt.Errorf("--transports names %s twice", n)}
 				}
 			}
+			var err error
 			if client, err = chooseClient(over, client); err != nil {
 				return err
 			}
@@ -97,7 +103,7 @@ Ctrl-C ends the run and prints the rounds that there are.
 			switch other {
 			case "":
 			case redisName:
-				if redis, err = findRedis(cfg.Workload.Protocol); err != nil {
+				if redis, err = findRedis(protocols); err != nil {
 					return err
 				}
 				names = append(names, redisName)
@@ -121,17 +127,32 @@ Ctrl-C ends the run and prints the rounds that there are.
 				return fmt.Errorf("compare --link %s: %w", over, err)
 			}
 			defer between.close()
-			live := newProgress(cmd.ErrOrStderr(), time.Duration(rounds*len(names))*(cfg.Warmup+cfg.Duration), l.quiet)
-			m := &match{load: l, protocol: cfg.Workload.Protocol, seconds: cfg.Warmup + cfg.Duration, pins: pins, live: live, link: between, client: client, redis: redis}
-			runs, err := m.play(cmd.Context(), names, rounds)
-			live.done()
-			if len(runs) == 0 {
-				return err
+			one := time.Duration(rounds*len(names)) * l.length() // setting of the sweep
+			live := newProgress(cmd.ErrOrStderr(), time.Duration(len(settings))*one, l.quiet)
+			var all []results
+			var failed error
+			for i := range settings {
+				m := &match{load: settings[i], protocol: protocols[i], seconds: l.warmup + l.duration, pins: pins, live: live, base: time.Duration(i) * one,
+					link: between, client: client, redis: redis}
+				runs, err := m.play(cmd.Context(), names, rounds)
+				failed = cmp.Or(failed, err)
+				if len(runs) == 0 {
+					break
+				}
+				c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
+				c.Link, c.Client, c.MTU = over, client, mtu
+				all = append(all, c)
+				failed = cmp.Or(failed, c.Failed(), l.slo.checkFigures(c.Title()+" over "+judged(names), c.Transports[judged(names)]))
+				if cmd.Context().Err() != nil {
+					break
+				}
 			}
-			c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
-			c.Link, c.Client, c.MTU = over, client, mtu
-			// The first of what went wrong: a measurement, writing it, its errors.
-			return cmp.Or(err, l.output.write(cmd.OutOrStdout(), c), c.Failed())
+			live.done()
+			if len(all) == 0 {
+				return failed
+			}
+			// The first of what went wrong: writing it, a measurement, its errors.
+			return cmp.Or(l.output.write(cmd.OutOrStdout(), all...), failed)
 		},
 	}
 	f := cmd.Flags()
@@ -143,9 +164,17 @@ Ctrl-C ends the run and prints the rounds that there are.
 	f.StringVar(&other, "server", "", "run another server, too: redis, for a real redis-server on the kernel")
 	f.IntSliceVar(&serverCPUs, "server-cpus", nil, "CPUs of the server (default: half of the processors, at most one per queue)")
 	f.IntSliceVar(&clientCPUs, "client-cpus", nil, "CPUs of the client (default: likewise, others)")
-	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatBenchstat)
+	l.output.add(cmd, formatTable, formatJSON, formatHTML, formatCSV, formatHDR, formatBenchstat)
 	addDeviceFlags(cmd)
 	return cmd
+}
+
+// judged is the transport that --slo is about: accel, unless only others run.
+func judged(names []string) string {
+	if slices.Contains(names, transport.Accel) {
+		return transport.Accel
+	}
+	return names[0]
 }
 
 // pins are the processors of the two processes.
@@ -218,7 +247,7 @@ func (m *match) play(ctx context.Context, names []string, rounds int) (runs []re
 	}
 	for round := range rounds {
 		for i, name := range names {
-			m.live.next(fmt.Sprintf("round %d of %d, %s", round+1, rounds, name), time.Duration(round*len(names)+i)*m.seconds)
+			m.live.next(fmt.Sprintf("round %d of %d, %s", round+1, rounds, name), m.base+time.Duration(round*len(names)+i)*m.load.length())
 			r, err := m.measure(ctx, name)
 			if r != nil {
 				r.Round = round + 1

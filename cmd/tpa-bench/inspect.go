@@ -32,8 +32,8 @@ type target struct {
 	json  bool
 }
 
-const targetHelp = `The program is found by its debug socket: without flags the only one that runs,
-else the one of --pid, or the one at --addr, which is the path of a socket or the
+const targetHelp = `The program is found by its debug socket: without flags the one that TPA_SOCKET
+names, or the only one that runs; else the one of --pid, or the one at --addr, which is the path of a socket or the
 address of a page that accel/debug serves, such as
 http://127.0.0.1:6060/debug/tpa/.`
 
@@ -58,6 +58,9 @@ func (t *target) client() (*http.Client, string, error) {
 		return &http.Client{Timeout: 10 * time.Second}, strings.TrimSuffix(u.String(), "/") + "/", nil
 	}
 	path := t.addr
+	if path == "" && t.pid == 0 && os.Getenv("TPA_SOCKET") != "off" {
+		path = os.Getenv("TPA_SOCKET")
+	}
 	if path == "" {
 		found, err := sockets(t.pid)
 		if err != nil {
@@ -103,9 +106,24 @@ func sockets(pid int) (string, error) {
 	case len(found) == 0:
 		return "", errors.New("no running program with a debug socket that this user may use: start one, or name it with --addr")
 	case len(found) > 1:
-		return "", usageError{fmt.Errorf("several programs run; choose one with --pid or --addr:\n  %s", strings.Join(found, "\n  "))}
+		return "", usageError{fmt.Errorf("several programs run; choose one with --pid or --addr:\n  %s", strings.Join(named(found), "\n  "))}
 	}
 	return found[0], nil
+}
+
+// named puts the names of programs before their sockets, which are called by the
+// process.
+func named(sockets []string) []string {
+	var all []string
+	for _, path := range sockets {
+		number, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".sock"), "-")
+		name := "?"
+		if b, err := os.ReadFile("/proc/" + number + "/comm"); err == nil {
+			name = strings.TrimSpace(string(b))
+		}
+		all = append(all, fmt.Sprintf("%s (pid %s): %s", name, number, path))
+	}
+	return all
 }
 
 // socketDirs are the places to look in: ours, and as root those of everybody.

@@ -107,6 +107,7 @@ func TestInspect(t *testing.T) {
 			{[]string{"shards"}, []string{`Shard +CPU +Busy`, `0 +floats +\d+\.\d%`}},
 			{[]string{"stats"}, []string{`conns\.read_bytes +3000\n`, `queue\.rx_frames +\d+`, `tcp\.passive_opens +2`}},
 			{[]string{"stats", "--match", "conns"}, []string{`^conns\.read_bytes +3000\nconns\.written_bytes +3000\n$`}},
+			{[]string{"stats", "--match", `passive_opens$|^conns\.read`}, []string{`^conns\.read_bytes +3000\ntcp\.passive_opens +2\n$`}},
 		} {
 			got, err := command(t.Context(), append(tt.args, "--addr", addr)...)
 			if err != nil {
@@ -117,7 +118,11 @@ func TestInspect(t *testing.T) {
 			}
 		}
 	}
-	out, err := command(t.Context(), "sockets", "--json", "--addr", socket)
+	if _, err := command(t.Context(), "stats", "--match", "(", "--addr", socket); err == nil || !strings.Contains(err.Error(), "--match") {
+		t.Errorf("a wrong pattern: %v", err)
+	}
+	t.Setenv("TPA_SOCKET", socket)
+	out, err := command(t.Context(), "sockets", "--json")
 	var s accel.Status
 	if err != nil || json.Unmarshal([]byte(out), &s) != nil || len(s.Conns) != 2 {
 		t.Errorf("--json: got %d connections and %v, want 2", len(s.Conns), err)

@@ -22,6 +22,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // errors in the measurement, or no measurement
 	exitUsage  = 2 // wrong flags or arguments
+	exitSLO    = 3 // a bound of --slo is broken
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -43,6 +44,10 @@ func run(args []string) int {
 	if errors.As(err, &usage) {
 		return exitUsage
 	}
+	var slo sloError
+	if errors.As(err, &slo) {
+		return exitSLO
+	}
 	return exitFailed
 }
 
@@ -61,6 +66,7 @@ accelerated one under the same load.
   compare   everything in one command: server, client, both transports, rounds
   serve     a server: Redis, echo, discard or HTTP
   run       a load generator for such a server, or for any Redis server
+  diff      what changed between two saved results
   plot      a page, a table or benchstat lines from the results of compare
 
 and it looks into programs that run on the accelerated stack, and at the machine:
@@ -74,14 +80,14 @@ and it looks into programs that run on the accelerated stack, and at the machine
 version says what it was built from, and completion prints a script for your shell.
 
 Exit status: 0 if all went well, 1 for errors in a measurement or no
-measurement, 2 for wrong flags.`,
+measurement, 2 for wrong flags, 3 for a bound of --slo that was broken.`,
 		Version:       thisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addProfileFlag(root)
-	root.AddCommand(newServe(), newRun(), newCompare(), newPlot())
+	root.AddCommand(newServe(), newRun(), newCompare(), newDiff(), newPlot())
 	root.AddCommand(newSockets(), newShards(), newStats(), newTrace(), newDoctor())
 	root.AddCommand(newVersion(), newManual())
 	return root

@@ -26,7 +26,8 @@ const (
 type match struct {
 	load     loadFlags
 	protocol string
-	seconds  time.Duration // of one measurement, with its warm-up
+	seconds  time.Duration // of one measurement at most, with its warm-up
+	base     time.Duration // what of the whole was done before
 	pins     pins
 	live     *progress
 	// link is what lies between the two, client the transport of the client in the

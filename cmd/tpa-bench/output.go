@@ -19,6 +19,8 @@ const (
 	formatJSON      = "json"
 	formatHTML      = "html"
 	formatBenchstat = "benchstat"
+	formatCSV       = "csv"
+	formatHDR       = "hdr"    // as HdrHistogram's tools read it
 	formatStream    = "stream" // of run, for compare
 )
 
@@ -47,12 +49,25 @@ func (o *output) check() error {
 type results interface {
 	Table(io.Writer) error
 	Benchstat(io.Writer) error
+	CSV(io.Writer) error
+	HDR(io.Writer) error
 }
 
-func (o *output) write(stdout io.Writer, r results) error {
+// write writes results, of a sweep one after the other.
+func (o *output) write(stdout io.Writer, all ...results) error {
 	var b bytes.Buffer
-	if err := o.encode(&b, r); err != nil {
-		return err
+	if o.format == formatHTML && len(all) > 1 {
+		return usageError{fmt.Errorf("-o html: a page shows one setting, and there are %d; save them with -o json", len(all))}
+	}
+	if o.format == formatCSV {
+		if err := report.CSVHeader(&b); err != nil {
+			return err
+		}
+	}
+	for _, r := range all {
+		if err := o.encode(&b, r); err != nil {
+			return err
+		}
 	}
 	if o.file == "" {
 		_, err := stdout.Write(b.Bytes())
@@ -61,7 +76,12 @@ func (o *output) write(stdout io.Writer, r results) error {
 	if err := os.WriteFile(o.file, b.Bytes(), 0o644); err != nil {
 		return err
 	}
-	return r.Table(stdout)
+	for _, r := range all {
+		if err := r.Table(stdout); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o *output) encode(w io.Writer, r results) error {
@@ -70,6 +90,10 @@ func (o *output) encode(w io.Writer, r results) error {
 		return report.JSON(w, r)
 	case formatBenchstat:
 		return r.Benchstat(w)
+	case formatCSV:
+		return r.CSV(w)
+	case formatHDR:
+		return r.HDR(w)
 	case formatHTML:
 		return report.HTML(w, r.(*report.Comparison))
 	case formatStream:

@@ -12,8 +12,8 @@ func newPlot() *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
 		Use:   "plot FILE",
-		Short: "Make a page, a table or benchstat lines from the results of compare",
-		Long: `plot reads what compare -o json wrote and writes it in another form, without
+		Short: "Make a page, a table or benchstat lines from the results of compare or run",
+		Long: `plot reads what compare -o json or run -o json wrote and writes it in another form, without
 measuring again. "-" reads standard input.`,
 		Example: `  tpa-bench compare --workload get -o json --out get.json
   tpa-bench plot get.json --out get.html
@@ -34,14 +34,18 @@ measuring again. "-" reads standard input.`,
 				defer f.Close()
 				in = f
 			}
-			c, err := report.Read(in)
+			saved, err := report.Read(in)
 			if err != nil {
 				return err
 			}
-			return o.write(cmd.OutOrStdout(), c)
+			var all []results
+			for _, c := range saved {
+				all = append(all, c)
+			}
+			return o.write(cmd.OutOrStdout(), all...)
 		},
 	}
-	o.add(cmd, formatHTML, formatTable, formatBenchstat, formatJSON)
+	o.add(cmd, formatHTML, formatTable, formatCSV, formatHDR, formatBenchstat, formatJSON)
 	return cmd
 }
 

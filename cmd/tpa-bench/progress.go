@@ -22,14 +22,15 @@ type progress struct {
 	base  time.Duration
 }
 
-// newProgress shows total on w, or nothing if quiet.
+// newProgress shows total on w, or nothing if quiet. total is 0 where the end is
+// not known.
 func newProgress(w io.Writer, total time.Duration, quiet bool) *progress {
 	p := &progress{w: w, total: total}
 	if quiet {
 		p.w = io.Discard
 		return p
 	}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := w.(*os.File); ok && total > 0 && term.IsTerminal(int(f.Fd())) {
 		p.bar = progressbar.NewOptions64(total.Milliseconds(),
 			progressbar.OptionSetWriter(w),
 			progressbar.OptionSetWidth(24),
@@ -53,6 +54,10 @@ func (p *progress) update(l load.Progress) {
 	text := fmt.Sprintf("%s: %.0f requests/s", what, l.Rate)
 	if l.Errors > 0 {
 		text += fmt.Sprintf(", %d errors", l.Errors)
+	}
+	if p.total == 0 {
+		fmt.Fprintln(p.w, text)
+		return
 	}
 	done := min(p.base+l.Elapsed, p.total)
 	left := (p.total - done).Round(time.Second)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,9 +21,9 @@ import (
 // redis-server, one event loop on the kernel's TCP.
 const redisName = "redis"
 
-// findRedis returns the path of redis-server.
-func findRedis(protocol string) (string, error) {
-	if protocol != "resp" {
+// findRedis returns the path of redis-server, if it speaks all protocols.
+func findRedis(protocols []string) (string, error) {
+	if slices.ContainsFunc(protocols, func(p string) bool { return p != "resp" }) {
 		return "", usageError{errors.New("--server redis: want a workload of Redis: get, set, mixed or read")}
 	}
 	path, err := exec.LookPath("redis-server")

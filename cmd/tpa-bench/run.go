@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,47 +20,104 @@ import (
 )
 
 // loadFlags are the flags that run and compare share.
+//
+// The short ones are redis-benchmark's. Workloads, connections and rates may be
+// several: a sweep, which settings takes apart.
 type loadFlags struct {
+	workloads   []string
+	connections []int
+	rates       []float64
+	// One setting of the sweep.
 	workload string
 	conns    int
+	rate     float64
+
+	schedule schedule
+	arrivals string
 	payload  int
 	pipeline int
-	rate     float64
+	requests uint64
 	duration time.Duration
 	warmup   time.Duration
 	threads  int
 	verify   bool
 	quiet    bool
+	csv      bool
+	slo      slo
 	output   output
 }
 
 func (l *loadFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&l.workload, "workload", "get", "what the connections do, see above")
-	f.IntVar(&l.conns, "conns", 50, "`N` connections")
-	f.IntVar(&l.payload, "payload", 0, "`BYTES` of a value or message (default: 64; 16384 for read, write and rw)")
-	f.IntVar(&l.pipeline, "pipeline", 0, "`P` requests under way on each connection (default: 1; 16 for read and rw)")
-	f.Float64Var(&l.rate, "rate", 0, "`R` requests per second over all connections, by a timetable: an open loop (default: a closed loop)")
+	f.StringSliceVarP(&l.workloads, "workload", "t", []string{"get"}, "what the connections do, see above; several for one after the other")
+	f.IntSliceVarP(&l.connections, "conns", "c", []int{50}, "`N` connections, or a sweep: 1,8,64")
+	f.Uint64VarP(&l.requests, "requests", "n", 0, "end when `N` requests are answered (default: after --duration)")
+	f.IntVarP(&l.payload, "payload", "d", 0, "`BYTES` of a value or message (default: 64; 16384 for read, write and rw)")
+	f.IntVarP(&l.pipeline, "pipeline", "P", 0, "`P` requests under way on each connection (default: 1; 16 for read and rw)")
+	f.Float64SliceVar(&l.rates, "rate", []float64{0}, "`R` requests per second over all connections, by a timetable: an open loop; or several, one after the other (default 0: a closed loop)")
+	f.Var(&l.schedule, "schedule", "rates that follow each other in one run, such as `10000:5s,40000:1s,10000:5s`; instead of --rate and --duration")
+	f.StringVar(&l.arrivals, "arrivals", arrivalsEven, "how the requests of an open loop are spaced: even, or poisson for random times as of many users")
 	f.DurationVar(&l.duration, "duration", 5*time.Second, "how long to measure, `D` such as 10s")
 	f.DurationVar(&l.warmup, "warmup", time.Second, "how long to run before")
 	f.IntVar(&l.threads, "threads", 0, "`T` processors for the generator, GOMAXPROCS (default: those it may run on)")
-	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent")
+	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent; of write, a digest at the end")
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "no live line")
+	f.BoolVar(&l.csv, "csv", false, "the same as -o csv")
+	f.Var(&l.slo, "slo", "what must hold, such as `p99<200us`,rps>100000: else the exit status is 3")
+}
+
+// settings takes a sweep apart: every workload with every number of connections at
+// every rate.
+func (l *loadFlags) settings(cmd *cobra.Command) (all []loadFlags) {
+	if l.csv {
+		l.output.format = formatCSV
+	}
+	if l.schedule.steps != nil {
+		l.duration = l.schedule.length()
+	}
+	if l.requests > 0 && !cmd.Flags().Changed("duration") {
+		l.duration = time.Hour
+	}
+	for _, workload := range l.workloads {
+		for _, conns := range l.connections {
+			for _, rate := range l.rates {
+				one := *l
+				one.workload, one.conns, one.rate = workload, conns, rate
+				all = append(all, one)
+			}
+		}
+	}
+	return all
+}
+
+// length is how long a measurement takes with its warm-up, 0 if it ends by a number
+// of requests.
+func (l *loadFlags) length() time.Duration {
+	if l.requests > 0 {
+		return 0
+	}
+	return l.warmup + l.duration
 }
 
 // args returns the flags as arguments for a child.
 func (l *loadFlags) args() []string {
-	return []string{
+	args := []string{
 		"--workload", l.workload,
 		"--conns", fmt.Sprint(l.conns),
 		"--payload", fmt.Sprint(l.payload),
 		"--pipeline", fmt.Sprint(l.pipeline),
 		"--rate", fmt.Sprint(l.rate),
+		"--requests", fmt.Sprint(l.requests),
 		"--duration", l.duration.String(),
 		"--warmup", l.warmup.String(),
 		"--threads", fmt.Sprint(l.threads),
+		"--arrivals", l.arrivals,
 		fmt.Sprintf("--verify=%t", l.verify),
 	}
+	if l.schedule.steps != nil {
+		args = append(args, "--schedule", l.schedule.text)
+	}
+	return args
 }
 
 // config returns the run that the flags describe; dial may be nil to check the
@@ -72,6 +130,9 @@ func (l *loadFlags) config(dial func(context.Context) (net.Conn, error)) (load.C
 	if l.threads < 0 || l.threads > 1024 {
 		return load.Config{}, usageError{fmt.Errorf("--threads %d: want 1 to 1024", l.threads)}
 	}
+	if l.arrivals != arrivalsEven && l.arrivals != arrivalsPoisson {
+		return load.Config{}, usageError{fmt.Errorf("--arrivals %s: want %s or %s", l.arrivals, arrivalsEven, arrivalsPoisson)}
+	}
 	cfg := load.Config{
 		Workload: w,
 		Dial:     dial,
@@ -79,6 +140,9 @@ func (l *loadFlags) config(dial func(context.Context) (net.Conn, error)) (load.C
 		Payload:  l.payload,
 		Pipeline: l.pipeline,
 		Rate:     l.rate,
+		Schedule: l.schedule.steps,
+		Poisson:  l.arrivals == arrivalsPoisson,
+		Requests: l.requests,
 		Warmup:   l.warmup,
 		Duration: l.duration,
 		Verify:   l.verify,
@@ -101,7 +165,7 @@ func workloadHelp() string {
 
 func newRun() *cobra.Command {
 	var l loadFlags
-	var name, addr string
+	var name, addr, pages string
 	var pid int
 	cmd := &cobra.Command{
 		Use:   "run --transport kernel|accel --addr ADDR --workload NAME",
@@ -115,22 +179,36 @@ latency counts from the time that a request was due, so that a server which
 stalls shows every request that its stall delayed. A request answered by an error
 counts as an error and not as a request.
 
+In a closed loop, a late reply holds up requests that are then never sent, nor
+counted. Beside what was measured stand percentiles corrected for that: as if
+requests had been due at the rate that the loop reached.
+
+Several workloads, connections or rates make a sweep, one run after the other.
+
 ` + workloadHelp(),
 		Example: `  tpa-bench run --transport kernel --addr 127.0.0.1:6379 --workload get --conns 50
   tpa-bench run --transport kernel --addr 127.0.0.1:6379 --workload mixed --rate 20000
+  tpa-bench run --addr 127.0.0.1:6379 -t get,set -c 1,8,64 -n 100000 --csv
+  tpa-bench run --addr 127.0.0.1:6379 --rate 10000,20000,40000 --slo 'p99<1ms'
+  tpa-bench run --addr 127.0.0.1:6379 --schedule 10000:5s,40000:1s,10000:5s --arrivals poisson
   tpa-bench run --transport accel --addr 10.0.0.2:7 --workload rr --payload 1 --conns 1 -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err := checkTransport(name); err != nil {
 				return err
 			}
+			settings := l.settings(cmd)
 			if err := l.output.check(); err != nil {
 				return err
 			}
 			var tr transport.Transport
-			cfg, err := l.config(func(ctx context.Context) (net.Conn, error) { return tr.Dial(ctx, addr) })
-			if err != nil {
-				return err
+			var cfgs []load.Config
+			for i := range settings {
+				cfg, err := settings[i].config(func(ctx context.Context) (net.Conn, error) { return tr.Dial(ctx, addr) })
+				if err != nil {
+					return err
+				}
+				cfgs = append(cfgs, cfg)
 			}
 			if err := setDevice(cmd); err != nil {
 				return err
@@ -142,27 +220,44 @@ counts as an error and not as a request.
 				return err
 			}
 			defer closing(tr.Close, &err)
-			cfg.Polls = tr.Polls()
-			cfg.Counters = func() load.Counters { return load.Counters(tr.Counters()) }
-			cfg.ServerPID = pid
-			cfg.ServerCounters = pollersOf(cmd.Context(), pid)
-			live := newProgress(cmd.ErrOrStderr(), cfg.Warmup+cfg.Duration, l.quiet)
-			live.next(l.workload+" over "+name, 0)
-			cfg.Progress = live.update
-			if l.output.format == formatStream {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				cfg.Progress = func(p load.Progress) { enc.Encode(streamed{Progress: &p}) }
+			if pages != "" {
+				stop, err := servePages(tr, pages)
+				if err != nil {
+					return err
+				}
+				defer stop()
 			}
-			res, err := load.Run(cmd.Context(), cfg)
+			live := newProgress(cmd.ErrOrStderr(), time.Duration(len(cfgs))*l.length(), l.quiet)
+			var all []results
+			var failed error
+			for i, cfg := range cfgs {
+				cfg.Polls = tr.Polls()
+				cfg.Counters = func() load.Counters { return load.Counters(tr.Counters()) }
+				cfg.ServerPID = pid
+				cfg.ServerCounters = pollersOf(cmd.Context(), pid)
+				live.next(fmt.Sprintf("%s, %d connections over %s", cfg.Workload.Name, cfg.Conns, name), time.Duration(i)*l.length())
+				cfg.Progress = live.update
+				if l.output.format == formatStream {
+					enc := json.NewEncoder(cmd.OutOrStdout())
+					cfg.Progress = func(p load.Progress) { enc.Encode(streamed{Progress: &p}) }
+				}
+				res, err := load.Run(cmd.Context(), cfg)
+				if err != nil && len(all) == 0 {
+					return err
+				}
+				if err != nil {
+					failed = cmp.Or(failed, err)
+					break
+				}
+				r := report.NewRun(name, res)
+				all = append(all, &r)
+				failed = cmp.Or(failed, r.Failed(), l.slo.check(&r))
+				if res.Interrupted {
+					break
+				}
+			}
 			live.done()
-			if err != nil {
-				return err
-			}
-			r := report.NewRun(name, res)
-			if err := l.output.write(cmd.OutOrStdout(), &r); err != nil {
-				return err
-			}
-			return r.Failed()
+			return cmp.Or(l.output.write(cmd.OutOrStdout(), all...), failed)
 		},
 	}
 	f := cmd.Flags()
@@ -170,7 +265,8 @@ counts as an error and not as a request.
 	f.StringVar(&addr, "addr", "127.0.0.1:6379", "`ADDR` of the server")
 	l.add(cmd)
 	f.IntVar(&pid, "server-pid", 0, "`PID` of the server, if it runs here, to measure its processor time too")
-	l.output.add(cmd, formatTable, formatJSON, formatBenchstat)
+	f.StringVar(&pages, "http", "", "serve /metrics and /debug/tpa/ of the accelerated side by the kernel's TCP on `ADDR` meanwhile")
+	l.output.add(cmd, formatTable, formatJSON, formatCSV, formatHDR, formatBenchstat)
 	l.output.formats = append(l.output.formats, formatStream)
 	addDeviceFlags(cmd)
 	return cmd

@@ -15,7 +15,7 @@ func newServe() *cobra.Command {
 	var name, addr, protocol, pages string
 	cmd := &cobra.Command{
 		Use:   "serve --transport kernel|accel --listen ADDR",
-		Short: "Serve Redis, echo, discard or HTTP",
+		Short: "Serve Redis, echo, discard, digest or HTTP",
 		Long: `serve accepts connections until SIGTERM or Ctrl-C. It prints one line when it is
 ready to accept, such as
 
@@ -28,6 +28,7 @@ with the port that was chosen when ADDR ends in :0. Protocols:
   echo      sends back what it reads, and closes once the peer has closed its
             half and everything is sent back
   discard   reads until the peer has closed its half
+  digest    likewise, and answers by the SHA-256 of what it read
   http      a page of 64 bytes on every path`,
 		Example: `  tpa-bench serve --transport kernel --listen 127.0.0.1:6379
   tpa-bench serve --transport accel --listen :6379 --dev eth0

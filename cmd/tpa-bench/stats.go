@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,25 +27,29 @@ change.`,
 		Example: `  tpa-bench stats --match tcp
   tpa-bench stats --watch=5s`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			pattern, err := regexp.Compile(match)
+			if err != nil {
+				return usageError{fmt.Errorf("--match: %w", err)}
+			}
 			return t.show(cmd, func(w io.Writer, now, before *accel.Status) error {
-				printStats(w, now, before, match)
+				printStats(w, now, before, pattern)
 				return nil
 			})
 		},
 	}
-	cmd.Flags().StringVar(&match, "match", "", "show counters whose names contain `TEXT`")
+	cmd.Flags().StringVar(&match, "match", "", "show counters whose names fit `PATTERN`, a regular expression: tcp, or conns|poller")
 	t.add(cmd)
 	return cmd
 }
 
-func printStats(w io.Writer, now, before *accel.Status, match string) {
+func printStats(w io.Writer, now, before *accel.Status, match *regexp.Regexp) {
 	for i, d := range now.Drops {
 		n := d.Packets
 		if before != nil {
 			n -= before.Drops[i].Packets
 		}
 		name := fmt.Sprintf("lost %s: %s: %s", direction(d.Out), d.Place, d.Reason)
-		if n > 0 && strings.Contains(name, match) {
+		if n > 0 && match.MatchString(name) {
 			line(w, name, n)
 		}
 	}
@@ -53,7 +58,7 @@ func printStats(w io.Writer, now, before *accel.Status, match string) {
 		was = counters(before)
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if n := all[name] - was[name]; n > 0 && strings.Contains(name, match) {
+		if n := all[name] - was[name]; n > 0 && match.MatchString(name) {
 			line(w, name, n)
 		}
 	}

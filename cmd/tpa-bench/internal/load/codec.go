@@ -2,9 +2,11 @@ package load
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/resp"
 )
@@ -192,24 +194,33 @@ type streamCodec struct {
 	seed   uint64
 	write  *pattern
 	verify bool
+	digest hash.Hash // of all that was encoded for a connection, if nothing comes back
 
 	read *pattern
 	got  int // bytes of the current message
 }
 
 func newStreamCodec(c *Config, conn int) *streamCodec {
-	return &streamCodec{
+	sc := &streamCodec{
 		seed:   uint64(conn) << 40,
 		write:  newPattern(c.Payload, c.Verify),
 		verify: c.Verify,
 		read:   newPattern(c.Payload, c.Verify),
 	}
+	if c.Workload.oneWay && c.Verify {
+		sc.digest = sha256.New()
+	}
+	return sc
 }
 
 func (sc *streamCodec) encode(dst []byte, r *request) []byte {
 	sc.seed++
 	r.seed = sc.seed
-	return append(dst, sc.write.payload(sc.seed)...)
+	p := sc.write.payload(sc.seed)
+	if sc.digest != nil {
+		sc.digest.Write(p)
+	}
+	return append(dst, p...)
 }
 
 func (sc *streamCodec) decode(p []byte, r *request) (n int, done bool, err error) {
@@ -224,4 +235,9 @@ func (sc *streamCodec) decode(p []byte, r *request) (n int, done bool, err error
 	return n, false, nil
 }
 
-func (sc *streamCodec) reset() { sc.got = 0 }
+func (sc *streamCodec) reset() {
+	sc.got = 0
+	if sc.digest != nil {
+		sc.digest.Reset()
+	}
+}

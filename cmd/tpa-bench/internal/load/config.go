@@ -24,11 +24,20 @@ type Config struct {
 	// Rate is how many requests are due per second over all connections. 0: the
 	// loop is closed.
 	Rate float64
+	// Schedule, instead of Rate and Duration, is a load that changes: its steps follow
+	// each other, and the warm-up runs at the first one's rate.
+	Schedule []Step
+	// Poisson has the requests of an open loop come at random times, independent of
+	// each other, as those of many users do. Else they are evenly spaced.
+	Poisson bool
 	// Warmup is left out of the measurement. Default: none.
 	Warmup time.Duration
 	// Duration is how long to measure.
 	Duration time.Duration
-	// Verify compares every byte that comes back with what it must be.
+	// Requests, if not 0, ends the measurement earlier: when so many are answered.
+	Requests uint64
+	// Verify compares every byte that comes back with what it must be. Of a workload
+	// without replies it compares a digest of each connection, at its end.
 	Verify bool
 	// Polls says that the transport polls in this process. An open loop is then
 	// paced by Go's timers, which are exact only in a process that does not idle;
@@ -44,6 +53,12 @@ type Config struct {
 	ServerCounters func() Counters
 	// Progress, if not nil, is called about once a second during a run.
 	Progress func(Progress)
+}
+
+// Step is a part of a schedule.
+type Step struct {
+	Rate float64 // requests per second over all connections
+	For  time.Duration
 }
 
 // Counters count from an arbitrary start.
@@ -96,8 +111,8 @@ const (
 	maxOneWay = 32 << 10
 )
 
-// Check refuses what cannot be run.
-func (c Config) Check() error { return c.normalise() }
+// Check refuses what cannot be run, and sets defaults.
+func (c *Config) Check() error { return c.normalise() }
 
 // normalise sets defaults and refuses what cannot be run.
 func (c *Config) normalise() error {
@@ -108,6 +123,23 @@ func (c *Config) normalise() error {
 		c.Pipeline = c.Workload.pipeline
 	}
 	name := c.Workload.Name
+	for i, s := range c.Schedule {
+		if s.Rate <= 0 || s.For <= 0 {
+			return fmt.Errorf("step %d of the schedule, %v requests per second for %v: want more than 0", i+1, s.Rate, s.For)
+		}
+	}
+	if c.Schedule != nil {
+		if c.Rate != 0 {
+			return errors.New("a rate and a schedule: want one of them")
+		}
+		c.Duration = 0
+		for _, s := range c.Schedule {
+			c.Duration += s.For
+		}
+	}
+	if c.Workload.oneWay && c.Verify {
+		c.Workload.Protocol = "digest"
+	}
 	switch {
 	case name == "":
 		return errors.New("a run needs a workload")
@@ -129,11 +161,14 @@ func (c *Config) normalise() error {
 		return fmt.Errorf("workload %s with a payload of %d bytes: want at most %d", name, c.Payload, maxOneWay)
 	case c.Workload.oneWay && c.Pipeline > 1:
 		return fmt.Errorf("workload %s has no replies to wait for: want a pipeline of 1", name)
-	case c.Workload.oneWay && c.Verify:
-		return fmt.Errorf("workload %s has no replies to verify", name)
+	case c.Poisson && !c.open():
+		return errors.New("random arrivals in a closed loop: want a rate or a schedule")
 	}
 	return nil
 }
+
+// open says whether requests are due by a timetable.
+func (c *Config) open() bool { return c.Rate > 0 || len(c.Schedule) > 0 }
 
 // duplex says whether reading and writing must overlap. Beside the workloads
 // that want it, these are batches whose requests and replies are both large.

@@ -3,8 +3,10 @@ package load
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -482,6 +484,108 @@ func TestProgress(t *testing.T) {
 	})
 }
 
+// TestSchedule has the rate of each step in the series, evenly and at random.
+func TestSchedule(t *testing.T) {
+	for _, poisson := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			res := mustRun(t, Config{
+				Workload: find(t, "rr"), Conns: 10, Warmup: time.Second, Poisson: poisson,
+				Schedule: []Step{{1000, 2 * time.Second}, {4000, time.Second}, {1, time.Second}, {500, 2 * time.Second}},
+				Dial:     hosted(echoer(smallPayload, func() {})),
+			})
+			if res.Elapsed != 6*time.Second || res.Series.Step != leastStep || len(res.Series.Requests) < 59 {
+				t.Fatalf("%v, a series of %d steps of %v", res.Elapsed, len(res.Series.Requests), res.Series.Step)
+			}
+			var perSecond [6]float64
+			for i, n := range res.Series.Requests {
+				perSecond[min(i/10, 5)] += float64(n)
+			}
+			for i, want := range []float64{1000, 1000, 4000, 1, 500, 500} {
+				tolerance := 2 + want/50
+				if poisson {
+					tolerance = 2 + 5*math.Sqrt(want) // five deviations; the seeds are fixed
+				}
+				if i == 5 {
+					tolerance += want / 10 // the last step may be missing
+				}
+				if !near(perSecond[i], want, tolerance) {
+					t.Errorf("poisson %v: second %d has %v requests, want %v", poisson, i, perSecond[i], want)
+				}
+			}
+		})
+	}
+}
+
+// TestPoisson looks at the gaps of a timetable: their mean is the interval, and so is
+// their deviation.
+func TestPoisson(t *testing.T) {
+	tt := newTimetable(&Config{Conns: 2, Rate: 2000, Poisson: true}, 1)
+	const n = 20_000
+	var sum, squares float64
+	for range n {
+		at := tt.next
+		tt.advance()
+		gap := float64(tt.next-at) / 1e6
+		sum += gap
+		squares += gap * gap
+	}
+	mean := sum / n
+	deviation := math.Sqrt(squares/n - mean*mean)
+	if !near(mean, 1, 0.05) || !near(deviation, 1, 0.05) {
+		t.Errorf("gaps of %.3f ms, deviation %.3f, want 1 and 1", mean, deviation)
+	}
+}
+
+// TestWriteVerified wants the digest of what each connection wrote.
+func TestWriteVerified(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		keep func([]byte) []byte // what the server takes of a stream
+		want uint64              // errors
+	}{
+		{"all", func(p []byte) []byte { return p }, 0},
+		{"but one byte", func(p []byte) []byte { return p[1:] }, 2},
+		{"no answer", nil, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := Config{
+					Workload: find(t, "write"), Conns: 2, Duration: 100 * time.Millisecond, Payload: 1000, Rate: 1000, Verify: true,
+					Dial: func(context.Context) (net.Conn, error) { return newSink(tt.keep), nil },
+				}
+				if err := cfg.Check(); err != nil || cfg.Workload.Protocol != "digest" {
+					t.Fatalf("protocol %s, %v", cfg.Workload.Protocol, err)
+				}
+				if res := mustRun(t, cfg); res.Errors != tt.want || res.Requests == 0 {
+					t.Errorf("%d errors %q in %d requests, want %d", res.Errors, res.Problems, res.Requests, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// sink takes what is written and, once that is closed, has its digest to read.
+type sink struct {
+	net.Conn
+	keep   func([]byte) []byte
+	all    bytes.Buffer
+	answer io.Reader
+}
+
+func newSink(keep func([]byte) []byte) *sink { return &sink{keep: keep, answer: strings.NewReader("")} }
+
+func (s *sink) Write(p []byte) (int, error) { return s.all.Write(p) }
+func (s *sink) Read(p []byte) (int, error)  { return s.answer.Read(p) }
+func (s *sink) Close() error                { return nil }
+func (s *sink) SetDeadline(time.Time) error { return nil }
+func (s *sink) CloseWrite() error {
+	if s.keep != nil {
+		sum := sha256.Sum256(s.keep(s.all.Bytes()))
+		s.answer = bytes.NewReader(sum[:])
+	}
+	return nil
+}
+
 func TestCheck(t *testing.T) {
 	good := Config{Workload: find(t, "get"), Conns: 1, Duration: time.Second}
 	if err := good.Check(); err != nil {
@@ -499,7 +603,10 @@ func TestCheck(t *testing.T) {
 		"negative warm-up":    func(c *Config) { c.Warmup = -1 },
 		"crr in a pipeline":   func(c *Config) { c.Workload = find(t, "crr"); c.Pipeline = 2 },
 		"crr of much":         func(c *Config) { c.Workload = find(t, "crr"); c.Payload = maxOneWay + 1 },
-		"write and verify":    func(c *Config) { c.Workload = find(t, "write"); c.Verify = true },
+		"random closed loop":  func(c *Config) { c.Poisson = true },
+		"rate and schedule":   func(c *Config) { c.Rate, c.Schedule = 1, []Step{{1, time.Second}} },
+		"endless step":        func(c *Config) { c.Schedule = []Step{{1, 0}} },
+		"step of nothing":     func(c *Config) { c.Schedule = []Step{{0, time.Second}} },
 		"write in a pipeline": func(c *Config) { c.Workload = find(t, "write"); c.Pipeline = 2 },
 	} {
 		c := good

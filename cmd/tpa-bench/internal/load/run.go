@@ -42,6 +42,10 @@ type Result struct {
 	Unanswered uint64   // under way at the end, and not answered within 2 s
 	Unsent     uint64   // open loop: due while measuring, never sent
 
+	// Series has the requests of the measurement by time: how many were answered in
+	// each of its steps.
+	Series Series
+
 	Latency *hdrhistogram.Histogram // ns
 	Late    *hdrhistogram.Histogram // open loop: how late the pacer woke, ns
 
@@ -50,6 +54,12 @@ type Result struct {
 
 	ClientCPU time.Duration // processor time while measuring
 	ServerCPU time.Duration // -1: not known
+	// ClientSystem and ServerSystem are the parts of it that the kernel used, to
+	// within 10 ms; -1: not known.
+	ClientSystem, ServerSystem time.Duration
+	// Interrupts is the part of the processors' time that interrupts and soft
+	// interrupts took, 0 to 1, as far as the kernel counts it apart.
+	Interrupts float64
 	// ClientCores and ServerCores are how many processors each side may use.
 	ClientCores, ServerCores int
 	// Watched are the processors of both.
@@ -58,6 +68,12 @@ type Result struct {
 	// the part that other processes used.
 	Stolen, Others float64
 	Load           float64 // load average before the run
+}
+
+// Series counts requests in equal steps of time.
+type Series struct {
+	Step     time.Duration
+	Requests []uint64
 }
 
 // run is a run under way.
@@ -128,7 +144,6 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	r.start = time.Now()
 	var working sync.WaitGroup
 	for _, w := range r.workers {
-		w.schedule()
 		working.Go(w.work)
 	}
 	live := newTicker(r)
@@ -138,9 +153,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if !interrupted {
 		before := r.sample()
 		r.from.Store(r.now())
+		live.begin()
 		interrupted = !live.wait(ctx, cfg.Duration, false)
 		r.to.Store(r.now())
 		res.Elapsed = time.Duration(r.to.Load() - r.from.Load())
+		res.Series = live.series
 		r.since(before, r.sample(), res)
 	} else {
 		r.to.Store(r.now())
@@ -251,8 +268,8 @@ func newWorker(r *run, i int) (*worker, error) {
 	} else {
 		w.codec = newStreamCodec(&r.Config, i)
 	}
-	if r.Rate > 0 {
-		w.interval = max(int64(float64(r.Conns)/r.Rate*float64(time.Second)), 1)
+	if r.open() {
+		w.timetable = newTimetable(&r.Config, i)
 		if !r.Polls {
 			p, err := newKernelPacer()
 			if err != nil {
@@ -264,27 +281,26 @@ func newWorker(r *run, i int) (*worker, error) {
 	return w, nil
 }
 
-// schedule spreads the timetables of the connections evenly.
-func (w *worker) schedule() {
-	w.next = w.interval / int64(w.run.Conns) * int64(w.index)
-}
-
 // sample is a reading of clocks.
 type sample struct {
 	client, server time.Duration
-	watched        []int
-	cpus           machine.Times
-	counters       Counters
-	pollers        Counters // of the server
+	// Of these, in the kernel; -1: not known.
+	clientSystem, serverSystem time.Duration
+	watched                    []int
+	cpus                       machine.Times
+	counters                   Counters
+	pollers                    Counters // of the server
 }
 
 func (r *run) sample() (s sample) {
 	s.client, _ = machine.ProcessTime(0)
 	s.server = -1
+	s.clientSystem, s.serverSystem = systemTime(0), -1
 	s.watched = machine.CPUs(0)
 	if r.ServerPID != 0 {
 		if d, err := machine.ProcessTime(r.ServerPID); err == nil {
 			s.server = d
+			s.serverSystem = systemTime(r.ServerPID)
 		}
 		s.watched = append(s.watched, machine.CPUs(r.ServerPID)...)
 		slices.Sort(s.watched)
@@ -300,12 +316,27 @@ func (r *run) sample() (s sample) {
 	return s
 }
 
+func systemTime(pid int) time.Duration {
+	_, system, err := machine.ModeTimes(pid)
+	if err != nil {
+		return -1
+	}
+	return system
+}
+
 // since writes the differences between two samples into res.
 func (r *run) since(before, s sample, res *Result) {
 	res.Counters = s.counters.Sub(before.counters)
 	res.Server = s.pollers.Sub(before.pollers)
 	res.ClientCPU = s.client - before.client
 	res.ServerCPU = -1
+	res.ClientSystem, res.ServerSystem = -1, -1
+	if s.clientSystem >= 0 && before.clientSystem >= 0 {
+		res.ClientSystem = s.clientSystem - before.clientSystem
+	}
+	if s.serverSystem >= 0 && before.serverSystem >= 0 {
+		res.ServerSystem = s.serverSystem - before.serverSystem
+	}
 	ours := res.ClientCPU
 	if s.server >= 0 && before.server >= 0 {
 		res.ServerCPU = s.server - before.server
@@ -318,6 +349,7 @@ func (r *run) since(before, s sample, res *Result) {
 	if times.Total <= 0 {
 		return
 	}
+	res.Interrupts = float64(times.Interrupts) / float64(times.Total)
 	res.Stolen = float64(times.Stolen) / float64(times.Total)
 	// Interrupts count as ours: most are, and some kernels charge them to the
 	// process that they interrupt.

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -50,8 +51,7 @@ type worker struct {
 	flights chan request  // duplex: requests under way, in order
 	slots   chan struct{} // duplex: as many as may be under way
 
-	next     int64 // open loop: when the next request is due, ns since the run began
-	interval int64 // open loop: ns between two requests
+	timetable *timetable // of an open loop, else nil
 	// last is when the last batch was answered, which is when the next is due in a
 	// closed loop: one look at the clock for both. 0: not known.
 	last int64
@@ -165,7 +165,7 @@ func (w *worker) work() {
 // whether the run goes on.
 func (w *worker) await() bool {
 	w.batch = w.batch[:0]
-	if w.interval == 0 {
+	if w.timetable == nil {
 		now := w.last
 		if now == 0 {
 			now = w.run.now()
@@ -185,31 +185,31 @@ func (w *worker) await() bool {
 		if now >= w.run.to.Load() {
 			return false
 		}
-		if now >= w.next {
+		if now >= w.timetable.next {
 			break
 		}
-		w.pacer.sleep(min(time.Duration(w.next-now), maxNap))
+		w.pacer.sleep(min(time.Duration(w.timetable.next-now), maxNap))
 		slept = true
 		now = w.run.now()
 	}
 	if slept {
-		w.late.add(now - w.next)
+		w.late.add(now - w.timetable.next)
 	}
-	for now >= w.next && len(w.batch) < w.depth {
-		w.batch = append(w.batch, request{intended: w.next})
-		w.next += w.interval
+	for now >= w.timetable.next && len(w.batch) < w.depth {
+		w.batch = append(w.batch, request{intended: w.timetable.next})
+		w.timetable.advance()
 	}
 	return true
 }
 
 // missed counts the requests of an open loop that the run ended before.
 func (w *worker) missed() {
-	if w.interval == 0 {
+	if w.timetable == nil {
 		return
 	}
 	now := w.run.now()
-	for to := w.run.to.Load(); w.next < to; w.next += w.interval {
-		if w.record(w.next, now) {
+	for to := w.run.to.Load(); w.timetable.next < to; w.timetable.advance() {
+		if w.record(w.timetable.next, now) {
 			w.unsent++
 		}
 	}
@@ -346,13 +346,22 @@ func (w *worker) drain() {
 		return
 	}
 	err := half.CloseWrite()
+	var got []byte
 	if err == nil {
-		_, err = w.conn.Read(w.in)
+		got, err = io.ReadAll(io.LimitReader(w.conn, maxAnswer))
 	}
-	if err != io.EOF {
+	if sc := w.codec.(*streamCodec); err == nil && sc.digest != nil && !bytes.Equal(got, sc.digest.Sum(nil)) {
+		err = errDigest
+	}
+	if err != nil {
 		w.lost([]request{{intended: w.run.to.Load()}}, err)
 	}
 }
+
+// maxAnswer is more than a server answers to a stream without replies: a digest.
+const maxAnswer = 1 << 10 // bytes
+
+var errDigest = errors.New("the server did not read what was written: its digest is another one")
 
 // fill reads once into the buffer.
 func (w *worker) fill() error {

@@ -39,7 +39,7 @@ var Workloads = []Workload{
 	{Name: "read", Protocol: "resp", payload: bulkPayload, pipeline: bulkPipeline,
 		About: "bulk from the server: GETs of large values, --pipeline of them under way"},
 	{Name: "write", Protocol: "discard", payload: bulkPayload, pipeline: 1, oneWay: true,
-		About: "bulk to the server: a request is one write of --payload bytes that the transport took"},
+		About: "bulk to the server: a request is one write of --payload bytes that the transport took; with --verify it wants --protocol digest"},
 	{Name: "rw", Protocol: "echo", payload: bulkPayload, pipeline: bulkPipeline, duplex: true,
 		About: "bulk both ways at once: --pipeline messages under way, read while others are written"},
 }

@@ -29,6 +29,27 @@ func ProcessTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
+// ModeTimes returns the processor time of a process by mode, in ticks of 10 ms:
+// what it computed itself, and what the kernel did for it. pid 0 is this process.
+func ModeTimes(pid int) (user, system time.Duration, err error) {
+	name := "self"
+	if pid != 0 {
+		name = strconv.Itoa(pid)
+	}
+	b, err := os.ReadFile("/proc/" + name + "/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// proc_pid_stat(5): utime and stime are fields 14 and 15. The second field is a
+	// name in parentheses that may hold anything.
+	rest := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(rest) < 13 {
+		return 0, 0, fmt.Errorf("/proc/%s/stat has %d fields", name, len(rest)+2)
+	}
+	const tick = time.Second / 100 // USER_HZ, fixed for programs
+	return time.Duration(number(rest[11])) * tick, time.Duration(number(rest[12])) * tick, nil
+}
+
 // Times are times of a set of processors, summed, since the machine started.
 // They count in ticks of 10 ms.
 type Times struct {

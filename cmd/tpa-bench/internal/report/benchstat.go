@@ -33,6 +33,12 @@ func (r *Run) Benchstat(w io.Writer) error {
 	if r.Rate > 0 {
 		name += fmt.Sprintf("/rate=%.0f", r.Rate)
 	}
+	if r.Schedule != "" {
+		name += "/schedule=" + r.Schedule
+	}
+	if r.Poisson {
+		name += "/arrivals=poisson"
+	}
 	if r.Requests == 0 {
 		return nil
 	}

@@ -44,6 +44,10 @@ type Ratio struct {
 	P99    float64 `json:"p99"`
 	P99Min float64 `json:"p99_min"`
 	P99Max float64 `json:"p99_max"`
+	// RPSChance and P99Chance are how likely rounds lie at least that far apart where
+	// there is no difference (Mann-Whitney, both sides).
+	RPSChance float64 `json:"rps_chance"`
+	P99Chance float64 `json:"p99_chance"`
 }
 
 // maxSpread is how far the rounds of a transport may lie apart, as a part of
@@ -79,8 +83,13 @@ func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
 		}
 	}
 	c.Ratio, c.RedisRatio = c.ratio("kernel"), c.ratio("redis")
-	if c.Ratio != nil && c.Ratio.RPSMin < 1 && c.Ratio.RPSMax > 1 {
-		c.Warnings = append(c.Warnings, "no clear difference in requests/s: some rounds went one way and some the other")
+	if c.Ratio != nil {
+		if note := difference("requests/s", c.Ratio.RPSChance, len(c.of("kernel")), len(c.of("accel"))); note != "" {
+			c.Warnings = append(c.Warnings, note)
+		}
+		if note := difference("p99", c.Ratio.P99Chance, len(c.of("kernel")), len(c.of("accel"))); note != "" {
+			c.Warnings = append(c.Warnings, note)
+		}
 	}
 	return c
 }
@@ -149,6 +158,9 @@ func (c *Comparison) ratio(base string) *Ratio {
 			}
 		}
 	}
+	rps, p99 := func(r Run) float64 { return r.RPS }, func(r Run) float64 { return r.P99 }
+	r.RPSChance = chance(values(accel, rps), values(others, rps))
+	r.P99Chance = chance(values(accel, p99), values(others, p99))
 	if r.RPSMax == 0 { // no round has both
 		r.RPSMin, r.RPSMax, r.P99Min, r.P99Max = r.RPS, r.RPS, r.P99, r.P99
 	}
@@ -159,11 +171,7 @@ func (c *Comparison) ratio(base string) *Ratio {
 // vanish in a median.
 func medians(runs []Run) Figures {
 	of := func(figure func(Figures) float64) float64 {
-		values := make([]float64, len(runs))
-		for i, r := range runs {
-			values[i] = figure(r.Figures)
-		}
-		return median(values)
+		return medianOf(runs, func(r Run) float64 { return figure(r.Figures) })
 	}
 	f := Figures{
 		RPS:       of(func(f Figures) float64 { return f.RPS }),
@@ -178,6 +186,16 @@ func medians(runs []Run) Figures {
 		f.Errors += r.Errors
 	}
 	return f
+}
+
+func medianOf(runs []Run, figure func(Run) float64) float64 { return median(values(runs, figure)) }
+
+func values(runs []Run, figure func(Run) float64) []float64 {
+	all := make([]float64, len(runs))
+	for i, r := range runs {
+		all[i] = figure(r)
+	}
+	return all
 }
 
 func median(values []float64) float64 {

@@ -32,21 +32,25 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(small)
 	f.Fuzz(func(t *testing.T, file []byte) {
-		c, err := Read(bytes.NewReader(file))
+		all, err := Read(bytes.NewReader(file))
 		if err != nil {
 			return
 		}
-		c.Table(io.Discard)
-		c.Benchstat(io.Discard)
-		if len(file) < 8192 {
-			HTML(io.Discard, c) // curves take their time
-		}
-		var again bytes.Buffer
-		if err := JSON(&again, c); err != nil {
-			t.Fatalf("what was read cannot be written: %v", err)
-		}
-		if _, err := Read(&again); err != nil {
-			t.Errorf("what was written cannot be read: %v", err)
+		Diff(io.Discard, all, all)
+		for _, c := range all {
+			c.Table(io.Discard)
+			c.Benchstat(io.Discard)
+			c.CSV(io.Discard)
+			if len(file) < 8192 {
+				HTML(io.Discard, c) // curves take their time
+			}
+			var again bytes.Buffer
+			if err := JSON(&again, c); err != nil {
+				t.Fatalf("what was read cannot be written: %v", err)
+			}
+			if _, err := Read(&again); err != nil {
+				t.Errorf("what was written cannot be read: %v", err)
+			}
 		}
 	})
 }

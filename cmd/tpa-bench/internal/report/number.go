@@ -44,6 +44,14 @@ func cpu(ns float64) string {
 	return fmt.Sprintf("%.2f µs", ns/1e3)
 }
 
+// percent writes a part, 0 to 1; negative is not known.
+func percent(part float64) string {
+	if part < 0 {
+		return "?"
+	}
+	return fmt.Sprintf("%.0f %%", 100*part)
+}
+
 // times writes a ratio: 2.13x.
 func times(f float64) string { return fmt.Sprintf("%.2fx", f) }
 

@@ -2,8 +2,12 @@ package report
 
 import (
 	"bytes"
+	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"flag"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -188,7 +192,7 @@ func TestJSONKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(c, back); diff != "" {
+	if diff := cmp.Diff([]*Comparison{c}, back); diff != "" {
 		t.Errorf("written and read again (-want +got):\n%s", diff)
 	}
 }
@@ -255,6 +259,104 @@ func TestHTMLOfLittle(t *testing.T) {
 		}
 		if c.Ratio != nil {
 			t.Errorf("%s: a ratio of one transport", name)
+		}
+	}
+}
+
+// TestReadRuns reads what a sweep of run wrote.
+func TestReadRuns(t *testing.T) {
+	var b bytes.Buffer
+	want := []float64{50_000, 100_000}
+	for _, rps := range want {
+		r := NewRun("accel", result(t, uint64(2*rps), time.Millisecond))
+		if err := JSON(&b, &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := Read(&b)
+	if err != nil || len(all) != len(want) {
+		t.Fatalf("%d results, %v, want %d", len(all), err, len(want))
+	}
+	for i, c := range all {
+		if got := c.Transports["accel"].RPS; got != want[i] {
+			t.Errorf("run %d: %v requests/s, want %v", i, got, want[i])
+		}
+		if err := HTML(io.Discard, c); err != nil {
+			t.Errorf("run %d: %v", i, err)
+		}
+	}
+}
+
+func TestChance(t *testing.T) {
+	tests := []struct {
+		a, b []float64
+		want float64
+	}{
+		{[]float64{1, 2, 3, 4, 5}, []float64{6, 7, 8, 9, 10}, 2.0 / 252},
+		{[]float64{10, 9, 8, 7}, []float64{1, 2, 3, 4}, 2.0 / 70},
+		{[]float64{1, 3}, []float64{2, 4}, 4.0 / 6}, // U is 1
+		{[]float64{1, 1, 1}, []float64{1, 1, 1}, 1},
+		{[]float64{1}, []float64{2}, 1},
+		{nil, []float64{1}, 1},
+	}
+	for _, tt := range tests {
+		for _, got := range []float64{chance(tt.a, tt.b), chance(tt.b, tt.a)} {
+			if math.Abs(got-tt.want) > 1e-9 {
+				t.Errorf("%v and %v: %v, want %v", tt.a, tt.b, got, tt.want)
+			}
+		}
+	}
+}
+
+// TestCorrected has one connection that asks every 100 µs and is held up for 1 ms
+// once in 100 requests: 9 more that would have waited 0.1 to 0.9 ms.
+func TestCorrected(t *testing.T) {
+	h := hdrhistogram.New(1, int64(time.Minute), 3)
+	h.RecordValues(int64(100*time.Microsecond), 99)
+	h.RecordValue(int64(time.Millisecond))
+	c := correct(h, float64(100*time.Microsecond))
+	if c.P50 > 101 || c.P99 < 890 || c.P99 > 1001 {
+		t.Errorf("corrected p50 %v and p99 %v µs, want 100 and about 900", c.P50, c.P99)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	before, after := comparison(t), comparison(t)
+	for i := range after.Runs {
+		after.Runs[i].RPS *= 1.5
+	}
+	var b bytes.Buffer
+	if err := Diff(&b, []*Comparison{before}, []*Comparison{after}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"get, 50 connections", "kernel", "accel", "+50.0 %", "~ +0.0 %"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	after.Conns++
+	if err := Diff(&b, []*Comparison{before}, []*Comparison{after}); err == nil {
+		t.Error("no error for results that have nothing in common")
+	}
+}
+
+func TestCSVAndHDR(t *testing.T) {
+	c := comparison(t)
+	var b bytes.Buffer
+	if err := errors.Join(CSVHeader(&b), c.CSV(&b)); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := csv.NewReader(&b).ReadAll() // wants as many fields in each
+	if err != nil || len(lines) != 1+len(c.Runs) {
+		t.Errorf("%d lines, %v, want %d", len(lines), err, 1+len(c.Runs))
+	}
+	b.Reset()
+	if err := c.HDR(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"#[Transport = kernel]", "#[Transport = accel]", "Percentile", "#[Mean"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%.400s", want, b.String())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -27,6 +28,12 @@ type Run struct {
 	Bytes      float64 `json:"payload_bytes_per_s"` // one way
 	ClientBusy float64 `json:"client_busy"`         // processors in use, 1: one processor all the time
 	ServerBusy float64 `json:"server_busy"`         // -1: not known
+	// ClientSystem and ServerSystem are the parts of their processor time that the
+	// kernel used, 0 to 1, -1: not known. Interrupts is the part of the processors'
+	// whole time that interrupts took.
+	ClientSystem float64 `json:"client_system"`
+	ServerSystem float64 `json:"server_system"`
+	Interrupts   float64 `json:"interrupts"`
 	// ClientWork and ServerWork are the part of their pollers' time with frames to
 	// handle, 0 to 1. -1: nothing polls, or it could not be asked.
 	ClientWork float64 `json:"client_work"`
@@ -44,8 +51,25 @@ type Run struct {
 	Problems    []string `json:"problems,omitempty"` // different errors
 	Warnings    []string `json:"warnings,omitempty"`
 
+	// Series, where a step of 100 ms has passed.
+	Series *Series `json:"series,omitempty"`
+
+	// Corrected, of a closed loop, are latencies with those that were left out.
+	Corrected *Corrected `json:"corrected,omitempty"`
+
 	// Histogram holds all latencies, in ns: HdrHistogram V2, compressed, base64.
 	Histogram string `json:"histogram"`
+}
+
+// Corrected are latencies of a closed loop as if its requests had been due by a
+// timetable, at the rate that it reached: while a reply is late, a closed loop does
+// not ask, so that one late reply stands for many requests that were never sent
+// ("coordinated omission"). A reply that took several times the mean time between
+// two requests of a connection is counted once for each of these. In µs.
+type Corrected struct {
+	P50  float64 `json:"p50_us"`
+	P99  float64 `json:"p99_us"`
+	P999 float64 `json:"p999_us"`
 }
 
 // Setting is what was run.
@@ -54,7 +78,19 @@ type Setting struct {
 	Conns    int     `json:"conns"`
 	Payload  int     `json:"payload"` // bytes
 	Pipeline int     `json:"pipeline"`
-	Rate     float64 `json:"rate,omitempty"` // requests per second; 0: closed loop
+	Rate     float64 `json:"rate,omitempty"` // requests per second; 0: closed loop, or a schedule
+	// Schedule has the steps of a load that changes: requests per second and how long.
+	Schedule string `json:"schedule,omitempty"`
+	Poisson  bool   `json:"poisson,omitempty"` // at random times
+}
+
+// Open says whether requests were due by a timetable.
+func (s Setting) Open() bool { return s.Rate > 0 || s.Schedule != "" }
+
+// Series has requests/s over the time of a run, in equal steps.
+type Series struct {
+	Step float64   `json:"step_s"`
+	RPS  []float64 `json:"rps"`
 }
 
 // Figures are the ones that comparisons are made of. Latencies are in µs.
@@ -82,6 +118,8 @@ func NewRun(transport string, res *load.Result) Run {
 			Payload:  cfg.Payload,
 			Pipeline: cfg.Pipeline,
 			Rate:     cfg.Rate,
+			Schedule: steps(cfg.Schedule),
+			Poisson:  cfg.Poisson,
 		},
 		Seconds:    seconds,
 		Requests:   res.Requests,
@@ -97,22 +135,25 @@ func NewRun(transport string, res *load.Result) Run {
 			ClientCPU: perRequest(res.ClientCPU, res.Requests),
 			Errors:    float64(res.Errors),
 		},
-		P90:         micros(h, 90),
-		P9999:       micros(h, 99.99),
-		Mean:        h.Mean() / 1e3,
-		Bytes:       float64(res.Requests) * float64(cfg.Payload) / seconds,
-		ClientBusy:  res.ClientCPU.Seconds() / seconds,
-		ServerBusy:  -1,
-		ClientWork:  res.Counters.Working(),
-		ServerWork:  res.Server.Working(),
-		Retransmits: res.Counters.Retransmits,
-		Lost:        res.Counters.Lost,
-		UsefulPolls: -1,
-		Stolen:      res.Stolen,
-		Others:      res.Others,
-		Load:        res.Load,
-		Interrupted: res.Interrupted,
-		Problems:    res.Problems,
+		P90:          micros(h, 90),
+		P9999:        micros(h, 99.99),
+		Mean:         h.Mean() / 1e3,
+		Bytes:        float64(res.Requests) * float64(cfg.Payload) / seconds,
+		ClientBusy:   res.ClientCPU.Seconds() / seconds,
+		ServerBusy:   -1,
+		ClientSystem: part(res.ClientSystem, res.ClientCPU),
+		ServerSystem: part(res.ServerSystem, res.ServerCPU),
+		Interrupts:   res.Interrupts,
+		ClientWork:   res.Counters.Working(),
+		ServerWork:   res.Server.Working(),
+		Retransmits:  res.Counters.Retransmits,
+		Lost:         res.Counters.Lost,
+		UsefulPolls:  -1,
+		Stolen:       res.Stolen,
+		Others:       res.Others,
+		Load:         res.Load,
+		Interrupted:  res.Interrupted,
+		Problems:     res.Problems,
 	}
 	if res.ServerCPU >= 0 {
 		r.ServerCPU = perRequest(res.ServerCPU, res.Requests)
@@ -124,11 +165,56 @@ func NewRun(transport string, res *load.Result) Run {
 	if res.Late != nil {
 		r.LateP50 = micros(res.Late, 50)
 	}
+	if !r.Open() && r.RPS > 0 {
+		r.Corrected = correct(h, float64(cfg.Conns*cfg.Pipeline)/r.RPS*1e9)
+	}
+	if len(res.Series.Requests) > 0 {
+		r.Series = &Series{Step: res.Series.Step.Seconds()}
+		for _, n := range res.Series.Requests {
+			r.Series.RPS = append(r.Series.RPS, float64(n)/r.Series.Step)
+		}
+	}
 	if b, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase); err == nil {
 		r.Histogram = string(b)
 	}
 	r.Warnings = r.warnings(res)
 	return r
+}
+
+// correct counts what a closed loop left out. interval is the mean time between
+// two requests of a connection, in ns.
+func correct(h *hdrhistogram.Histogram, interval float64) *Corrected {
+	sum := hdrhistogram.New(h.LowestTrackableValue(), h.HighestTrackableValue(), int(h.SignificantFigures()))
+	step := max(int64(interval), 1)
+	for _, bar := range h.Distribution() {
+		if bar.Count == 0 {
+			continue
+		}
+		for v := bar.To; ; v -= step {
+			sum.RecordValues(v, bar.Count)
+			if v < 2*step {
+				break
+			}
+		}
+	}
+	return &Corrected{P50: micros(sum, 50), P99: micros(sum, 99), P999: micros(sum, 99.9)}
+}
+
+// steps writes a schedule as flags have it.
+func steps(schedule []load.Step) string {
+	var all []string
+	for _, s := range schedule {
+		all = append(all, fmt.Sprintf("%g:%v", s.Rate, s.For))
+	}
+	return strings.Join(all, ",")
+}
+
+// part is a share of a whole, -1 if either is not known.
+func part(share, whole time.Duration) float64 {
+	if share < 0 || whole <= 0 {
+		return -1
+	}
+	return min(float64(share)/float64(whole), 1)
 }
 
 func micros(h *hdrhistogram.Histogram, percentile float64) float64 {
@@ -161,7 +247,7 @@ func (r *Run) warnings(res *load.Result) (list []string) {
 			warn("only %s of %s requests/s were answered: the latencies are those of a queue that grows", grouped(r.RPS), grouped(r.Rate))
 		}
 	}
-	if use := r.serverUse(res); r.Rate == 0 && r.saturated(res) && use >= 0 && use < hasSlack {
+	if use := r.serverUse(res); !r.Open() && r.saturated(res) && use >= 0 && use < hasSlack {
 		warn("the generator is the limit: it had nothing of its %s to spare, the server used %.0f%% of its %d", count(res.ClientCores, "processor"), 100*use, res.ServerCores)
 	}
 	if r.Retransmits > r.Requests/1000 {

@@ -78,6 +78,19 @@ func (c *Comparison) rows() (header row, lines []row) {
 	client := func(f Figures) float64 { return f.ClientCPU }
 	add("CPU per request, server", func(f Figures) string { return cpu(f.ServerCPU) }, of(server))
 	add("CPU per request, client", func(f Figures) string { return cpu(f.ClientCPU) }, of(client))
+	part := func(name string, figure func(Run) float64) {
+		line := row{name}
+		for _, n := range names {
+			line = append(line, percent(medianOf(c.of(n), figure)))
+		}
+		for len(line) < len(header) {
+			line = append(line, "")
+		}
+		lines = append(lines, line)
+	}
+	part("server CPU in the kernel", func(r Run) float64 { return r.ServerSystem })
+	part("client CPU in the kernel", func(r Run) float64 { return r.ClientSystem })
+	part("interrupts, of all time", func(r Run) float64 { return r.Interrupts })
 	add("errors", func(f Figures) string { return grouped(f.Errors) }, nil)
 	return header, lines
 }
@@ -87,6 +100,12 @@ func (s Setting) Title() string {
 	loop := "closed loop"
 	if s.Rate > 0 {
 		loop = "open loop at " + grouped(s.Rate) + " requests/s"
+	}
+	if s.Schedule != "" {
+		loop = "open loop by the schedule " + s.Schedule
+	}
+	if s.Poisson {
+		loop += ", random arrivals"
 	}
 	return fmt.Sprintf("%s, %s, %d-byte payload, pipeline %d, %s", s.Workload, count(s.Conns, "connection"), s.Payload, s.Pipeline, loop)
 }
@@ -147,12 +166,25 @@ func (r *Run) Table(w io.Writer) error {
 		{"p99.99", micro(r.P9999)},
 		{"max", micro(r.Max)},
 		{"CPU per request, client", cpu(r.ClientCPU)},
+		{"of that in the kernel", percent(r.ClientSystem)},
 	}
 	if r.ServerCPU >= 0 {
-		lines = append(lines, row{"CPU per request, server", cpu(r.ServerCPU)})
+		lines = append(lines, row{"CPU per request, server", cpu(r.ServerCPU)}, row{"of that in the kernel", percent(r.ServerSystem)})
 	}
-	lines = append(lines, row{"errors", grouped(r.Errors)})
-	if err := table(w, nil, lines); err != nil {
+	lines = append(lines, row{"interrupts, of all time", percent(r.Interrupts)}, row{"errors", grouped(r.Errors)})
+	var header row
+	if c := r.Corrected; c != nil {
+		header = row{"", "measured", "corrected"}
+		corrected := map[string]float64{"p50": c.P50, "p99": c.P99, "p99.9": c.P999}
+		for i, l := range lines {
+			cell := ""
+			if us, ok := corrected[l[0]]; ok {
+				cell = micro(us)
+			}
+			lines[i] = append(l, cell)
+		}
+	}
+	if err := table(w, header, lines); err != nil {
 		return err
 	}
 	list := r.Warnings

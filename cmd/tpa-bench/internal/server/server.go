@@ -16,7 +16,7 @@ import (
 )
 
 // Protocols lists what New takes.
-var Protocols = []string{"resp", "echo", "discard", "http"}
+var Protocols = []string{"resp", "echo", "discard", "digest", "http"}
 
 // closeTimeout is how long Serve waits for connections that it has closed.
 const closeTimeout = 2 * time.Second
@@ -30,6 +30,8 @@ func New(protocol string) (Handler, error) {
 		return perConn(echo), nil
 	case "discard":
 		return perConn(discard), nil
+	case "digest":
+		return perConn(digest), nil
 	case "http":
 		return web, nil
 	}

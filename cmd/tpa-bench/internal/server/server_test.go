@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
@@ -81,6 +82,20 @@ func TestDiscard(t *testing.T) {
 	c.CloseWrite()
 	if got, err := io.ReadAll(c); err != nil || len(got) != 0 {
 		t.Errorf("%d bytes and error %v, want the end and nothing else", len(got), err)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	addr, _ := start(t, "digest")
+	c := dial(t, addr)
+	sent := bytes.Repeat([]byte("0123456789"), 50_000)
+	if _, err := c.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	c.CloseWrite()
+	want := sha256.Sum256(sent)
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, want[:]) {
+		t.Errorf("%x and error %v, want %x", got, err, want)
 	}
 }
 
@@ -175,7 +190,7 @@ func TestAcceptFailsForAWhile(t *testing.T) {
 }
 
 func TestUnknownProtocol(t *testing.T) {
-	if _, err := New("gopher"); err == nil || !strings.Contains(err.Error(), "resp, echo, discard, http") {
+	if _, err := New("gopher"); err == nil || !strings.Contains(err.Error(), "resp, echo, discard, digest, http") {
 		t.Errorf("error %v does not say what there is", err)
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
@@ -27,7 +28,26 @@ func discard(conn net.Conn) error {
 	return drain(conn, func([]byte) error { return nil })
 }
 
-func drain(conn net.Conn, use func([]byte) error) (err error) {
+// digest reads until the peer has closed its half, and answers by the SHA-256 of what
+// it read.
+func digest(conn net.Conn) error {
+	sum := sha256.New()
+	return drainThen(conn, func(p []byte) error {
+		sum.Write(p)
+		return nil
+	}, func() error {
+		_, err := conn.Write(sum.Sum(nil))
+		return err
+	})
+}
+
+func drain(conn net.Conn, use func([]byte) error) error {
+	return drainThen(conn, use, func() error { return nil })
+}
+
+// drainThen uses what it reads until the peer has closed its half, and then calls end
+// before it closes.
+func drainThen(conn net.Conn, use func([]byte) error, end func() error) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	buf := make([]byte, firstBuffer)
 	for {
@@ -38,7 +58,7 @@ func drain(conn net.Conn, use func([]byte) error) (err error) {
 			}
 		}
 		if err == io.EOF {
-			return nil
+			return end()
 		}
 		if err != nil {
 			return err
