@@ -153,13 +153,13 @@ test-pure:
 	CGO_ENABLED=0 $(TEST) --packages "$(call all_but,$(REALTIME),^./test/)"
 	CGO_ENABLED=0 $(TEST) $(LUCK) --packages "$(call paths,$(REALTIME))"
 
-# One package at a time: they share two cores, huge pages and the DPDK run-time
-# folder, and the race detector makes them slow enough as it is.
+# What waits in real time goes one package at a time: they share two cores, huge
+# pages and the DPDK run-time folder, and the race detector makes them slow enough.
 .PHONY: test-race
 test-race:
 	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
 	$(TEST) --packages "$(call all_but,$(REALTIME) $(REALTIME_TESTS),^./test/(sim|scenario|queues|attack|soak|guest)$$)" \
-	  -- -race -tags '$(TAGS)' -p 1 -timeout 20m
+	  -- -race -tags '$(TAGS)' -timeout 20m
 	$(TEST) $(LUCK) --packages "$(call paths,$(REALTIME) $(REALTIME_TESTS))" -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
