@@ -1,7 +1,6 @@
 package accel
 
 import (
-	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -11,9 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
+
+	"github.com/BurntSushi/toml"
 
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
@@ -110,6 +109,10 @@ type Config struct {
 
 	// Logger receives what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
+
+	// LogLevel is the least level of what goes to Logger, whatever level that takes
+	// itself. Default: nil, what Logger takes.
+	LogLevel slog.Leveler
 }
 
 // DPDK is the environment of DPDK devices. It applies once per process: the
@@ -121,6 +124,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 
 // ConfigFromEnv returns the configuration in the environment:
 //
+//	TPA_CONFIG    the name of a configuration file; see ConfigFromFile
 //	TPA_DEV       Config.Device
 //	TPA_STEERING  Config.Steering: auto, rules or whole
 //	TPA_ADDR      Config.Addrs, separated by commas: 10.0.0.2/24,fd00::2/64
@@ -136,16 +140,18 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_FALLBACK  Config.Fallback: auto or never
 //	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
+//	TPA_LOG_LEVEL Config.LogLevel: debug, info, warn or error
 //	TPA_MAX_CONNS Config.Limits.Connections
 //	TPA_MAX_MEMORY_MB Config.Limits.Memory, in MB of 1048576 bytes
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //
-// An unset or empty variable leaves the default. Values are those of the fields,
-// spelled exactly so, but that TPA_SPIN=0 is the shortest spin, 1 µs, where the
-// field's 0 is the default. A variable with a bad value, and one that starts with
-// TPA_ and is none of these, is an error, which names all of them and what they
-// may hold. Only names that start with TPA_TEST_ are left to tests.
+// A variable wins over the file. An unset or empty one leaves what the file says, or
+// the default. Values are those of the fields, spelled exactly so, but that
+// TPA_SPIN=0 is the shortest spin, 1 µs, where the field's 0 is the default. A
+// variable with a bad value, and one that starts with TPA_ and is none of these, is
+// an error, which names all of them and what they may hold. Only names that start
+// with TPA_TEST_ are left to tests.
 func ConfigFromEnv() (Config, error) { return configFrom(os.Environ()) }
 
 // configFrom reads lines such as TPA_DEV=eth0 and ignores those of others.
@@ -158,62 +164,19 @@ func configFrom(environ []string) (Config, error) {
 	}
 	var c Config
 	var errs []error
-	env := func(name string, parse func(string) error, want string) {
-		v := values[name]
-		delete(values, name)
-		if v == "" {
-			return
-		}
-		if err := parse(v); err != nil {
-			errs = append(errs, fmt.Errorf("%s=%q: want %s", name, v, want))
+	if file := values["TPA_CONFIG"]; file != "" {
+		var err error
+		if c, err = ConfigFromFile(file); err != nil {
+			errs = append(errs, fmt.Errorf("TPA_CONFIG: %w", err))
 		}
 	}
-	env("TPA_DEV", func(v string) error { c.Device = v; return nil }, "a device")
-	env("TPA_STEERING", text(&c.Steering), steerings.want())
-	env("TPA_ADDR", func(v string) (err error) { c.Addrs, err = ParseAddrs(v); return }, "addresses with prefix lengths, such as 10.0.0.2/24,fd00::2/64")
-	env("TPA_ZONE", func(v string) error { c.Zone = v; return nil }, "a name")
-	env("TPA_GATEWAY", func(v string) (err error) { c.Gateways, err = ParseGateways(v); return }, "addresses, such as 10.0.0.1,fd00::1")
-	env("TPA_MTU", number(&c.MTU, 1280, 65535), "1280 to 65535 bytes")
-	env("TPA_QUEUES", number(&c.Queues, 1, 256), "1 to 256 queues")
-	env("TPA_CPUS", func(v string) (err error) { c.CPUs, err = parseList(v, strconv.Atoi); return }, "CPU numbers, such as 2,3")
-	env("TPA_SPIN", func(v string) (err error) {
-		if c.Polling.Spin, err = time.ParseDuration(v); err == nil && c.Polling.Spin == 0 {
-			c.Polling.Spin = minSpin
+	delete(values, "TPA_CONFIG")
+	for _, s := range settings {
+		if v := values[s.Env]; s.Env != "" && v != "" {
+			errs = append(errs, s.readEnv(&c, v))
 		}
-		return err
-	}, "a duration, such as 50us")
-	env("TPA_MAX_SLEEP", func(v string) (err error) {
-		if c.Polling.MaxSleep, err = time.ParseDuration(v); err == nil && c.Polling.MaxSleep == 0 {
-			err = strconv.ErrRange
-		}
-		return err
-	}, "a duration of 10µs to 100ms, such as 1ms")
-	env("TPA_KERNEL", func(v string) error {
-		c.Kernel = v == "true"
-		if v != "true" && v != "false" {
-			return strconv.ErrSyntax
-		}
-		return nil
-	}, "true or false")
-	env("TPA_TCP", text(&c.TCP.Engine), engines.want())
-	env("TPA_FALLBACK", text(&c.Fallback), fallbacks.want())
-	env("TPA_RECORD", func(v string) error {
-		if v == "off" {
-			c.Record = -1
-			return nil
-		}
-		return number(&c.Record, 1, recorder.MaxConns)(v)
-	}, fmt.Sprintf("1 to %d connections, or off", recorder.MaxConns))
-	env("TPA_SOCKET", func(v string) error { c.DebugSocket = v; return nil }, "a path or off")
-	env("TPA_MAX_CONNS", number(&c.Limits.Connections, 1, 1<<24), "1 to 16777216 connections")
-	env("TPA_MAX_MEMORY_MB", func(v string) error {
-		var mb int
-		err := number(&mb, 16, 1<<20)(v)
-		c.Limits.Memory = int64(mb) << 20
-		return err
-	}, "16 to 1048576 MB")
-	env("TPA_HUGEPAGES", text(&c.DPDK.HugePages), "auto, always or never")
-	env("TPA_MEMORY_MB", number(&c.DPDK.MemoryMB, 16, 65536), "16 to 65536 MB")
+		delete(values, s.Env)
+	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		errs = append(errs, fmt.Errorf("%s is no setting: see accel.ConfigFromEnv for those there are", name))
 	}
@@ -226,23 +189,54 @@ func configFrom(environ []string) (Config, error) {
 	return c, nil
 }
 
-// text parses a value that has a text form.
-func text(dst encoding.TextUnmarshaler) func(string) error {
-	return func(v string) error { return dst.UnmarshalText([]byte(v)) }
+// ConfigFromFile returns the configuration in a file of TOML (https://toml.io), such
+// as
+//
+//	device = "eth0"
+//	queues = 2
+//	cpus = [2, 3]
+//
+//	[polling]
+//	spin = "50us"
+//
+// Settings lists the keys; durations and addresses are strings. An unknown key and a
+// bad value are errors, which name all of them and what they may hold.
+func ConfigFromFile(name string) (Config, error) {
+	var tree map[string]any
+	if _, err := toml.DecodeFile(name, &tree); err != nil {
+		return Config{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	var c Config
+	err := errors.Join(errors.Join(readTable(&c, "", tree)...), c.check())
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
 }
 
-// number parses a number from least to most.
-func number(dst *int, least, most int) func(string) error {
-	return func(v string) error {
-		n, err := strconv.Atoi(v)
-		if err == nil && (n < least || n > most) {
-			err = strconv.ErrRange
+// readTable reads the keys of a table, whose own key is within.
+func readTable(c *Config, within string, table map[string]any) (errs []error) {
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		name := within + key
+		var values []string
+		switch v := table[key].(type) {
+		case map[string]any:
+			errs = append(errs, readTable(c, name+".", v)...)
+			continue
+		case []any:
+			for _, element := range v {
+				values = append(values, fmt.Sprint(element))
+			}
+		default:
+			values = []string{fmt.Sprint(v)}
 		}
-		if err == nil {
-			*dst = n
+		if s, ok := lookUp(name); !ok {
+			errs = append(errs, fmt.Errorf("%s is no setting: see accel.Settings, or tpa-bench config show, for those there are", name))
+		} else if err := s.read(c, name, values); err != nil {
+			errs = append(errs, err)
 		}
-		return err
 	}
+	return errs
 }
 
 // ParseAddrs reads a list of addresses with prefix lengths, as TPA_ADDR has it.

@@ -11,10 +11,15 @@ import (
 	"github.com/gotpa/tpa/accel"
 )
 
-// TestGuide checks that docs/user-guide.md names each field of Config and each
-// variable of ConfigFromEnv, and no others.
+// settingsTable is the part of docs/user-guide.md that TestGuide writes.
+var settingsTable = regexp.MustCompile(`(?s)(<!-- go test ./accel -run TestGuide -update writes this table -->\n).*?(<!-- end -->\n)`)
+
+// TestGuide checks that the table of settings in docs/user-guide.md is that of
+// accel.Settings, that the comment of ConfigFromEnv names each variable, and that the
+// guide names each field of Config, and no variable that nothing reads.
 func TestGuide(t *testing.T) {
-	guide, err := os.ReadFile("../docs/user-guide.md")
+	const name = "../docs/user-guide.md"
+	guide, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,23 +27,51 @@ func TestGuide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var read []string
-	for _, m := range regexp.MustCompile(`env\("(TPA_\w+)"`).FindAllSubmatch(source, -1) {
-		read = append(read, string(m[1]))
+	read := []string{"TPA_CONFIG"}
+	table := "| Key in a file | Variable | Field of Config | Default | Values | What it is |\n|---|---|---|---|---|---|\n"
+	code := func(s string) string {
+		if s == "" {
+			return ""
+		}
+		return "`" + s + "`"
 	}
-	told := regexp.MustCompile(`TPA_[A-Z_]*[A-Z]`).FindAllString(string(guide), -1)
+	for _, s := range accel.Settings() {
+		if s.Env != "" {
+			read = append(read, s.Env)
+		}
+		key := code(s.Key)
+		if s.Live {
+			key += " ⟳"
+		}
+		about := regexp.MustCompile(`see Limits|see (\w+)\.md`).ReplaceAllStringFunc(s.About, func(m string) string {
+			if m == "see Limits" {
+				return "see [Limits](#limits)"
+			}
+			page := strings.TrimPrefix(m, "see ")
+			return "see [" + page + "](" + page + ")"
+		})
+		table += "| " + strings.Join([]string{key, code(s.Env), code(s.Field), s.Default, s.Values, about}, " | ") + " |\n"
+	}
+	want := settingsTable.ReplaceAll(guide, []byte("${1}"+strings.ReplaceAll(table, "$", "$$")+"${2}"))
+	if *update {
+		if err := os.WriteFile(name, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if !settingsTable.Match(guide) || string(want) != string(guide) {
+		t.Error("the table of settings in docs/user-guide.md is out of date; go test ./accel -run TestGuide -update")
+	}
 	for _, v := range read {
-		if !slices.Contains(told, v) {
-			t.Errorf("the guide does not name %s", v)
+		if !regexp.MustCompile(`(?m)^//\t` + v + ` `).Match(source) {
+			t.Errorf("the comment of ConfigFromEnv does not name %s", v)
 		}
 	}
-	for _, v := range told {
+	for _, v := range regexp.MustCompile(`TPA_[A-Z_]*[A-Z]`).FindAllString(string(want), -1) {
 		if !slices.Contains(read, v) {
 			t.Errorf("the guide names %s, which nothing reads", v)
 		}
 	}
 	for _, f := range fields(reflect.TypeFor[accel.Config](), "") {
-		if !strings.Contains(string(guide), "`"+f+"`") && !strings.Contains(string(guide), "`"+strings.TrimPrefix(f, "Limits.")+"`") {
+		if !strings.Contains(string(want), "`"+f+"`") {
 			t.Errorf("the guide does not name Config.%s", f)
 		}
 	}

@@ -21,17 +21,18 @@ func owner(info fs.FileInfo) (uid int, ok bool) {
 	return int(st.Uid), true
 }
 
-// peer returns the user at the other end.
-func peer(c *net.UnixConn) (uid int, err error) {
+// peer returns the user and the process at the other end. The process is that which
+// connected, and may have passed the connection on or ended since.
+func peer(c *net.UnixConn) (uid, pid int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var cred *unix.Ucred
 	if e := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); e != nil || err != nil {
-		return 0, errors.Join(e, err)
+		return 0, 0, errors.Join(e, err)
 	}
-	return int(cred.Uid), nil
+	return int(cred.Uid), int(cred.Pid), nil
 }

@@ -16,4 +16,4 @@ func ended(int) bool { return false }
 func owner(fs.FileInfo) (uid int, ok bool) { return 0, false }
 
 // peer fails: a debug socket lets nobody in on this system.
-func peer(*net.UnixConn) (uid int, err error) { return 0, errors.ErrUnsupported }
+func peer(*net.UnixConn) (uid, pid int, err error) { return 0, 0, errors.ErrUnsupported }

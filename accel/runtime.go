@@ -32,6 +32,7 @@ import (
 type Runtime struct {
 	config Config
 	log    *slog.Logger
+	logTo  slog.Handler // of Config.Logger
 	// reason is why the runtime fell back, nil for an accelerated one.
 	reason error
 
@@ -55,6 +56,10 @@ type Runtime struct {
 	// stopped ends watchers.
 	stopped  chan struct{}
 	watchers sync.WaitGroup
+
+	// changing guards the following field, and makes changes one at a time.
+	changing sync.Mutex
+	current  Config // with the settings that Change changed
 
 	// mu guards the following fields.
 	mu        sync.Mutex
@@ -90,9 +95,11 @@ func newRuntime(c Config) *Runtime {
 		c.Logger = slog.Default()
 	}
 	rt := &Runtime{started: time.Now(), listeners: make(map[net.Listener]struct{})}
-	rt.log = slog.New(rt.events.Handler(c.Logger.Handler()))
+	rt.logTo = c.Logger.Handler()
+	rt.log = slog.New(rt.events.Handler(rt.logTo))
+	rt.events.SetLevel(c.LogLevel)
 	c.Logger = rt.log
-	rt.config = c
+	rt.config, rt.current = c, c
 	return rt
 }
 

@@ -29,7 +29,8 @@ const (
 	socketMaxRequest   = 16 << 10 // bytes
 )
 
-// A debugSocket serves what is known about a runtime on a Unix socket, to processes
+// A debugSocket serves what is known about a runtime on a Unix socket, and changes its
+// live settings, to processes
 // of the same user and of root, one request at a time.
 //
 // It speaks as much of HTTP/1.0 as tpa-bench and curl --unix-socket need:
@@ -129,21 +130,33 @@ func (rt *Runtime) answer(c net.Conn) {
 	if err != nil {
 		return
 	}
-	status, kind, body := rt.respond(request)
+	by := "an unknown process"
+	if p, ok := c.(peerConn); ok {
+		by = fmt.Sprintf("process %d of user %d", p.pid, p.uid)
+	}
+	status, kind, body := rt.respond(request, by)
 	c.SetWriteDeadline(time.Now().Add(socketWriteTimeout))
 	fmt.Fprintf(c, "HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nCache-Control: no-store\r\n\r\n", status, kind, len(body))
 	c.Write(body)
 }
 
-// respond returns the answer to the first line of a request.
-func (rt *Runtime) respond(request string) (status, kind string, body []byte) {
+// respond returns the answer to the first line of a request of somebody.
+func (rt *Runtime) respond(request, by string) (status, kind string, body []byte) {
 	const plain = "text/plain; charset=utf-8"
 	method, rest, _ := strings.Cut(request, " ")
 	target, _, _ := strings.Cut(rest, " ")
-	if method != "GET" {
-		return "405 Method Not Allowed", plain, []byte("This socket only shows: want GET.\n")
-	}
 	target, _, _ = strings.Cut(target, "?")
+	if change, ok := strings.CutPrefix(target, "/settings/"); ok && method == "POST" {
+		key, value, _ := strings.Cut(change, "/")
+		before, err := rt.change(key, value, by)
+		if err != nil {
+			return "400 Bad Request", plain, []byte(err.Error() + "\n")
+		}
+		return "200 OK", plain, fmt.Appendf(nil, "%s was %s and is %s.\n", key, before, value)
+	}
+	if method != "GET" {
+		return "405 Method Not Allowed", plain, []byte("Want GET, or POST for /settings/KEY/VALUE.\n")
+	}
 	switch target {
 	case "/status.json":
 		b, err := json.Marshal(rt.Status())
@@ -251,14 +264,20 @@ func listenUnix(path string) (*net.UnixListener, error) {
 // mode says the same, but modes get changed.
 type ownListener struct{ *net.UnixListener }
 
+// peerConn knows the process at the other end.
+type peerConn struct {
+	*net.UnixConn
+	uid, pid int
+}
+
 func (l ownListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peer(c); err == nil && (uid == 0 || uid == os.Geteuid()) {
-			return c, nil
+		if uid, pid, err := peer(c); err == nil && (uid == 0 || uid == os.Geteuid()) {
+			return peerConn{c, uid, pid}, nil
 		}
 		c.Close()
 	}

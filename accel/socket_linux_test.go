@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -90,7 +92,9 @@ func TestDebugSocket(t *testing.T) {
 	for _, tt := range []struct {
 		method, path string
 		want         int
-	}{{"GET", "/recording", 200}, {"GET", "/", 404}, {"POST", "/status.json", 405}} {
+	}{{"GET", "/recording", 200}, {"GET", "/", 404}, {"POST", "/status.json", 405},
+		{"POST", "/settings/polling.spin/50us", 200}, {"POST", "/settings/polling.spin/soon", 400}, {"POST", "/settings/queues/2", 400},
+		{"GET", "/settings/polling.spin/60us", 404}, {"POST", "/settings/", 400}} {
 		r, err := http.NewRequestWithContext(t.Context(), tt.method, "http://tpa"+tt.path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -103,6 +107,13 @@ func TestDebugSocket(t *testing.T) {
 		if resp.StatusCode != tt.want {
 			t.Errorf("%s %s: got status %d, want %d", tt.method, tt.path, resp.StatusCode, tt.want)
 		}
+	}
+	if s := settingOf(rt, "polling.spin"); s.Value != "50µs" {
+		t.Errorf("polling.spin is %s, want 50µs", s.Value)
+	}
+	by := fmt.Sprintf("process %d of user %d", os.Getpid(), os.Geteuid())
+	if events := fmt.Sprint(rt.Status().Events); !strings.Contains(events, "INFO setting changed [{key polling.spin} {value 50us} {before 1ms} {by "+by) {
+		t.Errorf("the event log does not say who changed it, %s: %s", by, events)
 	}
 	// One that says nothing does not hold Close up.
 	silent, err := net.Dial("unix", path)

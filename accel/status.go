@@ -30,6 +30,8 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// Device describes the device.
 	Device DeviceStatus `json:"device"`
+	// Settings are all settings as they are now.
+	Settings []SettingStatus `json:"settings"`
 	// Limits are in force, defaults filled in.
 	Limits Limits `json:"limits"`
 	// Shards has one element per queue.
@@ -213,6 +215,7 @@ func (rt *Runtime) Status() Status {
 			DPDK: s.DPDK, GOMAXPROCS: runtime.GOMAXPROCS(0), Started: rt.started,
 		},
 		Accelerated: s.Accelerated,
+		Settings:    rt.settingsNow(),
 		Events:      loggedEvents(rt.events.Events()),
 	}
 	if rt.socket != nil {

@@ -33,8 +33,8 @@ type target struct {
 }
 
 const targetHelp = `The program is found by its debug socket: without flags the one that TPA_SOCKET
-names, or the only one that runs; else the one of --pid, or the one at --addr, which is the path of a socket or the
-address of a page that accel/debug serves, such as
+names, or the only one that runs; else the one of --pid, or the one at --addr,
+which is the path of a socket or the address of a page that accel/debug serves:
 http://127.0.0.1:6060/debug/tpa/.`
 
 func (t *target) add(cmd *cobra.Command) {
@@ -145,6 +145,11 @@ func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return answerOf(c, r)
+}
+
+// answerOf sends a request and returns the answer, or what was wrong with it.
+func answerOf(c *http.Client, r *http.Request) ([]byte, error) {
 	resp, err := c.Do(r)
 	if err != nil {
 		return nil, err
@@ -152,7 +157,7 @@ func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s: %s", url, resp.Status, strings.TrimSpace(string(body)))
+		err = fmt.Errorf("%s: %s: %s", r.URL, resp.Status, strings.TrimSpace(string(body)))
 	}
 	return body, err
 }

@@ -121,11 +121,46 @@ func TestInspect(t *testing.T) {
 	if _, err := command(t.Context(), "stats", "--match", "(", "--addr", socket); err == nil || !strings.Contains(err.Error(), "--match") {
 		t.Errorf("a wrong pattern: %v", err)
 	}
+	if got, err := command(t.Context(), "config", "set", "polling.spin", "50us", "--addr", socket); err != nil || got != "polling.spin was 1ms and is 50us.\n" {
+		t.Errorf("config set: got %q, %v", got, err)
+	}
+	if _, err := command(t.Context(), "config", "set", "queues", "2", "--addr", socket); err == nil || !strings.Contains(err.Error(), "while the program runs") {
+		t.Errorf("config set of what cannot change: %v", err)
+	}
+	want := regexp.MustCompile(`polling\.spin +50µs +program +config set\npolling\.max_sleep +1ms +default +config set\n(?s:.*)log_level +what Logger takes +default`)
+	if got, err := command(t.Context(), "config", "show", "--addr", socket); err != nil || !want.MatchString(got) {
+		t.Errorf("config show: got\n%s%v, want %s", got, err, want)
+	}
 	t.Setenv("TPA_SOCKET", socket)
 	out, err := command(t.Context(), "sockets", "--json")
 	var s accel.Status
 	if err != nil || json.Unmarshal([]byte(out), &s) != nil || len(s.Conns) != 2 {
 		t.Errorf("--json: got %d connections and %v, want 2", len(s.Conns), err)
+	}
+}
+
+// TestConfig checks and shows files and the environment.
+func TestConfig(t *testing.T) {
+	good, bad := filepath.Join(t.TempDir(), "good.toml"), filepath.Join(t.TempDir(), "bad.toml")
+	for name, text := range map[string]string{good: "queues = 2\n[polling]\nspin = \"50us\"\n", bad: "queue = 2\nmtu = 1\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := command(t.Context(), "config", "check", good); err != nil || !strings.Contains(got, "2 of ") {
+		t.Errorf("a good file: got %q, %v", got, err)
+	}
+	if _, err := command(t.Context(), "config", "check", bad); err == nil || !strings.Contains(err.Error(), "queue is no setting") || !strings.Contains(err.Error(), "1280") {
+		t.Errorf("a bad file: %v", err)
+	}
+	t.Setenv("TPA_CONFIG", good)
+	t.Setenv("TPA_QUEUES", "3")
+	if got, err := command(t.Context(), "config", "check"); err != nil || !strings.Contains(got, "good.toml and the environment: 2 of ") {
+		t.Errorf("all together: got %q, %v", got, err)
+	}
+	want := regexp.MustCompile(`(?s)mtu +the device's +default +TPA_MTU.*queues +3 +environment +TPA_QUEUES.*polling\.spin +50µs +file +TPA_SPIN`)
+	if got, err := command(t.Context(), "config", "show"); err != nil || !want.MatchString(got) {
+		t.Errorf("config show: got\n%s%v, want %s", got, err, want)
 	}
 }
 

@@ -67,7 +67,7 @@ accelerated one under the same load.
   serve     a server: Redis, echo, discard or HTTP
   run       a load generator for such a server, or for any Redis server
   diff      what changed between two saved results
-  plot      a page, a table or benchstat lines from the results of compare
+  plot      a page, a table or benchstat lines from the results of run or compare
 
 and it looks into programs that run on the accelerated stack, and at the machine:
 
@@ -76,6 +76,7 @@ and it looks into programs that run on the accelerated stack, and at the machine
   stats     all its counters, as nstat
   doctor    what the machine offers, and how to mend what is missing
   trace     what its flight recorder holds, as a time line or for Wireshark
+  config    settings: check and show them, and change those of a running program
 
 version says what it was built from, and completion prints a script for your shell.
 
@@ -88,7 +89,7 @@ measurement, 2 for wrong flags, 3 for a bound of --slo that was broken.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addProfileFlag(root)
 	root.AddCommand(newServe(), newRun(), newCompare(), newDiff(), newPlot())
-	root.AddCommand(newSockets(), newShards(), newStats(), newTrace(), newDoctor())
+	root.AddCommand(newSockets(), newShards(), newStats(), newTrace(), newDoctor(), newConfig())
 	root.AddCommand(newVersion(), newManual())
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +42,9 @@ type Attr struct {
 // A Log remembers records. The zero value is empty. All methods may be
 // called by any goroutine.
 type Log struct {
+	// level, if there is one, decides what is passed on, instead of the next handler.
+	level atomic.Pointer[slog.Leveler]
+
 	// mu guards the following fields.
 	mu     sync.Mutex
 	events []Event // a ring once it is full
@@ -60,6 +64,24 @@ func (j *Log) Events() []Event {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return append(append([]Event(nil), j.events[j.next:]...), j.events[:j.next]...)
+}
+
+// SetLevel sets the least level of records that are passed on; nil leaves that to the
+// handler that they are passed to. A handler that refuses a record when it gets it
+// goes on to do so.
+func (j *Log) SetLevel(l slog.Leveler) {
+	if l == nil {
+		j.level.Store(nil)
+		return
+	}
+	j.level.Store(&l)
+}
+
+// Audit keeps a record and passes it on, however often it comes.
+func (j *Log) Audit(next slog.Handler, level slog.Level, message string, attrs ...slog.Attr) {
+	r := slog.NewRecord(time.Now(), level, message, 0)
+	r.AddAttrs(attrs...)
+	_ = (&handler{log: j, next: next}).pass(context.Background(), r)
 }
 
 // Handler returns a handler that keeps each record, whatever its level, and
@@ -126,13 +148,22 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 		r = r.Clone()
 		r.AddAttrs(slog.Uint64("suppressed", suppressed))
 	}
+	return h.pass(ctx, r)
+}
+
+// pass keeps a record and passes it on.
+func (h *handler) pass(ctx context.Context, r slog.Record) error {
 	e := Event{Time: r.Time, Level: r.Level, Message: r.Message, Attrs: h.attrs[:len(h.attrs):len(h.attrs)]}
 	r.Attrs(func(a slog.Attr) bool {
 		e.Attrs = appendAttr(e.Attrs, h.prefix, a)
 		return true
 	})
 	h.log.keep(e)
-	if !h.next.Enabled(ctx, r.Level) {
+	wanted := h.next.Enabled(ctx, r.Level)
+	if l := h.log.level.Load(); l != nil {
+		wanted = r.Level >= (*l).Level()
+	}
+	if !wanted {
 		return nil
 	}
 	return h.next.Handle(ctx, r)

@@ -71,7 +71,6 @@ type Account struct {
 	shard    Shard
 	settings Settings
 	counters *tcpip.TCPStats // of the shard's stack
-	limits   Limits
 	budget   *Budget
 
 	// listeners has an accept queue for each listening endpoint.
@@ -187,7 +186,8 @@ func (a *Account) correct(halfOpen int) {
 // tend turns cookies on and off.
 func (a *Account) tend() {
 	n, on := a.halfOpen(), a.cookies.Load()
-	if want := n >= a.limits.HalfOpen || on && n > a.limits.HalfOpen*3/4; want != on && a.cookies.CompareAndSwap(on, want) {
+	limit := a.budget.limits.Load().HalfOpen
+	if want := n >= limit || on && n > limit*3/4; want != on && a.cookies.CompareAndSwap(on, want) {
 		if want {
 			a.cookieAt.Store(a.shard.Now())
 		}
@@ -213,6 +213,13 @@ type bucket struct {
 	rate   int64 // tokens per second
 	tokens int64
 	filled int64 // when, in nanoseconds
+}
+
+// setRate changes the rate.
+func (b *bucket) setRate(rate int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rate = rate
 }
 
 // take takes a token if there is one.

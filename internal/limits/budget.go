@@ -21,7 +21,7 @@ const (
 // A Budget keeps the limits that all shards of a runtime share. It counts
 // connections and what they hold ten times a second while there is traffic.
 type Budget struct {
-	limits   Limits
+	limits   atomic.Pointer[Limits] // with defaults
 	accounts atomic.Pointer[[]*Account]
 
 	// closed is set while memory is short: no connection comes in.
@@ -41,15 +41,16 @@ type Budget struct {
 
 // NewBudget returns a budget for shards that are made with it.
 func NewBudget(l Limits) *Budget {
-	b := &Budget{limits: l.WithDefaults()}
+	b := &Budget{}
 	b.accounts.Store(new([]*Account))
+	b.SetLimits(l)
 	return b
 }
 
 // Open opens the account of a shard, one at a time. buffers are TCP's settings.
 func (b *Budget) Open(s Shard, o Settings) *Account {
-	a := &Account{shard: s, budget: b, limits: b.limits, settings: o, counters: s.Counters()}
-	a.resets.rate = int64(b.limits.Resets)
+	a := &Account{shard: s, budget: b, settings: o, counters: s.Counters()}
+	a.resets.setRate(int64(b.Limits().Resets))
 	a.census.Store(new(Census))
 	a.setBuffers(false)
 	accounts := append(slices.Clip(*b.accounts.Load()), a)
@@ -61,7 +62,18 @@ func (b *Budget) Open(s Shard, o Settings) *Account {
 }
 
 // Limits returns the limits, defaults filled in.
-func (b *Budget) Limits() Limits { return b.limits }
+func (b *Budget) Limits() Limits { return *b.limits.Load() }
+
+// SetLimits changes the limits. Any goroutine may call it, one at a time. What is
+// beyond new ones is dealt with at the next census.
+func (b *Budget) SetLimits(l Limits) {
+	l = l.WithDefaults()
+	b.limits.Store(&l)
+	for _, a := range *b.accounts.Load() {
+		a.resets.setRate(int64(l.Resets))
+	}
+	b.urgent.Store(true)
+}
 
 // Full tells whether there may be no further connection.
 func (b *Budget) Full() bool {
@@ -69,7 +81,7 @@ func (b *Budget) Full() bool {
 	for _, a := range *b.accounts.Load() {
 		n += a.connections()
 	}
-	if n < b.limits.Connections {
+	if n < b.limits.Load().Connections {
 		return false
 	}
 	b.urgent.Store(true) // some may be in TIME-WAIT meanwhile
@@ -123,21 +135,22 @@ func (b *Budget) keep(now time.Time) {
 func (b *Budget) count() {
 	var bytes int64
 	b.tight = false
+	limits := b.limits.Load()
 	accounts := *b.accounts.Load()
 	all := make([][]holder, len(accounts))
 	for i, a := range accounts {
 		var c Census
 		c, all[i] = a.count()
 		bytes += c.ReceiveBytes + c.SendBytes
-		if c.HalfOpen > b.limits.HalfOpen/4 || a.cookies.Load() {
+		if c.HalfOpen > limits.HalfOpen/4 || a.cookies.Load() {
 			b.tight = true
 		}
 	}
-	short := bytes > b.limits.Memory/4*3
+	short := bytes > limits.Memory/4*3
 	if b.closed.Load() {
-		short = bytes > b.limits.Memory/2
+		short = bytes > limits.Memory/2
 	}
-	b.tight = b.tight || short || bytes > b.limits.Memory/8
+	b.tight = b.tight || short || bytes > limits.Memory/8
 	if was := b.closed.Swap(short); was != short {
 		for _, a := range accounts {
 			a.squeeze(short)
@@ -155,8 +168,8 @@ func (b *Budget) count() {
 		b.shortSince = b.last
 	}
 	// Who holds much and gives nothing back must not shut the others out.
-	if bytes > b.limits.Memory || short && b.last.Sub(b.shortSince) >= shortFor {
-		b.resetLargest(slices.Concat(all...), bytes-b.limits.Memory/2)
+	if bytes > limits.Memory || short && b.last.Sub(b.shortSince) >= shortFor {
+		b.resetLargest(slices.Concat(all...), bytes-limits.Memory/2)
 	}
 }
 

@@ -73,7 +73,7 @@ func (a *Account) count() (Census, []holder) {
 
 // shortenTimeWait makes TIME-WAIT short while there are too many.
 func (a *Account) shortenTimeWait(n int) {
-	limit := a.limits.TimeWait
+	limit := a.budget.limits.Load().TimeWait
 	want := n >= limit || a.timeWaitShort && n > limit*3/4
 	if want == a.timeWaitShort {
 		return
@@ -94,7 +94,7 @@ func (a *Account) resetExcess(holders []holder) {
 			closing = append(closing, h)
 		}
 	}
-	excess := len(closing) - a.limits.Closing
+	excess := len(closing) - a.budget.limits.Load().Closing
 	if excess <= 0 {
 		return
 	}

@@ -76,7 +76,7 @@ func (b *Budget) tendShield(now time.Time) {
 	if !needed {
 		// Who answers cookies is no flood. Others would fill the table again in a few
 		// seconds.
-		needed = s.lookLocked(now, accounts) > int64(b.limits.HalfOpen)/8
+		needed = s.lookLocked(now, accounts) > int64(b.limits.Load().HalfOpen)/8
 	}
 	for _, a := range accounts {
 		needed = needed || a.cookies.Load()

@@ -106,6 +106,7 @@ type Recorder struct {
 	stored int
 	ended  bool
 
+	allowed       atomic.Int32 // how many may be recorded at once
 	missed, taken atomic.Uint64
 	halfOpen      atomic.Int32 // handshakes with a slot
 }
@@ -125,6 +126,7 @@ func New(o Options) (*Recorder, error) {
 		open: make(map[*Trace]struct{}),
 	}
 	r.header, r.slots, r.store = layOut(memory, o.Conns)
+	r.allowed.Store(int32(o.Conns))
 	now := time.Now().UnixNano()
 	*r.header = fileHeader{
 		magic: magic, conns: uint32(o.Conns), archived: archived, pid: uint32(os.Getpid()),
@@ -164,6 +166,14 @@ func (r *Recorder) Close() error {
 	return err
 }
 
+// Allow changes how many connections are recorded at once, 0 to Options.Conns; none
+// stops recording with 0. Connections that are being recorded keep on. Any goroutine
+// may call it.
+func (r *Recorder) Allow(conns int) { r.allowed.Store(int32(min(max(conns, 0), len(r.slots)))) }
+
+// Conns is the greatest number that Allow takes.
+func (r *Recorder) Conns() int { return len(r.slots) }
+
 // Stats are counters since the recorder was made.
 type Stats struct {
 	// Recorded is the number of open connections that are recorded, Missed counts
@@ -199,13 +209,22 @@ type Endpoint struct {
 // slot. ep may be nil: then states and timeouts are not noticed.
 func (r *Recorder) Open(c *clock.Clock, shard int, local, remote netip.AddrPort, ep *Endpoint) *Trace {
 	halfOpen := ep != nil && ep.HalfOpen
-	if halfOpen && int(r.halfOpen.Load()) >= max(1, len(r.slots)/halfOpenShare) {
+	allowed := int(r.allowed.Load())
+	if allowed == 0 {
+		return nil
+	}
+	if halfOpen && int(r.halfOpen.Load()) >= max(1, allowed/halfOpenShare) {
 		return nil // it has another chance when it is established
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var s *slot
 	switch {
+	case len(r.open) >= allowed:
+		if !halfOpen {
+			r.missed.Add(1)
+		}
+		return nil
 	case r.unused < len(r.slots):
 		s = &r.slots[r.unused]
 		r.unused++

@@ -22,6 +22,14 @@ type Polling struct {
 	MaxSleep time.Duration
 }
 
+// SetPolling changes how the poller idles. Any goroutine may call it, before Start and
+// after.
+func (s *Shard) SetPolling(p Polling) {
+	p = p.withDefaults()
+	s.polling.Store(&p)
+	s.wake() // it may sleep for long by the old ones
+}
+
 func (p Polling) withDefaults() Polling {
 	p.Spin = cmp.Or(p.Spin, defaultSpin)
 	if clock.Virtual() {

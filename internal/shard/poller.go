@@ -152,7 +152,8 @@ func (i *idler) pause(now int64) {
 		i.since = now
 	}
 	// In virtual time the clock stands still for as long as anybody runs.
-	if spin := s.polling.Spin; spin < 0 || spin >= time.Microsecond && time.Duration(now-i.since) < spin {
+	polling := s.polling.Load()
+	if spin := polling.Spin; spin < 0 || spin >= time.Microsecond && time.Duration(now-i.since) < spin {
 		gsync.Goyield()
 		return
 	}
@@ -167,17 +168,17 @@ func (i *idler) pause(now int64) {
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
 		if s.link.Pending() || s.engine.Stalled() {
-			timeout = s.polling.MaxSleep
+			timeout = polling.MaxSleep
 		}
 		i.waiter.Wait(timeout)
 	case s.handover != nil:
-		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
+		i.sleep = min(max(2*i.sleep, firstSleep), polling.MaxSleep)
 		select {
 		case <-s.wakeup:
 		case <-time.After(i.sleep):
 		}
 	default:
-		i.sleep = min(max(2*i.sleep, firstSleep), s.polling.MaxSleep)
+		i.sleep = min(max(2*i.sleep, firstSleep), polling.MaxSleep)
 		time.Sleep(i.sleep)
 	}
 	s.clock.Refresh()

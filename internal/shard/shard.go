@@ -68,7 +68,7 @@ type Shard struct {
 	cpu     int
 	queue   link.Queue
 	mac     link.MAC
-	polling Polling
+	polling atomic.Pointer[Polling] // with defaults
 	tcp     TCP
 	log     *slog.Logger
 	onBreak func(error)
@@ -113,13 +113,14 @@ var _ transport.Stack = (*Shard)(nil)
 func New(o Options) (*Shard, error) {
 	s := &Shard{
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
-		polling: o.Polling.withDefaults(), tcp: o.TCP.withDefaults(),
+		tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
 		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame,
 	}
 	if o.Budget == nil {
 		o.Budget = limits.NewBudget(limits.Limits{})
 	}
+	s.SetPolling(o.Polling)
 	s.SetZone(o.Zone)
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = netif.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
@@ -127,7 +128,7 @@ func New(o Options) (*Shard, error) {
 	if o.Router != nil {
 		s.link.SetRouter(o.Router)
 	}
-	if s.polling.Spin >= 0 && s.polling.Spin < time.Microsecond {
+	if spin := s.polling.Load().Spin; spin >= 0 && spin < time.Microsecond {
 		s.link.NoNaps()
 	}
 	if err := s.makeStack(o); err != nil {
