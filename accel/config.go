@@ -96,7 +96,7 @@ type Config struct {
 	Random io.Reader
 
 	// Record is how many connections the flight recorder records at once, 1 to
-	// 65536 at 2 KB each; negative for none. Its file lies next to the debug socket,
+	// 65536 at 1.6 KB each; negative for none. Its file lies next to the debug socket,
 	// with the ending .rec for .sock, while the runtime is accelerated: after a
 	// fallback there is none. Default: 1024.
 	Record int

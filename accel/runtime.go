@@ -46,9 +46,10 @@ type Runtime struct {
 	spreading  spreading
 	spreadNow  atomic.Pointer[rss.Spread] // nil while unknown
 
-	dials  dialCounters
-	events eventlog.Log
-	socket *debugSocket // nil without one
+	dials   dialCounters
+	events  eventlog.Log
+	history history
+	socket  *debugSocket // nil without one
 	// recorder records connections, nil does not.
 	recorder *recorder.Recorder
 	started  time.Time

@@ -148,7 +148,7 @@ var settings = []Setting{
 		"what happens when acceleration cannot start: auto serves through the kernel, never is an error"),
 	live(Setting{
 		Key: "record", Env: "TPA_RECORD", Field: "Record", Values: fmt.Sprintf("1 to %d connections, or off", recorder.MaxConns), Default: strconv.Itoa(recorder.DefaultConns),
-		About: "how many connections the flight recorder records at once, 1.7 KB each; a live change cannot go beyond what it began with",
+		About: "how many connections the flight recorder records at once, 1.6 KB each; a live change cannot go beyond what it began with",
 		set: one(func(c *Config, v string) error {
 			if v == "off" {
 				c.Record = -1

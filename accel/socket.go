@@ -70,11 +70,11 @@ func (rt *Runtime) openSocket() {
 	}
 	l, err := listenDebug(rt.config.DebugSocket)
 	if err != nil {
-		level := slog.LevelDebug
+		level := slog.LevelInfo
 		if rt.config.DebugSocket != "" {
 			level = slog.LevelWarn
 		}
-		rt.log.Log(context.Background(), level, "no debug socket", "reason", err)
+		rt.log.Log(context.Background(), level, "no debug socket: tpa-bench cannot look inside (TPA_SOCKET=off keeps it from trying)", "reason", err)
 		return
 	}
 	s := &debugSocket{path: l.Addr().String(), listener: ownListener{l}, done: make(chan struct{})}

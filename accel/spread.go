@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -78,6 +79,9 @@ func (rt *Runtime) steerBlocks(reason error) {
 		} else {
 			reason = cmp.Or(err, reason)
 		}
+	}
+	if reason == nil {
+		reason = errors.New("the device does not tell")
 	}
 	rt.log.Info("nobody knows how the device spreads flows: segments that arrive on the wrong queue are handed over", "device", rt.device.Info().Name, "reason", reason)
 }

@@ -36,6 +36,7 @@ func (rt *Runtime) watch() {
 				rt.sharing.tend()
 			}
 			rt.followSpread()
+			rt.sample(now)
 			for _, s := range rt.shards {
 				s.Tidy()
 			}

@@ -104,7 +104,7 @@ const (
 var pageSource string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"count": count, "bytes": byteCount, "ago": since, "short": short, "percent": percent, "cssPercent": cssPercent,
+	"count": count, "bytes": byteCount, "ago": since, "short": short, "nonzero": nonzero, "percent": percent, "cssPercent": cssPercent,
 }).Parse(pageSource))
 
 // page is what the template shows.
@@ -116,7 +116,17 @@ type page struct {
 	// Total is the number of connections, of which Conns holds the first.
 	Total int
 	Rates []shardRate
-	Lost  []dropRate
+	// Sum is all of Rates together, nil for one shard.
+	Sum *shardRate
+	// Lost are places that lost packets, Lossless counts the others.
+	Lost     []dropRate
+	Lossless int
+	// Limits tell how near the limits are, History is drawn from the last minutes.
+	Usage   []usage
+	History []chart
+	Span    time.Duration // of the history
+	// Set are settings other than the default.
+	Set []accel.SettingStatus
 	// Runtime is how long the runtime has run.
 	Uptime time.Duration
 	// Events are newest first here.
@@ -192,9 +202,19 @@ func servePage(rt *accel.Runtime, w http.ResponseWriter, r *http.Request) {
 	p.Uptime = p.Time.Sub(p.Program.Started)
 	p.Events = slices.Clone(p.Status.Events)
 	slices.Reverse(p.Events)
-	p.sortConns(r.FormValue("conns"))
 	if p.Accelerated {
 		p.addRates(&before, seconds)
+		p.Usage = usages(&p.Status)
+		samples := rt.History()
+		if p.History = charts(samples, len(p.Shards)); p.History != nil {
+			p.Span = samples[len(samples)-1].Time.Sub(samples[0].Time)
+		}
+	}
+	p.sortConns(r.FormValue("conns"))
+	for _, s := range p.Settings {
+		if !s.Default {
+			p.Set = append(p.Set, s)
+		}
 	}
 	var b bytes.Buffer
 	if err := pageTemplate.Execute(&b, &p); err != nil {
@@ -253,8 +273,52 @@ func (p *page) addRates(before *accel.Status, seconds float64) {
 		})
 	}
 	for i, d := range p.Drops {
+		if d.Packets == 0 {
+			p.Lossless++
+			continue
+		}
 		p.Lost = append(p.Lost, dropRate{d, per(d.Packets, before.Drops[i].Packets)})
 	}
+	for i := range p.Rates {
+		if r := &p.Rates[i]; r.RTT50 == 0 {
+			r.RTT50, r.RTT99 = p.rtt(i)
+		}
+	}
+	if len(p.Rates) > 1 {
+		p.Sum = sumOf(p.Rates)
+	}
+}
+
+// rtt returns quantiles of the round-trip times of a shard's connections, for as long
+// as the runtime has not sampled them.
+func (p *page) rtt(shard int) (p50, p99 time.Duration) {
+	var all []time.Duration
+	for _, c := range p.Conns {
+		if c.Shard == shard && c.RTT > 0 {
+			all = append(all, c.RTT)
+		}
+	}
+	if len(all) == 0 {
+		return 0, 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)*99/100]
+}
+
+// sumOf adds up what can be added.
+func sumOf(rates []shardRate) *shardRate {
+	sum := new(shardRate)
+	for _, r := range rates {
+		sum.Now += r.Now / float64(len(rates))
+		sum.RxPackets += r.RxPackets
+		sum.TxPackets += r.TxPackets
+		sum.RxBits += r.RxBits
+		sum.TxBits += r.TxBits
+		sum.Poller.Sleeps += r.Poller.Sleeps
+		sum.Flows += r.Flows
+		sum.TCP.Retransmits += r.TCP.Retransmits
+	}
+	return sum
 }
 
 // bars draws counts by link.BurstBucket.

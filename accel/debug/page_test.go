@@ -86,10 +86,20 @@ func TestPage(t *testing.T) {
 		t.Fatalf("status %d, %s", w.Code, w.Header().Get("Content-Type"))
 	}
 	body := w.Body.String()
-	for _, want := range []string{"accelerated", "memory0", "10.0.0.2:7", "02:00:00:00:00:02", "ring full", "2 of 3", `content="5"`} {
+	for _, want := range []string{"accelerated", "memory0", "10.0.0.2:7", "02:00:00:00:00:02", "nothing was lost", "half-open", "connections recorded", "polling.spin", "2 of 3", `content="5"`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page has no %q", want)
 		}
+	}
+	if strings.Contains(body, "ring full") {
+		t.Error("the page has places that lost nothing")
+	}
+	// Once two seconds have passed there is a history.
+	for deadline := time.Now().Add(20 * time.Second); len(client.History()) < 3 && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if later := get(h, "/", nil).Body.String(); strings.Count(later, "<svg") != 5 || strings.Contains(later, "NaN") {
+		t.Errorf("%d charts of the last minutes, want 5 without NaN", strings.Count(later, "<svg"))
 	}
 	// The greatest first, and no more than asked for.
 	first, second := strings.Index(body, "300 B"), strings.Index(body, "200 B")

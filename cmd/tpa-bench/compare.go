@@ -141,6 +141,7 @@ Ctrl-C ends the run and prints the rounds that there are.
 				}
 				c := report.NewComparison(runs, queues(), machine.Read(transport.DPDKVersion()))
 				c.Link, c.Client, c.MTU = over, client, mtu
+				c.Command, c.ServerCPUs, c.ClientCPUs = commandLine(), pins.server, pins.client
 				all = append(all, c)
 				failed = cmp.Or(failed, c.Failed(), l.slo.checkFigures(c.Title()+" over "+judged(names), c.Transports[judged(names)]))
 				if cmd.Context().Err() != nil {

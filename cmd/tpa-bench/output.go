@@ -56,8 +56,14 @@ type results interface {
 // write writes results, of a sweep one after the other.
 func (o *output) write(stdout io.Writer, all ...results) error {
 	var b bytes.Buffer
-	if o.format == formatHTML && len(all) > 1 {
-		return usageError{fmt.Errorf("-o html: a page shows one setting, and there are %d; save them with -o json", len(all))}
+	if o.format == formatHTML {
+		var page []*report.Comparison
+		for _, r := range all {
+			page = append(page, r.(*report.Comparison))
+		}
+		if err := report.HTML(&b, page...); err != nil {
+			return err
+		}
 	}
 	if o.format == formatCSV {
 		if err := report.CSVHeader(&b); err != nil {
@@ -65,6 +71,9 @@ func (o *output) write(stdout io.Writer, all ...results) error {
 		}
 	}
 	for _, r := range all {
+		if o.format == formatHTML {
+			break // all are on one page
+		}
 		if err := o.encode(&b, r); err != nil {
 			return err
 		}
@@ -94,8 +103,6 @@ func (o *output) encode(w io.Writer, r results) error {
 		return r.CSV(w)
 	case formatHDR:
 		return r.HDR(w)
-	case formatHTML:
-		return report.HTML(w, r.(*report.Comparison))
 	case formatStream:
 		return writeStream(w, r.(*report.Run))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -153,6 +154,18 @@ func (l *loadFlags) config(dial func(context.Context) (net.Conn, error)) (load.C
 	return cfg, nil
 }
 
+// commandLine is how this program was called, as a shell would take it.
+func commandLine() string {
+	words := []string{"tpa-bench"}
+	for _, w := range os.Args[1:] {
+		if w == "" || strings.ContainsAny(w, " \t\n'\"\\$`<>|&;*?()[]{}~#!") {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		words = append(words, w)
+	}
+	return strings.Join(words, " ")
+}
+
 // workloadHelp is the table of workloads.
 func workloadHelp() string {
 	var b strings.Builder
@@ -250,6 +263,9 @@ Several workloads, connections or rates make a sweep, one run after the other.
 					break
 				}
 				r := report.NewRun(name, res)
+				if l.output.format != formatStream {
+					r.Command = commandLine()
+				}
 				all = append(all, &r)
 				failed = cmp.Or(failed, r.Failed(), l.slo.check(&r))
 				if res.Interrupted {

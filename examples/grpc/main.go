@@ -10,6 +10,8 @@ import (
 	"flag"
 	"log"
 	"net"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +30,9 @@ func main() {
 		check(*ask)
 		return
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
 	ln, err := accel.Listen("tcp", *addr) // was net.Listen
 	if err != nil {
 		log.Fatal(err)
@@ -35,7 +40,13 @@ func main() {
 	srv := grpc.NewServer()
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	log.Printf("serving %v", ln.Addr())
-	log.Fatal(srv.Serve(ln))
+	defer context.AfterFunc(ctx, srv.GracefulStop)()
+	if err := srv.Serve(ln); err != nil {
+		log.Fatal(err)
+	}
+	if rt := accel.SetDefault(nil); rt != nil {
+		rt.Close() // gives the device back and removes the debug socket
+	}
 }
 
 func check(addr string) {

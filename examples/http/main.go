@@ -34,7 +34,9 @@ func main() {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "hello, %s\n", r.RemoteAddr)
 	})}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -42,5 +44,9 @@ func main() {
 	}()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
+	}
+	<-ended // requests under way have their answers
+	if rt := accel.SetDefault(nil); rt != nil {
+		rt.Close() // gives the device back and removes the debug socket
 	}
 }

@@ -9,11 +9,14 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"io"
 	"log"
 	"net"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/gotpa/tpa/accel"
 )
@@ -23,6 +26,9 @@ func main() {
 	backend := flag.String("backend", "127.0.0.1:5432", "where to forward to")
 	accelerated := flag.Bool("accel-backend", false, "dial the backend through accel")
 	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
 	dial := net.Dial
 	if *accelerated {
 		dial = accel.Dial
@@ -31,9 +37,13 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	log.Printf("forwarding %v to %s", ln.Addr(), *backend)
 	for {
 		client, err := ln.Accept()
+		if ctx.Err() != nil {
+			break
+		}
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -50,6 +60,9 @@ func main() {
 			both.Go(func() { forward(client, server) })
 			both.Wait()
 		}()
+	}
+	if rt := accel.SetDefault(nil); rt != nil {
+		rt.Close() // gives the device back and removes the debug socket
 	}
 }
 

@@ -11,8 +11,10 @@ import (
 	"context"
 	"flag"
 	"log"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/tidwall/redcon"
 
@@ -23,8 +25,11 @@ import (
 func main() {
 	addr := flag.String("addr", ":6380", "where to listen")
 	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
 	lc := accel.ListenConfig{Kernel: true} // was net.ListenConfig
-	ln, err := lc.Listen(context.Background(), "tcp", *addr)
+	ln, err := lc.Listen(ctx, "tcp", *addr)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -35,7 +40,13 @@ func main() {
 		return true
 	}
 	srv := redcon.NewServer("", s.handle, accept, func(redcon.Conn, error) {})
-	log.Fatal(srv.Serve(ln))
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(ln); err != nil && ctx.Err() == nil {
+		log.Fatal(err)
+	}
+	if rt := accel.SetDefault(nil); rt != nil {
+		rt.Close() // gives the device back and removes the debug socket
+	}
 }
 
 type store struct{ values sync.Map } // string to []byte

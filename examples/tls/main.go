@@ -7,16 +7,20 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"math/big"
 	"net/http"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/gotpa/tpa/accel"
@@ -27,6 +31,8 @@ func main() {
 	certFile := flag.String("cert", "", "certificate file, PEM")
 	keyFile := flag.String("key", "", "key file, PEM")
 	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "hello over %s, %s\n", r.Proto, tls.VersionName(r.TLS.Version))
@@ -43,7 +49,13 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Printf("serving https://%v", ln.Addr())
-	log.Fatal(srv.ServeTLS(ln, *certFile, *keyFile))
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.ServeTLS(ln, *certFile, *keyFile); !errors.Is(err, http.ErrServerClosed) {
+		log.Fatal(err)
+	}
+	if rt := accel.SetDefault(nil); rt != nil {
+		rt.Close() // gives the device back and removes the debug socket
+	}
 }
 
 func selfSigned(name string) (tls.Certificate, error) {

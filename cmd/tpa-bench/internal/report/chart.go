@@ -2,9 +2,12 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"image/color"
 	"math"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,7 +34,8 @@ func colour(transport string) color.Color {
 	return color.Black
 }
 
-const chartWidth, chartHeight = 18 * vg.Centimeter, 9 * vg.Centimeter
+// A page shows charts at about this size, so that their text is as large as its own.
+const chartWidth, chartHeight, textSize = 690 * vg.Length(1), 320 * vg.Length(1), 11 * vg.Length(1)
 
 // latencyChart draws latency against percentile, with nines at equal distances:
 // 90 %, 99 %, 99.9 %. One curve per transport, over all its rounds.
@@ -67,8 +71,110 @@ func (c *Comparison) latencyChart() (string, error) {
 	return svg(p)
 }
 
-// roundsChart draws requests per second of every round.
+// timeChart draws requests per second over the time of every run, a thin line for
+// each.
+func (c *Comparison) timeChart() (string, error) {
+	p := newChart("seconds", "requests/s")
+	p.Y.Min, p.X.Min = 0, 0
+	p.Y.Tick.Marker = plot.TickerFunc(groupedTicks)
+	p.Legend.Top, p.Legend.YOffs = false, 4
+	drawn := map[string]bool{}
+	for i := range c.Runs {
+		r := &c.Runs[i]
+		if r.Series == nil || len(r.Series.RPS) < 3 {
+			continue
+		}
+		var points plotter.XYs
+		for k, rps := range r.Series.RPS {
+			points = append(points, plotter.XY{X: (float64(k) + 0.5) * r.Series.Step, Y: rps})
+			p.Y.Max = max(p.Y.Max, 1.1*rps)
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return "", err
+		}
+		line.Color, line.Width = colour(r.Transport), vg.Points(1)
+		p.Add(line)
+		if !drawn[r.Transport] {
+			p.Legend.Add(r.Transport, line)
+		}
+		drawn[r.Transport] = true
+	}
+	if len(drawn) == 0 {
+		return "", nil
+	}
+	return svg(p)
+}
+
+// loadChart draws latency by load, from the medians of comparisons that differ in
+// their rate or number of connections only: p50 dashed, p99 drawn through. It is empty
+// for fewer than three.
+func loadChart(all []*Comparison) (string, error) {
+	if len(all) < 3 {
+		return "", nil
+	}
+	p := newChart("requests/s", "latency")
+	p.X.Tick.Marker = plot.TickerFunc(groupedTicks)
+	p.Y.Scale = plot.LogScale{}
+	p.Y.Tick.Marker = plot.TickerFunc(latencyTicks)
+	p.X.Min = 0
+	low, high, most := math.MaxFloat64, 0.0, 0.0
+	for _, name := range all[0].Names() {
+		var p50, p99 plotter.XYs
+		for _, c := range all {
+			if c.Workload != all[0].Workload || c.Payload != all[0].Payload || c.Pipeline != all[0].Pipeline {
+				return "", nil
+			}
+			f, ok := c.Transports[name]
+			if !ok || f.P50 <= 0 {
+				continue
+			}
+			p50, p99 = append(p50, plotter.XY{X: f.RPS, Y: f.P50}), append(p99, plotter.XY{X: f.RPS, Y: max(f.P99, f.P50)})
+			low, high, most = min(low, f.P50), max(high, f.P99, f.P50), max(most, f.RPS)
+		}
+		if len(p50) < 3 {
+			continue
+		}
+		for _, s := range []struct {
+			name   string
+			points plotter.XYs
+			dashes []vg.Length
+		}{{name + " p99", p99, nil}, {name + " p50", p50, []vg.Length{4, 3}}} {
+			slices.SortFunc(s.points, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
+			line, dots, err := plotter.NewLinePoints(s.points)
+			if err != nil {
+				return "", err
+			}
+			line.Color, line.Width, line.Dashes = colour(name), vg.Points(1.5), s.dashes
+			dots.Color, dots.Shape, dots.Radius = colour(name), draw.CircleGlyph{}, vg.Points(2.5)
+			p.Add(line, dots)
+			p.Legend.Add(s.name, line, dots)
+		}
+	}
+	if high == 0 {
+		return "", nil
+	}
+	p.X.Max = 1.05 * most
+	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
+	return svg(p)
+}
+
+// groupedTicks writes numbers as the tables do.
+func groupedTicks(low, high float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(low, high)
+	for i := range ticks {
+		if ticks[i].Label != "" {
+			ticks[i].Label = grouped(ticks[i].Value)
+		}
+	}
+	return ticks
+}
+
+// roundsChart draws requests per second of every round, if there are several.
 func (c *Comparison) roundsChart() (string, error) {
+	if c.Rounds < 2 {
+		return "", nil
+	}
 	p := newChart("round", "requests/s")
 	p.Y.Min = 0
 	p.X.Min, p.X.Max = 0.5, float64(c.Rounds)+0.5
@@ -78,15 +184,7 @@ func (c *Comparison) roundsChart() (string, error) {
 		}
 		return ticks
 	})
-	p.Y.Tick.Marker = plot.TickerFunc(func(low, high float64) []plot.Tick {
-		ticks := plot.DefaultTicks{}.Ticks(low, high)
-		for i := range ticks {
-			if ticks[i].Label != "" {
-				ticks[i].Label = grouped(ticks[i].Value)
-			}
-		}
-		return ticks
-	})
+	p.Y.Tick.Marker = plot.TickerFunc(groupedTicks)
 	for _, name := range c.Names() {
 		var points plotter.XYs
 		for _, r := range c.of(name) {
@@ -102,7 +200,7 @@ func (c *Comparison) roundsChart() (string, error) {
 		p.Add(line, dots)
 		p.Legend.Add(name, line, dots)
 	}
-	p.Legend.Top = false
+	p.Legend.Top, p.Legend.YOffs = false, 4
 	return svg(p)
 }
 
@@ -112,6 +210,8 @@ func newChart(x, y string) *plot.Plot {
 	p.X.Label.Text, p.Y.Label.Text = x, y
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Legend.Padding = vg.Points(4)
+	p.Legend.XOffs, p.Legend.YOffs = 8, -4 // clear of the axis
+	p.X.Padding, p.Y.Padding = 0, 0
 	grid := plotter.NewGrid()
 	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xdd}, color.Gray{0xdd}
 	p.Add(grid)
@@ -119,7 +219,7 @@ func newChart(x, y string) *plot.Plot {
 	for _, style := range []*font.Font{
 		&p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font, &p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font,
 	} {
-		style.Typeface, style.Variant = sans.Typeface, sans.Variant
+		style.Typeface, style.Variant, style.Size = sans.Typeface, sans.Variant, textSize
 	}
 	return p
 }
@@ -127,14 +227,23 @@ func newChart(x, y string) *plot.Plot {
 // svg draws the chart as an element for a page.
 func svg(p *plot.Plot) (string, error) {
 	canvas := vgsvg.New(chartWidth, chartHeight)
-	p.Draw(draw.New(canvas))
+	// The last label of an axis is as wide again to the right of it.
+	p.Draw(draw.Crop(draw.New(canvas), 0, -2.5*textSize, 0, -textSize))
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return "", fmt.Errorf("draw a chart: %w", err)
 	}
 	s := b.String()
-	return s[max(strings.Index(s, "<svg"), 0):], nil
+	s = s[max(strings.Index(s, "<svg"), 0):]
+	return inPage.Replace(fontFamily.ReplaceAllString(s, "")), nil
 }
+
+// fontFamily and inPage leave text, its colour and that of lines to the page, so that
+// they are its own in the dark, too.
+var (
+	fontFamily = regexp.MustCompile(`font-family:[^;"]*;?`)
+	inPage     = strings.NewReplacer("#000000", "currentColor", "#DDDDDD", "var(--line)")
+)
 
 // curve returns latency in µs against the number of nines of the percentile:
 // 1 is 90 %, 2 is 99 %. It ends where one request is left.
@@ -153,7 +262,7 @@ func curve(h *hdrhistogram.Histogram) (points plotter.XYs) {
 const maxNines = 6
 
 func nines() (ticks []plot.Tick) {
-	for i, label := range []string{"0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"} {
+	for i, label := range []string{"", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"} {
 		ticks = append(ticks, plot.Tick{Value: float64(i), Label: label})
 	}
 	return append(ticks, plot.Tick{Value: math.Log10(2), Label: "50 %"})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
@@ -22,6 +23,11 @@ type Comparison struct {
 	Client string `json:"client,omitempty"`
 	// MTU of the link, in bytes; 0: the usual one, 1500.
 	MTU int `json:"mtu,omitempty"`
+	// Command is the command line; ServerCPUs and ClientCPUs are the processors of
+	// each side. Empty where they are not known.
+	Command    string `json:"command,omitempty"`
+	ServerCPUs []int  `json:"server_cpus,omitempty"`
+	ClientCPUs []int  `json:"client_cpus,omitempty"`
 
 	// Transports has the medians over the rounds; errors are summed.
 	Transports map[string]Figures `json:"transports"`
@@ -54,6 +60,12 @@ type Ratio struct {
 // their median, before the comparison is called noisy.
 const maxSpread = 0.15
 
+// shortRound is a round, in seconds, that is too short to be believed alone.
+const shortRound = 1
+
+// Started is when the first run began.
+func (c *Comparison) Started() time.Time { return c.Runs[0].Started }
+
 // NewComparison makes a Comparison from runs of one setting, which must not be
 // empty.
 func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
@@ -69,6 +81,12 @@ func NewComparison(runs []Run, queues int, facts machine.Facts) *Comparison {
 		c.Rounds = max(c.Rounds, r.Round)
 		c.Seconds = max(c.Seconds, r.Seconds)
 		c.Stolen = max(c.Stolen, r.Stolen)
+	}
+	c.Command = runs[0].Command
+	if c.Rounds < 2 {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("one round of %.3g s: nothing here tells chance from a difference; several rounds do", c.Seconds))
+	} else if c.Seconds < shortRound {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("rounds of %.3g s are short: the beginning of each weighs much", c.Seconds))
 	}
 	for _, name := range c.Names() {
 		of := c.of(name)

@@ -229,12 +229,57 @@ func TestHTML(t *testing.T) {
 	if n := strings.Count(html, "<svg"); n != 2 {
 		t.Errorf("%d charts, want latency and rounds", n)
 	}
+	if strings.Contains(html, "font-family:Lib") || strings.Contains(html, "#000000") {
+		t.Error("a chart has a font or a colour of its own")
+	}
 	for _, transport := range c.Names() {
 		r, g, bl, _ := colour(transport).RGBA()
 		stroke := regexp.MustCompile(strings.ToUpper(hex(r>>8) + hex(g>>8) + hex(bl>>8)))
 		if !stroke.MatchString(strings.ToUpper(html)) {
 			t.Errorf("no curve in the colour of %s", transport)
 		}
+	}
+}
+
+// TestHTMLOfSweep has one page for three settings, with latency by load and the
+// requests over the time of each run.
+func TestHTMLOfSweep(t *testing.T) {
+	var all []*Comparison
+	for i := range 3 {
+		c := comparison(t)
+		c.Conns += i
+		c.Command = "tpa-bench compare -c 1,2,3"
+		c.ServerCPUs, c.ClientCPUs = []int{2, 3}, []int{4}
+		for j := range c.Runs {
+			c.Runs[j].Series = &Series{Step: 0.1, RPS: []float64{1000, 0, 2000}}
+		}
+		all = append(all, c)
+	}
+	var b bytes.Buffer
+	if err := HTML(&b, all...); err != nil {
+		t.Fatal(err)
+	}
+	html := b.String()
+	for _, want := range []string{"Latency by load", "over time, every run", "tpa-bench compare -c 1,2,3", "server 2 3, client 4", "accel p99"} {
+		if !strings.Contains(html, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if n := strings.Count(html, "<svg"); n != 1+3*3 {
+		t.Errorf("%d charts, want 10", n)
+	}
+}
+
+// TestCaution warns of what one round, or a short one, does not show.
+func TestCaution(t *testing.T) {
+	r := NewRun("kernel", result(t, 100, time.Millisecond))
+	if c := NewComparison([]Run{r}, 1, machine.Facts{}); !strings.Contains(strings.Join(c.Warnings, "\n"), "one round") {
+		t.Errorf("one round: warnings %q", c.Warnings)
+	}
+	again := r
+	r.Round, again.Round, r.Seconds, again.Seconds = 1, 2, 0.5, 0.5
+	if c := NewComparison([]Run{r, again}, 1, machine.Facts{}); !strings.Contains(strings.Join(c.Warnings, "\n"), "short") {
+		t.Errorf("short rounds: warnings %q", c.Warnings)
 	}
 }
 

@@ -15,6 +15,7 @@ type Run struct {
 	Transport string    `json:"transport"`
 	Round     int       `json:"round,omitempty"` // of a comparison, from 1
 	Started   time.Time `json:"started"`
+	Command   string    `json:"command,omitempty"` // the command line
 	Setting
 
 	Seconds    float64 `json:"seconds"` // measured

@@ -113,6 +113,9 @@ func (s Setting) Title() string {
 // Conditions says in one line how and where a comparison was run.
 func (c *Comparison) Conditions() string {
 	m := c.Machine
+	if m.CPUModel == "" && len(c.Runs) == 1 { // of a run, which does not say
+		return fmt.Sprintf("a run of %.3g s over %s", c.Seconds, strings.Join(c.Names(), ", "))
+	}
 	return fmt.Sprintf("median of %s of %.3g s each, %s; %s, %s; Linux %s, %s, gVisor %s, DPDK %s",
 		count(c.Rounds, "round"), c.Seconds, c.over(), m.CPUModel, count(m.Cores, "processor"), m.Kernel, m.Go, m.GVisor, m.DPDK)
 }
