@@ -114,7 +114,7 @@ func (e *Endpoint) onAck(s *segment, now int64) {
 	n := int32(s.ack - e.unacknowledged)
 	if n > 0 {
 		e.advance(uint32(n), s, now)
-		if e.tsOK && !e.timing && s.tsEcr != 0 {
+		if e.tsOK && s.timestamp && !e.timing && s.tsEcr != 0 {
 			// RFC 7323 section 4: with timestamps, what was sent again measures too.
 			if rtt := time.Duration(int32(e.timestamp()-s.tsEcr)) * time.Millisecond; rtt >= 0 && rtt < time.Minute && e.rtoGrown {
 				e.sampleRTT(rtt)
