@@ -21,6 +21,9 @@ var known = map[string]map[string]string{
 		"RFC 5961 section 3.2: SYN-RECEIVED: a reset right behind the window is ignored":                     "has a smaller window than it told the peer",
 		"RFC 7323 section 3.2: segments that leave agreed timestamps out are taken":                          noStamp,
 		"RFC 7323 section 3.2: a handshake that leaves agreed timestamps out goes on":                        noStamp,
+		"RFC 3522 section 3.2: a time-out that came too early is taken back (Eifel)":                         noEifel,
+		"RFC 3522 section 3.2: a time-out that came too early is taken back, with SACK":                      noEifel,
+		"RFC 6937 section 3: sending does not pause while the window comes down":                             firstFlight,
 		"RFC 6298 section 2.3: steady round trips bring the timer near to them":                              "the variance of steady round trips comes down to nothing, and the timer to the round trip itself",
 		"RFC 5681 section 3.2: fast retransmit of the very first segment":                                    firstFlight,
 		"RFC 6675 section 5: what SACK shows as lost of the very first flight is sent again":                 firstFlight,
@@ -39,6 +42,7 @@ var known = map[string]map[string]string{
 const (
 	noMSS       = "takes the default of IPv4, 536, for both"
 	noDSACK     = "does not report duplicates"
+	noEifel     = "does not look at the timestamp that the acknowledgement echoes"
 	noStamp     = "drops what has no timestamp where they were agreed"
 	noRACK      = "has no RACK-TLP, or has it off: see docs/internals.md"
 	firstFlight = "waits for the timer when the first segment of a connection is lost"
