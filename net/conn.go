@@ -26,6 +26,10 @@ type Conn struct {
 	// rd.mu.
 	drained bool
 
+	// spliced is how many splices read from the connection. They have the turn of rd
+	// while they wait for room in another connection.
+	spliced atomic.Int32
+
 	linger atomic.Int64 // SetLinger's, in nanoseconds
 
 	bytesRead, bytesWritten atomic.Uint64
@@ -82,7 +86,8 @@ func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: c.network, Source: &c.addrs.local, Addr: &c.addrs.remote, Err: err}
 }
 
-// Close closes the connection. Blocked operations return net.ErrClosed. Data
+// Close closes the connection. Blocked operations return net.ErrClosed, and have
+// done so when Close returns, but for what waits for another connection. Data
 // already written is still sent, unless SetLinger says otherwise; data not yet
 // read makes the peer see a reset.
 func (c *Conn) Close() error {
@@ -92,6 +97,10 @@ func (c *Conn) Close() error {
 	c.wr.close()
 	c.stack.Closed(c.ep, user{c})
 	c.shutdown()
+	if c.spliced.Load() == 0 { // one that comes later finds the half closed
+		c.rd.settle()
+	}
+	c.wr.settle()
 	return nil
 }
 

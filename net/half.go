@@ -67,6 +67,13 @@ func (h *half) close() bool {
 	return true
 }
 
+// settle waits for the operation that has the turn and those behind it, after close.
+func (h *half) settle() {
+	h.mu.Lock()
+	//lint:ignore SA2001 taking turns is all there is to do
+	h.mu.Unlock()
+}
+
 // setDeadline makes operations fail from t on; the zero time means never.
 func (h *half) setDeadline(t time.Time) error {
 	if h.state.Load()&closed != 0 {

@@ -229,7 +229,7 @@ func (l *Listener) newConn(stack transport.Stack, ep transport.Endpoint) *Conn {
 }
 
 // Close stops listening and resets the connections that wait for Accept. Blocked
-// and later calls of Accept return net.ErrClosed.
+// and later calls of Accept return net.ErrClosed, the blocked ones before Close does.
 func (l *Listener) Close() error {
 	if !l.acc.close() {
 		return &net.OpError{Op: "close", Net: l.network, Addr: l.addr, Err: net.ErrClosed}
@@ -238,6 +238,10 @@ func (l *Listener) Close() error {
 		p.acc.close()
 	}
 	l.closeQueues()
+	for _, p := range l.parts {
+		p.acc.settle()
+	}
+	l.acc.settle()
 	return nil
 }
 

@@ -182,6 +182,8 @@ func known(r io.Reader) int64 {
 func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
 	src.rd.mu.Lock()
 	defer src.rd.mu.Unlock()
+	src.spliced.Add(1)
+	defer src.spliced.Add(-1)
 	var written int64
 	for limit == nil || limit.N > 0 {
 		err := src.awaitDataLocked()

@@ -59,6 +59,7 @@ struct __sk_buff {
 	__u32 tc_index, cb[5], hash, tc_classid, data, data_end;
 };
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)38;
@@ -354,27 +355,37 @@ static noinline __u32 make_cookie(const struct cookies *c, const union syn *syn,
 	return ((__u32)(v0 ^ v1 ^ v2 ^ v3) & ~31u) | (c->minute & 3) << 3 | mss;
 }
 
-// peer_mss returns the MSS option among the first options of a SYN, or the value
-// that holds without one.
-static noinline __u32 peer_mss(const __u8 *options, __u32 len, void *end)
+// What a SYN says in its first options: the MSS, or the value that holds without
+// one, the window scale, 15 for none, whether it permits SACK, and where in the
+// options the value of its timestamp is, 0 for none.
+struct told {
+	__u32 mss, shift, sack, stamp;
+};
+
+static noinline void read_options(const __u8 *options, __u32 len, void *end, struct told *t)
 {
 	__u32 at = 0;
 #pragma unroll
-	for (int i = 0; i < 6; i++) {
+	for (int i = 0; i < 8; i++) {
 		const __u8 *o = options + (at & 63);
-		if (at + 4 > len || (void *)(o + 4) > end || o[0] == 0)
+		if (at + 3 > len || (void *)(o + 3) > end || o[0] == 0)
 			break;
 		if (o[0] == 1) {
 			at++;
 			continue;
 		}
-		if (o[0] == 2 && o[1] == 4)
-			return o[2] << 8 | o[3];
 		if (o[1] < 2)
 			break;
+		if (o[0] == 2 && o[1] == 4 && at + 4 <= len && (void *)(o + 4) <= end)
+			t->mss = o[2] << 8 | o[3];
+		if (o[0] == 3 && o[1] == 3)
+			t->shift = o[2] > 14 ? 14 : o[2];
+		if (o[0] == 4 && o[1] == 2)
+			t->sack = 1;
+		if (o[0] == 8 && o[1] == 10 && at + 10 <= len)
+			t->stamp = (at & 63) + 2;
 		at += o[1];
 	}
-	return 536;
 }
 
 // at_least returns 1 if x is at least y, else 0, without a branch: those multiply
@@ -405,10 +416,12 @@ static inline __u64 add_words(__u64 sum, const __u32 *words, const int n)
 
 // What check returns: the place of the peer's MSS in sizes of internal/syncookie,
 // and these.
-enum { MSS = 7, SOUND = 8, OPEN = 16, TOLD = 32 };
+enum { MSS = 7, SOUND = 8, OPEN = 16, TOLD = 32, EITHER = 64, SHIFT = 8, SACK = 1 << 12, STAMP = 13 };
 
 // check returns 0 for a SYN that is not sound. OPEN: its checksum was left open,
-// TOLD: it has options. A SYN with data is not sound here: its sender tries
+// EITHER: or it was not, the value is right for both, TOLD: it has options. From the
+// bits SHIFT and STAMP on stand the window scale and the place of the timestamp, if
+// the SYN has one and room for an answer with all options. A SYN with data is not sound here: its sender tries
 // without (RFC 7413 section 3).
 static noinline __u32 check(void *data, void *end)
 {
@@ -439,7 +452,9 @@ static noinline __u32 check(void *data, void *end)
 
 	__u32 *option = (void *)(tcp + 1);
 	__u32 left = offset - 5;
-	__u32 peer = peer_mss((void *)option, left * 4, end);
+	struct told t = { .mss = 536, .shift = 15 };
+	read_options((void *)option, left * 4, end, &t);
+	__u32 peer = t.mss & 0xffff;
 	__u32 mss = at_least(peer, 536) + at_least(peer, 768) + at_least(peer, 996) + at_least(peer, 1220) +
 		    at_least(peer, 1360) + at_least(peer, 1440) + at_least(peer, 1460);
 
@@ -454,14 +469,21 @@ static noinline __u32 check(void *data, void *end)
 	if ((void *)tcp + len > end)
 		return 0;
 	// The field of a checksum left open holds the sum of the pseudo-header.
-	__u32 open = tcp->checksum == fold(pseudo);
-	if (!open && fold(sum) != 0xffff)
+	__u32 open = tcp->checksum == fold(pseudo), right = fold(sum) == 0xffff;
+	if (!open && !right)
 		return 0;
-	return SOUND | open * OPEN | at_least(left, 1) * TOLD | mss;
+	__u32 sound = SOUND | open * OPEN | (open & right) * EITHER | at_least(left, 1) * TOLD | mss;
+	if (left < 5 || !t.stamp)
+		return sound;
+	return sound | (t.shift & 15) << SHIFT | (t.sack & 1) * SACK | (t.stamp & 63) << STAMP;
 }
 
+enum { WINDOW_SHIFT = 7 }; // of internal/syncookie
+
 // answer makes a SYN that check found sound its own answer, and returns how long
-// that is: never longer than the SYN. 0 is failure.
+// that is: never longer than the SYN. 0 is failure. Where it cannot be told whether
+// the SYN's checksum was left open, the urgent pointer makes that of the answer right
+// for both.
 static noinline __u32 answer(void *data, void *end, const union syn *syn, __u32 sound)
 {
 	__u32 zero = 0;
@@ -471,7 +493,7 @@ static noinline __u32 answer(void *data, void *end, const union syn *syn, __u32 
 		return 0;
 	struct tcp_header *tcp;
 	// Without options in the SYN there is no room for one in the answer.
-	__u32 len = sound & TOLD ? sizeof(*tcp) + 4 : sizeof(*tcp), size, mss;
+	__u32 stamp = sound >> STAMP & 63, len = sizeof(*tcp) + (stamp ? 20 : sound & TOLD ? 4 : 0), size, mss;
 	__u64 pseudo;
 	if (eth->type == be16(0x0800)) {
 		struct ipv4_header *ip = (void *)(eth + 1);
@@ -518,9 +540,25 @@ static noinline __u32 answer(void *data, void *end, const union syn *syn, __u32 
 		__u32 *option = (void *)(tcp + 1);
 		if ((void *)(option + 1) > end)
 			return 0;
+		if (stamp) {
+			const __u8 *theirs = (__u8 *)option + stamp;
+			if ((void *)(option + 5) > end || (void *)(theirs + 4) > end)
+				return 0;
+			__u32 echo;
+			__builtin_memcpy(&echo, theirs, 4);
+			// Stamp of internal/syncookie.
+			__u32 millis = bpf_ktime_get_ns() / 1000000, shift = sound >> SHIFT & 15, sack = sound & SACK ? 1 : 0;
+			option[1] = be32((sack ? 4 << 24 | 2 << 16 : 1 << 24 | 1 << 16) | 8 << 8 | 10);
+			option[2] = be32((millis & ~63u) | sack << 4 | shift);
+			option[3] = echo;
+			option[4] = be32(shift == 15 ? 0x01010101 : 1 << 24 | 3 << 16 | 3 << 8 | WINDOW_SHIFT);
+			sum = add_words(sum, option + 1, 4);
+		}
 		*option = be32(2 << 24 | 4 << 16 | mss);
 		sum += *option;
 	}
+	if (c->partial && sound & EITHER)
+		tcp->urgent = ~fold(sum + fold(pseudo)); // without URG it means nothing
 	tcp->checksum = sound & OPEN && c->partial ? fold(pseudo) : ~fold(sum);
 
 	__u8 station[6];

@@ -6,6 +6,10 @@
 // initial sequence number and the rest of the cookie: two bits of the minute and
 // three of the peer's MSS. TCP makes them and knows them again; the filter of
 // internal/bpf makes the same ones in the kernel.
+//
+// Where the peer has timestamps, the one in the answer says in its last bits what
+// else the peer can do, as with Linux: the peer echoes it. Nothing proves that echo,
+// and nothing has to: who changes it harms its own connection alone.
 package syncookie
 
 import (
@@ -42,6 +46,38 @@ func (k Key) Check(local, remote netip.AddrPort, irs, now, cookie uint32) (mss u
 		return 0, false
 	}
 	return sizes[cookie&7], true
+}
+
+// WindowShift is the window scale that answers offer for our window.
+const WindowShift = 7
+
+// The last bits of an answer's timestamp: the peer's window scale, noShift for none,
+// and whether it permits SACK.
+const (
+	noShift = 15
+	sack    = 1 << 4
+	told    = 1<<6 - 1
+)
+
+// Stamp returns the timestamp of an answer at a time in milliseconds, to a peer with
+// a window scale, less than 0 for none, that permits SACK or not.
+func Stamp(millis uint32, shift int, permitsSACK bool) uint32 {
+	if shift < 0 || shift > noShift-1 {
+		shift = noShift
+	}
+	stamp := millis&^told | uint32(shift)
+	if permitsSACK {
+		stamp |= sack
+	}
+	return stamp
+}
+
+// Told returns what Stamp was called with, from the peer's echo.
+func Told(echo uint32) (shift int, permitsSACK bool) {
+	if shift = int(echo & noShift); shift == noShift {
+		shift = -1
+	}
+	return shift, echo&sack != 0
 }
 
 func (k Key) cookie(local, remote netip.AddrPort, irs, minute, mss uint32) uint32 {

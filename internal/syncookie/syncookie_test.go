@@ -54,3 +54,16 @@ func TestCookie(t *testing.T) {
 		t.Error("an IPv4 address mapped into IPv6 is another one")
 	}
 }
+
+func TestStamp(t *testing.T) {
+	for _, millis := range []uint32{0, 63, 64, 1 << 31, 1<<32 - 1} {
+		for shift := -1; shift <= 14; shift++ {
+			for _, sack := range []bool{false, true} {
+				stamp := Stamp(millis, shift, sack)
+				if gotShift, gotSACK := Told(stamp); gotShift != shift || gotSACK != sack || stamp>>6 != millis>>6 {
+					t.Errorf("Stamp(%d, %d, %v) is %d, which tells %d, %v", millis, shift, sack, stamp, gotShift, gotSACK)
+				}
+			}
+		}
+	}
+}

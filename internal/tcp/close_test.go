@@ -154,7 +154,7 @@ func TestDataAfterClose(t *testing.T) {
 	h.receive(out{})
 	h.take()
 	h.receive(out{data: "late"})
-	h.expect("data that nobody will read", "RA")
+	h.expect("data that nobody will read", "R")
 	h.state(transport.StateError)
 }
 

@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"time"
+
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -52,14 +54,29 @@ func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
 	defer r.Release()
 	c := e.p.cookies
 	local, remote := netstack.Ends(&a.id)
-	var b [header.TCPMinimumSize + 4]byte
+	var b [header.TCPHeaderMaximumSize]byte
+	n := header.TCPMinimumSize
+	n += header.EncodeMSSOption(uint32(announcedMSS(r, e.p.out.Route(a.id.LocalAddress, a.id.RemoteAddress, r.NextHop()))), b[n:])
+	if o.TS {
+		shift, sack := min(o.WS, header.MaxWndScale), o.SACKPermitted && e.p.options().sack
+		if sack {
+			n += header.EncodeSACKPermittedOption(b[n:])
+		} else {
+			n += header.EncodeNOP(b[n:])
+			n += header.EncodeNOP(b[n:])
+		}
+		n += header.EncodeTSOption(syncookie.Stamp(uint32(c.Now()/int64(time.Millisecond)), shift, sack), o.TSVal, b[n:])
+		if shift >= 0 {
+			n += header.EncodeNOP(b[n:])
+			n += header.EncodeWSOption(syncookie.WindowShift, b[n:])
+		}
+	}
 	header.TCP(b[:]).Encode(&header.TCPFields{
 		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort,
 		SeqNum: c.Key.Make(local, remote, s.seq, c.Minute(), o.MSS), AckNum: s.seq + 1,
-		DataOffset: uint8(len(b)), Flags: syn | ack, WindowSize: 0xffff,
+		DataOffset: uint8(n), Flags: syn | ack, WindowSize: 0xffff,
 	})
-	header.EncodeMSSOption(uint32(announcedMSS(r, e.p.out.Route(a.id.LocalAddress, a.id.RemoteAddress, r.NextHop()))), b[header.TCPMinimumSize:])
-	e.p.sendSlow(r, b[:], nil, uint32(e.p.hash('h', &a.id, 0)))
+	e.p.sendSlow(r, b[:n], nil, uint32(e.p.hash('h', &a.id, 0)))
 }
 
 // acceptCookie makes a connection of an acknowledgement that has a cookie.
@@ -84,7 +101,18 @@ func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 	stats.ListenOverflowSynCookieRcvd.Increment()
 	child.mu.Lock()
 	defer child.unlock()
-	child.synReceived(&segment{seq: irs, window: s.window}, &header.TCPSynOptions{MSS: mss, WS: -1})
+	o := header.TCPSynOptions{MSS: mss, WS: -1}
+	if s.timestamp { // only where the answer had one
+		o.TS, o.TSVal = true, s.tsVal
+		o.WS, o.SACKPermitted = syncookie.Told(s.tsEcr)
+	}
+	child.synReceived(&segment{seq: irs, window: s.window}, &o)
+	if o.TS {
+		child.tsOffset = s.tsEcr - uint32(e.p.now()/int64(time.Millisecond)) // ours go on from there
+	}
+	if o.WS >= 0 {
+		child.receiveShift = syncookie.WindowShift
+	}
 	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
 	if !child.registerLocked(a) {
 		return true

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -66,6 +67,51 @@ func TestCookies(t *testing.T) {
 			h.write(1000)
 			h.expect("1000 bytes", "A996", "A4")
 			h.ep.Abort()
+		})
+	}
+}
+
+// TestCookiesKeepOptions: with timestamps, a cookie's connection has the window scale
+// and SACK of any other.
+func TestCookiesKeepOptions(t *testing.T) {
+	always := tcpip.TCPAlwaysUseSynCookies(true)
+	for _, s := range []shape{{stamp: true}, {stamp: true, sack: true}, {stamp: true, shift: 9}, {stamp: true, sack: true, shift: 14}, {sack: true, shift: 9}} {
+		t.Run(fmt.Sprintf("%+v", s), func(t *testing.T) {
+			h := newHost(t, false, &always)
+			l := h.listen(4)
+			h.receive(out{flags: syn, options: s.options(h)})
+			cookie := h.expect("answer to a SYN", "SA")[0]
+			got := header.ParseSynOptions(cookie.options, true)
+			if got.TS != s.stamp || got.SACKPermitted != (s.stamp && s.sack) || (got.WS >= 0) != (s.stamp && s.shift > 0) {
+				t.Fatalf("the answer has the options %+v", got)
+			}
+			h.advance(time.Minute)
+			o := out{ack: cookie.seq + 1, window: 100}
+			if s.stamp {
+				o.options = stamps(h.millis(), got.TSVal)
+			}
+			h.receive(o)
+			ep, err := l.Accept()
+			if err != nil {
+				t.Fatalf("Accept: %v", err)
+			}
+			h.ep = ep.(*Endpoint)
+			h.check()
+			e := h.ep
+			shift := s.shift
+			if !s.stamp {
+				shift = 0
+			}
+			if e.tsOK != s.stamp || e.sackOK != (s.stamp && s.sack) || e.sendShift != shift || e.sendWindow != 100<<shift {
+				t.Errorf("timestamps %v, SACK %v, window %d<<%d", e.tsOK, e.sackOK, e.sendWindow>>e.sendShift, e.sendShift)
+			}
+			if want := uint8(got.WS); got.WS >= 0 && e.receiveShift != want {
+				t.Errorf("our window is shifted by %d, the answer said %d", e.receiveShift, want)
+			}
+			if s.stamp && before(e.timestamp(), got.TSVal) {
+				t.Errorf("our timestamps go back from %d to %d", got.TSVal, e.timestamp())
+			}
+			e.Abort()
 		})
 	}
 }

@@ -78,7 +78,7 @@ func (e *Endpoint) delivered(x *flight, end uint32, s *segment, now int64) {
 	} else if x.state&resent == 0 {
 		r.reordered = true
 	}
-	if x.state&resent != 0 && (rtt < r.least || e.tsOK && before(s.tsEcr, e.timestampAt(x.at))) {
+	if x.state&resent != 0 && (rtt < r.least || e.tsOK && s.timestamp && before(s.tsEcr, e.timestampAt(x.at))) {
 		return // what was sent first has arrived
 	}
 	if x.at > r.at || x.at == r.at && after(end, r.end) {

@@ -113,7 +113,8 @@ func (e *Endpoint) Acknowledge() {
 }
 
 // receive handles a segment. It reports true when it has done nothing but end an
-// old connection, because the segment begins a new one.
+// old connection, because the segment begins a new one, or when the connection has
+// ended already.
 func (e *Endpoint) receive(s *segment) (again bool) {
 	switch state := e.current(); state {
 	case transport.StateSynSent:
@@ -127,7 +128,9 @@ func (e *Endpoint) receive(s *segment) (again bool) {
 		}
 		e.receiveSynchronized(s)
 	case transport.StateClosed, transport.StateError, transport.StateInitial, transport.StateBound, transport.StateListen, transport.StateConnecting:
-		return s.flags&rst == 0 && s.flags&syn != 0
+		// It ended while the segment was queued: who comes next finds the listener, or
+		// answers with a reset (RFC 9293 section 3.10.7.1).
+		return s.flags&rst == 0
 	default:
 		e.receiveSynchronized(s)
 	}
@@ -206,17 +209,19 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		}
 		return
 	}
-	if e.tsOK && s.flags&rst == 0 {
-		// RFC 7323 section 5.3: protection against wrapped sequence numbers. A
-		// segment without the option is dropped (section 3.2).
-		if !s.timestamp {
-			return
-		}
-		if before(s.tsVal, e.tsRecent) && now-e.tsAge < tsStale {
-			e.p.refused.timestamps.Add(1)
-			e.challenge(s, now)
-			return
-		}
+	if s.flags&(syn|rst) == syn {
+		// RFC 5961 section 4, whatever its sequence number and timestamp are: a peer
+		// that lost its state and comes back answers with the right reset.
+		e.challenge(s, now)
+		return
+	}
+	if e.tsOK && s.timestamp && s.flags&rst == 0 && before(s.tsVal, e.tsRecent) && now-e.tsAge < tsStale {
+		// RFC 7323 section 5.3: protection against wrapped sequence numbers. A segment
+		// without the option passes, as with Linux, against the SHOULD of section 3.2:
+		// devices on the path take it off, and the connection would never end.
+		e.p.refused.timestamps.Add(1)
+		e.challenge(s, now)
+		return
 	}
 	if !e.acceptable(s) {
 		if s.flags&rst == 0 {
@@ -236,10 +241,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 			e.challenge(s, now)
 		}
 		return
-	case s.flags&syn != 0:
-		e.challenge(s, now) // RFC 5961 section 4
-		return
-	case s.flags&ack == 0:
+	case s.flags&ack == 0: // RFC 9293 section 3.10.7.4, fifth
 		e.p.stats.InvalidSegmentsReceived.Increment()
 		return
 	}
@@ -259,7 +261,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		e.challenge(s, now)
 		return
 	}
-	if e.tsOK && !after(s.seq, e.lastAck) {
+	if e.tsOK && s.timestamp && !after(s.seq, e.lastAck) {
 		e.tsRecent, e.tsAge = s.tsVal, now
 	}
 	e.onAck(s, now)
@@ -281,6 +283,8 @@ func (e *Endpoint) acceptable(s *segment) bool {
 	switch {
 	case n == 0 && room == 0:
 		return s.seq == e.receiveNext
+	case s.flags&rst != 0:
+		return s.seq-e.receiveNext < room // RFC 5961 section 3.2: silence outside
 	case n == 0:
 		// One behind the window, too: so is the acknowledgement of a peer that has
 		// filled it, while something of that is missing.
@@ -297,10 +301,10 @@ func (e *Endpoint) acceptable(s *segment) bool {
 	return s.seq-e.receiveNext < room || s.seq+n-1-e.receiveNext < room
 }
 
-// challenge acknowledges a segment that is not acceptable. Data is answered
+// challenge acknowledges a segment that is not acceptable. Data and FIN are answered
 // always, others as often as Linux does: no storm of them may arise.
 func (e *Endpoint) challenge(s *segment, now int64) {
-	if len(s.payload) == 0 && e.challenged != 0 && now-e.challenged < challengeEvery {
+	if (s.length() == 0 || s.flags&syn != 0) && e.challenged != 0 && now-e.challenged < challengeEvery {
 		return
 	}
 	e.challenged = now
@@ -383,9 +387,11 @@ func (e *Endpoint) text(s *segment) {
 		b, last = b[:max(room, 0)], false
 	}
 	if e.closed && len(b) > 0 {
-		// RFC 1122 section 4.2.2.13: nobody will read it, and the peer must know.
-		e.receiveNext = seq
-		e.reset(&tcpip.ErrConnectionAborted{})
+		// RFC 1122 section 4.2.2.13: nobody will read it, and the peer must know. The
+		// number is the one that it expects, whatever of ours is still under way.
+		e.sendControlAt(s.ack, 0, rst)
+		e.p.stats.ResetsSent.Increment()
+		e.fail(&tcpip.ErrConnectionAborted{})
 		return
 	}
 	if seq != e.receiveNext {
@@ -451,6 +457,15 @@ func (e *Endpoint) keepOutOfOrder(seq uint32, b []byte, last bool) {
 	}
 	if e.outOfOrderBytes+len(b)+pieceOverhead > e.receiveSize {
 		return
+	}
+	if i < len(e.outOfOrder) && e.sackOK && e.again.first == e.again.end {
+		// RFC 2883 section 4: the first part of it that is there already.
+		if p := &e.outOfOrder[i]; before(p.seq, end) {
+			e.again = span{p.seq, p.end()}
+			if after(e.again.end, end) {
+				e.again.end = end
+			}
+		}
 	}
 	j := i
 	for j < len(e.outOfOrder) && !after(e.outOfOrder[j].end(), end) {
@@ -582,6 +597,8 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 			return true
 		}
 		e.challenge(s, e.p.now())
+	case s.flags&(syn|ack) == 0:
+		// RFC 9293 section 3.10.7.4, fifth: without an acknowledgement it is dropped.
 	case s.flags&fin != 0 && s.seq+s.length() == e.receiveNext:
 		// The peer's FIN again: our acknowledgement was lost.
 		e.sendAck()
@@ -589,7 +606,7 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 	case e.supersedesLocked(s):
 		e.finish(transport.StateClosed, nil)
 		return true
-	case s.length() > 0:
+	case s.length() > 0 || s.seq-e.receiveNext > e.receiveEdge-e.receiveNext:
 		e.challenge(s, e.p.now())
 	}
 	return false

@@ -28,8 +28,8 @@ func TestOutOfOrder(t *testing.T) {
 		}
 		h.receive(at(8, "ijklmnopqrstuv")) // overlaps both
 		s = h.expect("one that joins them", "A")[0]
-		if len(s.sack) != 1 || s.sack[0] != block(span{base + 8, base + 25}) {
-			t.Errorf("SACK says %v, want one block", s.sack)
+		if len(s.sack) != 2 || s.sack[0] != block(span{base + 10, base + 15}) || s.sack[1] != block(span{base + 8, base + 25}) {
+			t.Errorf("SACK says %v, want the first duplicate and one block", s.sack)
 		}
 		h.receive(at(25, ""), out{seq: base + 25, flags: fin | ack})
 		h.receive(at(0, "abcdefghij"))

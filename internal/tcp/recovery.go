@@ -24,6 +24,8 @@ type recovery struct {
 	inRecovery, slowly bool
 	recoverSeq         uint32 // the sendMax of when loss was found
 	undo               undo
+	prr                prr
+	hole               *blackHole // nil as long as large segments get through
 
 	// With SACK.
 	flights flights
@@ -97,6 +99,7 @@ func (e *Endpoint) extra() int {
 // onAck handles the acknowledgement and window of an acceptable segment
 // (RFC 9293 section 3.10.7.4, RFC 5681).
 func (e *Endpoint) onAck(s *segment, now int64) {
+	sacked, lost := e.flights.sacked, e.flights.lost
 	oldWindow := e.sendWindow
 	window := s.window << e.sendShift
 	if before(s.ack, e.unacknowledged) {
@@ -114,7 +117,7 @@ func (e *Endpoint) onAck(s *segment, now int64) {
 	n := int32(s.ack - e.unacknowledged)
 	if n > 0 {
 		e.advance(uint32(n), s, now)
-		if e.tsOK && !e.timing && s.tsEcr != 0 {
+		if e.tsOK && s.timestamp && !e.timing && s.tsEcr != 0 {
 			// RFC 7323 section 4: with timestamps, what was sent again measures too.
 			if rtt := time.Duration(int32(e.timestamp()-s.tsEcr)) * time.Millisecond; rtt >= 0 && rtt < time.Minute && e.rtoGrown {
 				e.sampleRTT(rtt)
@@ -127,11 +130,40 @@ func (e *Endpoint) onAck(s *segment, now int64) {
 		e.duplicate()
 	case e.sackOK && (len(s.sack) > 0 || e.flights.sacked > 0 || e.inRecovery || e.tail.open):
 		e.reported(s, now, bare)
+		if e.inRecovery && !e.slowly {
+			e.reduceByRate(int(max(n, 0))+int(int32(e.flights.sacked-sacked)), n > 0 && e.flights.lost <= lost)
+		}
 	}
+}
+
+// prr is proportional rate reduction (RFC 6937 and its revision): during fast recovery
+// the window comes down with what arrives, so that sending never pauses. Bytes.
+type prr struct {
+	delivered, out int // since recovery began: what arrived, and what was sent
+	flight         int // what was in the network then (RecoverFS)
+}
+
+// reduceByRate sets the window after an acknowledgement in fast recovery by which
+// delivered bytes have arrived. safe: it has moved SND.UNA, and shows no new loss.
+func (e *Endpoint) reduceByRate(delivered int, safe bool) {
+	p, pipe := &e.prr, e.pipe()
+	p.delivered += max(delivered, 0)
+	send := 0
+	if pipe > e.threshold {
+		send = (p.delivered*e.threshold+p.flight-1)/max(p.flight, 1) - p.out
+	} else {
+		most := p.delivered - p.out
+		if safe {
+			most = max(most, delivered) + e.mss
+		}
+		send = min(e.threshold-pipe, most)
+	}
+	e.window = pipe + max(send, 0)
 }
 
 // advance handles the acknowledgement of n more.
 func (e *Endpoint) advance(n uint32, s *segment, now int64) {
+	early := e.spurious(s)
 	if e.sackOK {
 		e.ackFlights(s, now)
 	}
@@ -146,6 +178,12 @@ func (e *Endpoint) advance(n uint32, s *segment, now int64) {
 		// RFC 6298 section 5.7 and Karn's algorithm: what was sent again measures
 		// nothing, and the RTO stays as long as it grew until something does.
 		e.rto, e.rtoGrown = time.Duration(e.timeout()), true
+	}
+	if early {
+		e.undoSpurious()
+	}
+	if e.hole != nil {
+		e.holeAdvanced(now)
 	}
 	e.backoff, e.attempts = 0, 0
 	if e.timing && after(una, e.timedSeq) {
@@ -219,17 +257,22 @@ func (e *Endpoint) duplicate() {
 // recover begins fast recovery (RFC 5681 section 3.2, RFC 6675 section 5).
 func (e *Endpoint) recover() {
 	e.saveUndo()
-	e.reduce(int(e.sendMax - e.unacknowledged))
+	if e.probeLost() {
+		e.threshold = e.window
+	} else {
+		e.reduce(int(e.sendMax - e.unacknowledged))
+	}
 	e.inRecovery, e.slowly = true, false
 	e.recoverSeq = e.sendMax
 	e.window = e.threshold
+	e.prr = prr{flight: int(e.sendMax - e.unacknowledged - e.flights.sacked)}
 	e.fastRetransmits++
 	stats := &e.p.stats
 	stats.FastRetransmit.Increment()
 	if e.sackOK {
 		stats.SACKRecovery.Increment()
 		if _, x, ok := e.flights.nextLost(e.flights.head, e.unacknowledged); ok {
-			e.resend(x.first, x.end)
+			e.prr.out = int(e.resend(x.first, x.end) - x.first)
 		}
 	} else {
 		stats.FastRecovery.Increment()
@@ -277,9 +320,11 @@ func (e *Endpoint) repair() {
 		var x span
 		var ok bool
 		if i, x, ok = e.flights.nextLost(i, e.unacknowledged); ok {
-			if e.resend(x.first, x.end) == x.first {
+			end := e.resend(x.first, x.end)
+			if end == x.first {
 				return
 			}
+			e.prr.out += int(end - x.first)
 			i = max(i-1, e.flights.head) // it may have become one with the one before
 			continue
 		}
@@ -290,7 +335,8 @@ func (e *Endpoint) repair() {
 		if left < 0 || n < 0 || n == 0 && !last {
 			return
 		}
-		if !e.transmit(n, last) {
+		whole := e.transmit(n, last)
+		if e.prr.out += int(e.sendNext - e.unacknowledged - flight); !whole {
 			return
 		}
 	}
@@ -306,6 +352,12 @@ func (e *Endpoint) timedOut() {
 	if e.backoff == 0 {
 		e.saveUndo()
 		e.reduce(int(flight))
+	}
+	if e.hole != nil {
+		e.hole.probe = span{}
+	}
+	if e.backoff >= blackHoleAfter {
+		e.suspectBlackHole()
 	}
 	e.window = e.mss
 	e.counted = 0
@@ -331,10 +383,14 @@ func (e *Endpoint) timedOut() {
 	}
 }
 
-// undo is what a reduction of the window is taken back with, when the peer reports
-// all that was sent again as duplicates: nothing was lost (RFC 3708).
+// undo is what a reduction of the window is taken back with, when it shows that
+// nothing was lost: the peer reports all that was sent again as duplicates (RFC 3708),
+// or echoes a timestamp from before it was (Eifel, RFC 3522).
 type undo struct {
-	armed             bool
+	armed bool
+	// stamped: something was sent again, at stamp by our timestamps first.
+	stamped           bool
+	stamp             uint32
 	window, threshold int
 	cubic             cubic
 	// what was sent again is part of scope, and left bytes of it were not reported.
@@ -359,8 +415,36 @@ func (e *Endpoint) undoRecovery(x span) {
 	if u.left -= int(x.end - x.first); u.left > 0 {
 		return
 	}
+	e.restoreWindow()
+}
+
+// restoreWindow takes a reduction of the window back, and what was taken for lost.
+func (e *Endpoint) restoreWindow() {
+	u := &e.undo
 	u.armed = false
 	e.window, e.threshold, e.cubic = max(e.window, u.window), max(e.threshold, u.threshold), u.cubic
 	e.inRecovery = false
 	e.flights.found()
+}
+
+// undoSpurious goes on as if nothing had been sent again.
+func (e *Endpoint) undoSpurious() {
+	if stats := &e.p.stats; e.attempts > 0 {
+		stats.SpuriousRTORecovery.Increment()
+	} else {
+		stats.SpuriousRecovery.Increment()
+	}
+	e.restoreWindow()
+	e.rack.reordered = true
+	e.duplicates = 0
+	if !e.sackOK {
+		e.sendNext = e.sendMax // nothing of what a time-out began to send again
+	}
+}
+
+// spurious tells whether what s acknowledges first had arrived before it was sent
+// again, by the timestamp that s echoes (RFC 3522 section 3.2).
+func (e *Endpoint) spurious(s *segment) bool {
+	u := &e.undo
+	return u.armed && u.stamped && e.tsOK && s.timestamp && s.tsEcr != 0 && e.unacknowledged == u.scope.first && before(s.tsEcr, u.stamp)
 }

@@ -217,6 +217,7 @@ func (e *Endpoint) tooBig(size int) {
 	if e.mtu > 0 && size >= e.mtu {
 		return
 	}
+	e.hole = nil // the path says it
 	old := e.mss
 	e.mtu = size
 	e.updateMSS()
@@ -461,6 +462,9 @@ func (e *Endpoint) output() {
 		if left <= 0 && !(finDue && left == 0) {
 			break
 		}
+		if e.hole != nil && e.largerSize(room) {
+			continue
+		}
 		n := min(left, room, maxSend/e.mss*e.mss)
 		if n < 0 {
 			n = 0
@@ -553,6 +557,9 @@ func (e *Endpoint) moderateSend(n int, now int64) {
 // countRetransmit counts a segment of n bytes that left again.
 func (e *Endpoint) countRetransmit(n int) {
 	e.undo.left += n
+	if u := &e.undo; u.armed && !u.stamped {
+		u.stamped, u.stamp = true, e.timestamp()
+	}
 	e.p.stats.Retransmits.Increment()
 	e.retransmits++
 }

@@ -44,6 +44,9 @@ func (e *Endpoint) lossTimer(now int64) {
 	case !open(e.current()) || e.sendNext == e.unacknowledged || e.stalled:
 	case e.flights.sacked > 0 || e.inRecovery:
 		e.findLost(now)
+		if e.inRecovery && !e.slowly && e.sackOK {
+			e.reduceByRate(0, false)
+		}
 		e.output()
 	default:
 		e.probeTail(now)

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"io"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,12 @@ var attacks = []scenario{
 	}},
 	{clause: "RFC 5961 section 3.2", name: "a reset outside the window is ignored", steps: steps{
 		established(), settled(), in("R 100001"), in("R -1"), quiet(50 * ms), alive(),
+	}},
+	{clause: "RFC 5961 section 3.2", name: "a reset right behind the window is ignored", ours: "Linux takes it for one in the window", steps: steps{
+		established(), settled(), in("R 65536"), quiet(50 * ms), in("R 65535"), out("A 1 ack 1"), alive(),
+	}},
+	{clause: "RFC 5961 section 3.2", name: "SYN-RECEIVED: a reset right behind the window is ignored", ours: "Linux ends a handshake with any reset in the window", steps: steps{
+		listen(), in("S 0 <mss 1000>"), out("SA 0 ack 1"), in("R 65536"), quiet(50 * ms), in("R 65535"), out("A 1 ack 1"), in("A 1 ack 1"), accept(),
 	}},
 	{clause: "RFC 5961 section 3.2", name: "a reset at the edge ends the connection", steps: steps{
 		established(), in("R 1"), readFails(reset...),
@@ -45,6 +52,13 @@ var attacks = []scenario{
 	}},
 	{clause: "RFC 5961 section 4.2", name: "SYN with data is challenged and not taken", steps: steps{
 		established(), settled(), in("SA 1:11 ack 1 evil"), out("A 1 ack 1"), alive(),
+	}},
+	{clause: "RFC 5961 section 4.2", name: "a SYN is challenged where timestamps were agreed, with one and without", steps: steps{
+		established("mss 1000", "ts 10000 0"), settled(), in("S 100000 <mss 1000>"), out("A 1 ack 1"), wait(600 * ms), in("S 100000 <mss 1000,ts 1 0>"), out("A 1 ack 1"), wait(600 * ms),
+		in("S 1 <mss 1000,ts 20000 0>"), out("A 1 ack 1"),
+	}},
+	{clause: "RFC 5961 section 4.2", name: "a peer that lost its state and comes back is answered at once where timestamps were agreed", steps: steps{
+		established("mss 1000", "ts 10000 0"), again(1, 5000), in("S 0 <mss 1000>"), challenge(), resetTo(), readFails(syscall.ECONNRESET),
 	}},
 	{clause: "RFC 5961 section 5.2", name: "data that acknowledges what was never sent is not taken", steps: steps{
 		established(), in("PA 1:11 ack 1000000 evil"), onlyAcks(50 * ms), nothingToRead(), alive(),
@@ -119,6 +133,13 @@ var attacks = []scenario{
 		established("mss 1000", "ts 10000 0"), in("PA 1:11 ack 1 <ts 10001 last>"), out("A 1 ack 11 <ts * 10001>"), read(10), settled(),
 		in("PA 11:21 ack 1 evil <ts 9000 last>"), out("A 1 ack 11 <ts * 10001>"), nothingToRead(),
 		in("PA 11:21 ack 1 <ts 10002 last>"), out("A 1 ack 21"), read(10),
+	}},
+	{clause: "RFC 7323 section 3.2", name: "segments that leave agreed timestamps out are taken", steps: steps{
+		established("mss 1000", "ts 10000 0"), in("PA 1:11 ack 1"), out("A 1 ack 11 <ts * *>"), read(10), write(10), out("PA 1:11 ack 11 <ts * *>"), in("A 11 ack 11"),
+		in("PA 11:21 ack 11 <ts 10002 last>"), out("A 11 ack 21 <ts * 10002>"), read(10), in("FA 21 ack 11"), out("A 11 ack 22"), readFails(io.EOF),
+	}},
+	{clause: "RFC 7323 section 3.2", name: "a handshake that leaves agreed timestamps out goes on", steps: steps{
+		listen(), in("S 0 <mss 1000,ts 10000 0>"), out("SA 0 ack 1 <ts * 10000>"), in("A 1 ack 1"), accept(), in("PA 1:11 ack 1"), out("A 1 ack 11"), read(10),
 	}},
 	{clause: "RFC 7323 section 5.3", name: "data with the same timestamp is taken", steps: steps{
 		established("mss 1000", "ts 10000 0"), in("PA 1:11 ack 1 <ts 10001 last>"), out("A 1 ack 11"), in("PA 11:21 ack 1 <ts 10001 last>"), out("A 1 ack 21"), read(20),

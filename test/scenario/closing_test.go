@@ -82,6 +82,9 @@ var closing = []scenario{
 	{clause: "RFC 1122 section 4.2.2.13", name: "data that nobody can read any more resets", steps: steps{
 		established(), closeAll(), out("FA 1 ack 1"), in("A 1 ack 2"), in("PA 1:11 ack 2"), outReset(),
 	}},
+	{clause: "RFC 9293 section 3.5.2", name: "the reset for data after closing has the number that the peer expects", steps: steps{
+		established(), write(10), out("PA 1:11 ack 1"), closeAll(), out("FA 11 ack 1"), in("PA 1:11 ack 1"), out("R 1"), gone("11"),
+	}},
 	{clause: "RFC 1122 section 4.2.2.13", name: "a new SYN opens a connection in TIME-WAIT again", steps: steps{
 		timeWait(), wait(10 * ms), again(1, 100000), in("S 0 <mss 1000>"), out("SA 0 ack 1"), in("A 1 ack 1"), accept(), in("PA 1:11 ack 1"), out("A 1 ack 11"), read(10),
 	}},
@@ -107,6 +110,15 @@ var closing = []scenario{
 	{clause: "RFC 9293 section 3.10.7.4", name: "TIME-WAIT: data again is acknowledged again", steps: steps{
 		established(), in("PA 1:11 ack 1"), out("A 1 ack 11"), read(10), closeAll(), out("FA 1 ack 11"), in("FA 11 ack 2"), out("A 2 ack 12"), settled(),
 		in("PA 1:11 ack 1"), out("A 2 ack 12"),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "TIME-WAIT: an acknowledgement outside the window is answered", steps: steps{
+		timeWait(), settled(), in("A 1000001 ack 2"), out("A 2 ack 2"), wait(600 * ms), in("A 1 ack 2"), out("A 2 ack 2"),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "TIME-WAIT: the right acknowledgement is not answered", steps: steps{
+		timeWait(), settled(), in("A 2 ack 2"), quiet(600 * ms),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "TIME-WAIT: a FIN without acknowledgement is dropped", ours: "Linux answers the old one", steps: steps{
+		timeWait(), settled(), in("F 1"), in("F 2"), quiet(600 * ms), in("FA 1 ack 2"), out("A 2 ack 2"),
 	}},
 	{clause: "RFC 9293 section 3.4.1", name: "TIME-WAIT lasts 60 s", slow: true, steps: steps{
 		timeWait(), wait(58 * time.Second), in("FA 1 ack 2"), out("A 2 ack 2"), wait(61 * time.Second), in("FA 1 ack 2"), out("R 2"),
@@ -165,6 +177,12 @@ var closing = []scenario{
 	{clause: "RFC 9293 section 3.10.7.4", name: "CLOSING: a reset ends it", steps: steps{simultaneous(), in("R 2"), quiet(600 * ms), gone("2")}},
 	{clause: "RFC 9293 section 3.10.7.4", name: "FIN-WAIT-2: a reset outside the window does not", steps: steps{
 		finWait2(), in("R 100001"), in("PA 1:11 ack 2"), out("A 2 ack 11"), read(10),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "CLOSE-WAIT: the peer's FIN twice within a moment is acknowledged twice", steps: steps{
+		established(), in("FA 1 ack 1"), out("A 1 ack 2"), settled(), in("FA 1 ack 1"), out("A 1 ack 2"), in("FA 1 ack 1"), out("A 1 ack 2"),
+	}},
+	{clause: "RFC 9293 section 3.10.7.1", name: "CLOSED: what comes right behind a reset is answered with one", steps: steps{
+		established(), in("R 1", "PA 1:11 ack 1"), out("R 1"),
 	}},
 	{clause: "RFC 9293 section 3.10.7.4", name: "CLOSE-WAIT: a SYN is challenged", steps: steps{
 		established(), in("FA 1 ack 1"), out("A 1 ack 2"), settled(), in("S 2"), out("A 1 ack 2"), write(10), out("PA 1:11 ack 2"),

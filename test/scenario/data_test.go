@@ -66,6 +66,13 @@ var data = []scenario{
 	{clause: "RFC 9293 section 3.8.5", name: "urgent data is acknowledged", steps: steps{
 		established(), in("PAU 1:11 ack 1 urg 10"), out("A 1 ack 11"), in("PA 11:21 ack 1"), out("A 1 ack 21"),
 	}},
+	{clause: "RFC 9293 section 3.8.5", name: "urgent data is part of the stream (RFC 6093 section 6)", ours: "Linux takes it out unless SO_OOBINLINE is set", steps: steps{
+		established(), in("PAU 1:11 ack 1 urg 10"), out("A 1 ack 11"), read(10), in("AU 11:21 ack 1 urg 65535"), out("A 1 ack 21"), read(10),
+		in("AU 26:31 ack 1 urg 3"), in("A 21:26 ack 1"), out("A 1 ack 31"), read(10),
+	}},
+	{clause: "RFC 9293 section 3.8.5", name: "nothing urgent is ever sent", steps: steps{
+		established(), write(10), out("PA 1:11 ack 1 urg 0"),
+	}},
 	{clause: "RFC 9293 section 3.8.5", name: "an urgent pointer without the flag means nothing", steps: steps{
 		established(), in("PA 1:11 ack 1 urg 5"), out("A 1 ack 11"), read(10),
 	}},
@@ -139,6 +146,24 @@ var data = []scenario{
 	}},
 	{clause: "RFC 2018 section 4", name: "data again is reported as duplicate (RFC 2883 section 4)", steps: steps{
 		established("mss 1000", "sackok"), in("A 1:11 ack 1"), out("A 1 ack 11"), settled(), in("A 1:11 ack 1"), out("A 1 ack 11 <sack 1-11>"),
+	}},
+	{clause: "RFC 2883 section 4", name: "what is there out of order is reported as duplicate, with its block behind", steps: steps{
+		established("mss 1000", "sackok"), in("A 11:21 ack 1"), out("A 1 ack 1 <sack 11-21>"), settled(), in("A 11:21 ack 1"), out("A 1 ack 1 <sack 11-21 11-21>"),
+	}},
+	{clause: "RFC 2883 section 4", name: "the end of a segment that is there out of order is reported as duplicate", steps: steps{
+		established("mss 1000", "sackok"), in("A 21:31 ack 1"), out("A 1 ack 1 <sack 21-31>"), settled(),
+		in("A 11:26 ack 1"), out("A 1 ack 1 <sack 21-26 11-31>"), in("A 1:11 ack 1"), out("A 1 ack 31"), read(30),
+	}},
+	{clause: "RFC 2883 section 4", name: "the beginning of a segment that is there out of order is reported as duplicate", steps: steps{
+		established("mss 1000", "sackok"), in("A 11:21 ack 1"), out("A 1 ack 1 <sack 11-21>"), settled(),
+		in("A 16:31 ack 1"), out("A 1 ack 1 <sack 16-21 11-31>"), in("A 1:11 ack 1"), out("A 1 ack 31"), read(30),
+	}},
+	{clause: "RFC 2883 section 4", name: "the middle of a segment that is there out of order is reported as duplicate", steps: steps{
+		established("mss 1000", "sackok"), in("A 21:31 ack 1"), out("A 1 ack 1 <sack 21-31>"), settled(),
+		in("A 11:41 ack 1"), out("A 1 ack 1 <sack 21-31 11-41>"), in("A 1:11 ack 1"), out("A 1 ack 41"), read(40),
+	}},
+	{clause: "RFC 2883 section 4", name: "the part of a segment that came in order is reported as duplicate", steps: steps{
+		established("mss 1000", "sackok"), in("A 1:11 ack 1"), out("A 1 ack 11"), settled(), in("A 6:16 ack 1"), out("A 1 ack 16 <sack 6-11>"), read(15),
 	}},
 }
 

@@ -101,6 +101,10 @@ var handshakes = []scenario{
 	{clause: "RFC 9293 section 3.10.7.2", name: "LISTEN: a SYN with a reset is dropped", steps: steps{
 		listen(), in("SR 0"), quiet(100 * time.Millisecond), nobody(),
 	}},
+	{clause: "RFC 3168 section 6.1.1", name: "ECN is refused", ours: "Linux accepts it", steps: steps{
+		listen(), in("SEC 0 <mss 1000>"), out("SA 0 ack 1"), in("A 1 ack 1"), accept(), in("PAC 1:11 ack 1"), out("A 1 ack 11"), read(10), write(10), out("PA 1:11 ack 11"), in("AE 11 ack 11"), write(10), out("PA 11:21 ack 11"),
+	}},
+	{clause: "RFC 3168 section 6.1.1", name: "a SYN asks for no ECN", steps: steps{dial(), out("S 0")}},
 	{clause: "RFC 9293 section 3.10.7.1", name: "CLOSED: a SYN is answered with a reset that acknowledges it", steps: steps{
 		closedPort(), in("S 0"), out("RA 0 ack 1"),
 	}},

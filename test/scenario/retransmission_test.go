@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -123,6 +124,20 @@ var retransmissions = []scenario{
 	}},
 	{clause: "RFC 2018 section 5", name: "a backward SACK block is ignored", steps: steps{
 		established("mss 1000", "sackok"), write(1900), takeSegments(2), in("A 1 ack 1 <sack 1801-1001>"), in("A 1 ack #3"), write(900), out("A #3:* ack 1"),
+	}},
+	{clause: "RFC 3522 section 3.2", name: "a time-out that came too early is taken back (Eifel)", steps: steps{
+		established("mss 1000", "ts 100 0"), write(30000), takeSegments(10), timestampsRise(0), timedOut(), echoOld(), in("A 1 ack #2 <ts 101 last>"), newData(),
+	}},
+	{clause: "RFC 3522 section 3.2", name: "a time-out that came too early is taken back, with SACK", steps: steps{
+		established("mss 1000", "sackok", "ts 100 0"), write(30000), takeSegments(10), timestampsRise(0), timedOut(), echoOld(), in("A 1 ack #2 <ts 101 last>"), newData(),
+	}},
+	{clause: "RFC 3522 section 3.2", name: "a time-out that came in time is not", steps: steps{
+		established("mss 1000", "ts 100 0"), write(30000), takeSegments(10), timedOut(), in("A 1 ack #2 <ts 101 last>"), out("A #2:#3 ack 1"),
+	}},
+	{clause: "RFC 6937 section 3", name: "sending does not pause while the window comes down", steps: steps{
+		established("mss 1000", "sackok"), write(40000), takeSegments(10),
+		in("A 1 ack 1 <sack #2-#3>"), in("A 1 ack 1 <sack #2-#4>"), in("A 1 ack 1 <sack #2-#5>"), untilSegment(100*ms, "A #1:#2 ack 1"),
+		in("A 1 ack 1 <sack #2-#6>"), in("A 1 ack 1 <sack #2-#7>"), in("A 1 ack 1 <sack #2-#8>"), newData(),
 	}},
 	{clause: "RFC 8985 section 7", name: "the tail of a flight is probed before the timer runs out", tailProbes: true, steps: steps{
 		established("mss 1000", "sackok"), write(1800), takeSegments(2), tailProbe(150 * ms),
@@ -286,6 +301,35 @@ func tailProbe(limit time.Duration) step {
 		case !ok:
 			return fmt.Errorf("it is not sent")
 		case g.end.v != starts[len(starts)-1]:
+			return fmt.Errorf("got %v", g)
+		}
+		return nil
+	}}
+}
+
+// timedOut expects the first segment again, when the timer has run out.
+func timedOut() step { return untilSegment(1500*ms, "A #1:#2 ack 1") }
+
+// echoOld has the peer echo the timestamp that timestampsRise took.
+func echoOld() step {
+	return step{"the peer echoes that timestamp", func(s *run) error {
+		s.conn(0).lastTS = s.oldTS
+		return nil
+	}}
+}
+
+// newData expects that the next segment has data that was not sent before.
+func newData() step {
+	return step{"expect new data", func(s *run) error {
+		starts := s.conn(0).starts
+		next := starts[len(starts)-1]
+		g, _, ok, err := s.next(time.Now().Add(100 * ms))
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return errors.New("there is none")
+		case g.seq.v != next || g.end.v <= next:
 			return fmt.Errorf("got %v", g)
 		}
 		return nil
