@@ -49,6 +49,17 @@ var portMetrics = []metric[scrape]{
 		name: "port_queues", kind: gauge, help: "Device queues in use, each with a shard of its own.",
 		read: func(s scrape) []sample { return one(len(s.Shards)) },
 	},
+	{
+		name: "port_queue_info", kind: gauge, help: "1. The label mode says how the queue is used, and why no better. Only of devices that can be used in several ways.",
+		labels: []string{"queue", "mode"},
+		read: func(s scrape) []sample {
+			var all []sample
+			for i, mode := range s.Info.QueueModes {
+				all = append(all, series(1, strconv.Itoa(i), mode))
+			}
+			return all
+		},
+	},
 	device("receive_packets_total", "Frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxPackets }),
 	device("receive_bytes_total", "Bytes of the frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxBytes }),
 	device("transmit_packets_total", "Frames that the device sent.", func(d *accel.DeviceStats) uint64 { return d.TxPackets }),
