@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/gotpa/tpa/internal/bpf"
-	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
@@ -20,8 +19,6 @@ type Device struct {
 	info   link.Info
 	netdev *netdev.Interface
 	filter *bpf.Filter
-	// ethtool asks in the interface's namespace.
-	ethtool *ethtool.Socket
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
@@ -54,9 +51,6 @@ func Open(cfg Config) (_ *Device, err error) {
 	}()
 	l := dev.netdev.Link
 	attrs := l.Attrs()
-	if dev.ethtool, err = ethtool.Open(); err != nil {
-		return nil, errSocket(attrs.Name, 0, err)
-	}
 
 	plan := cfg.plan(ask(l))
 	receive := plan.Queues
@@ -298,9 +292,6 @@ func (d *Device) free() (err error) {
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())
-	}
-	if d.ethtool != nil {
-		d.ethtool.Close()
 	}
 	return err
 }

@@ -16,14 +16,14 @@ var _ link.Spreader = (*Device)(nil)
 // and so may take a millisecond.
 func (d *Device) RSS() (link.RSS, error) {
 	name := d.info.Name
-	r, err := d.ethtool.RSS(name)
+	r, err := d.netdev.Ethtool.RSS(name)
 	if err != nil {
 		return link.RSS{}, fmt.Errorf("%s: ask for RSS key and table: %w", name, err)
 	}
 	for _, f := range []ethtool.Flow{ethtool.TCPv4, ethtool.TCPv6} {
 		// Drivers that do not tell are taken to hash what nearly all do: where that is
 		// wrong, segments are handed over as without a key.
-		if four, err := d.ethtool.FourTuple(name, f); err == nil && !four {
+		if four, err := d.netdev.Ethtool.FourTuple(name, f); err == nil && !four {
 			return link.RSS{}, fmt.Errorf("%s: RSS does not hash addresses and ports alone: ethtool -N %s rx-flow-hash tcp4 sdfn, and the same for tcp6: %w",
 				name, name, errors.ErrUnsupported)
 		}
