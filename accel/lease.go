@@ -92,8 +92,8 @@ func (s *sharing) lease(hold *ports.Reservation, want bifurcation.Ports) (*lease
 	return l, nil
 }
 
-// dial makes sure that there are local ports for connections: one block for each
-// shard. laddr may ask for one port, which gets a lease of its own.
+// dial makes sure that there are local ports for connections: one block for all
+// shards where it is known how the device spreads flows, else one for each. laddr may ask for one port, which gets a lease of its own.
 func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 	if laddr != nil && laddr.Port != 0 && !s.isOutbound(laddr.Port) {
 		return s.listen(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
@@ -124,6 +124,15 @@ func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 	}
 	s.outbound = l
 	s.mu.Unlock()
+	if s.rt.spreadNow.Load() != nil {
+		// Each shard takes those ports whose answers arrive on its queue.
+		for _, sh := range s.rt.shards {
+			if err := sh.SharePortRange(l.first, l.first+uint16(l.count-1)); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	}
 	each := l.count / shards
 	for i, sh := range s.rt.shards {
 		first := l.first + uint16(i*each)

@@ -212,7 +212,7 @@ func (rt *Runtime) start() (err error) {
 	rt.watchers.Go(rt.watch)
 	facts := []any{"device", info.Name, "driver", info.Driver}
 	if info.Mode != "" {
-		facts = append(facts, "mode", info.Mode)
+		facts = append(facts, "mode", info.Mode, "queue_modes", slices.Compact(slices.Sorted(slices.Values(info.QueueModes))))
 	}
 	rt.log.Info("accelerating", append(facts, "queues", queues, "addrs", rt.localAddrs(), "mtu", mtu)...)
 	return nil

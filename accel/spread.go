@@ -25,7 +25,7 @@ func (rt *Runtime) spread() {
 	if len(rt.shards) < 2 {
 		return
 	}
-	if rt.sharing != nil {
+	if rt.sharing != nil && rt.sharing.steering.Filter().Stats().Backend != "xdp" {
 		return // the rules that share the device spread flows in a way of their own
 	}
 	s, ok := rt.device.(link.Spreader)
@@ -38,7 +38,9 @@ func (rt *Runtime) spread() {
 		rt.steerBlocks(err)
 		return
 	}
-	if key, err := rss.RandomKey(cmp.Or(rt.config.Random, rand.Reader), len(now.Key)); err == nil {
+	if rt.sharing != nil {
+		// The kernel's own traffic follows key and table, too: they stay.
+	} else if key, err := rss.RandomKey(cmp.Or(rt.config.Random, rand.Reader), len(now.Key)); err == nil {
 		ours := link.RSS{Key: key, Table: rss.Table(len(now.Table), len(rt.shards))}
 		if err := s.SetRSS(ours); err != nil {
 			rt.log.Debug("the device keeps its RSS key and table", "device", rt.device.Info().Name, "err", err)

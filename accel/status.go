@@ -82,9 +82,11 @@ type DeviceStatus struct {
 	// Name is the interface's or port's name, Driver the driver's.
 	Name   string `json:"name"`
 	Driver string `json:"driver"`
-	// Mode says how an interface of the kernel is used, such as "XDP native, copy";
-	// empty for devices that can be used in one way only.
-	Mode string `json:"mode,omitempty"`
+	// Mode says how an interface of the kernel is used, such as "XDP native,
+	// zero-copy", and QueueModes that of each queue, and why no better. Both are empty
+	// for devices that can be used in one way only.
+	Mode       string   `json:"mode,omitempty"`
+	QueueModes []string `json:"queue_modes,omitempty"`
 	// HardwareAddr is the MAC address.
 	HardwareAddr string `json:"hardware_addr"`
 	// MTU is the greatest IP packet in bytes.
@@ -311,7 +313,8 @@ func Version() string {
 
 func deviceStatus(s *Stats) DeviceStatus {
 	return DeviceStatus{
-		Name: s.Info.Name, Driver: s.Info.Driver, Mode: s.Info.Mode, HardwareAddr: s.Info.HardwareAddr.String(),
+		Name: s.Info.Name, Driver: s.Info.Driver, HardwareAddr: s.Info.HardwareAddr.String(),
+		Mode: s.Info.Mode, QueueModes: slices.Clone(s.Info.QueueModes),
 		MTU: s.Info.MTU, LinkUp: s.LinkUp, NUMANode: s.Info.NUMANode,
 		Offloads: offloads(s.Info.Capabilities), Stats: s.Device, Neighbours: s.Neighbours,
 	}

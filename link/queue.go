@@ -175,6 +175,10 @@ type Info struct {
 	// Mode says for people how an interface of the kernel is used: "XDP native,
 	// zero-copy". It is empty for devices that can be used in one way only.
 	Mode string
+	// QueueModes says for people how each queue is used, and why no better: "copy:
+	// the driver has no zero-copy mode". It is nil for devices whose queues can be
+	// used in one way only.
+	QueueModes []string
 	// NUMANode is the node the device hangs off, -1 when unknown.
 	NUMANode int
 	Capabilities

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/gotpa/tpa/accel"
 )
@@ -49,6 +50,17 @@ var portMetrics = []metric[scrape]{
 		name: "port_queues", kind: gauge, help: "Device queues in use, each with a shard of its own.",
 		read: func(s scrape) []sample { return one(len(s.Shards)) },
 	},
+	{
+		name: "port_queue_info", kind: gauge, help: "1. The label mode says how the queue is used, and why no better. Only of devices that can be used in several ways.",
+		labels: []string{"queue", "mode"},
+		read: func(s scrape) []sample {
+			var all []sample
+			for i, mode := range s.Info.QueueModes {
+				all = append(all, series(1, strconv.Itoa(i), mode))
+			}
+			return all
+		},
+	},
 	device("receive_packets_total", "Frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxPackets }),
 	device("receive_bytes_total", "Bytes of the frames that the device received.", func(d *accel.DeviceStats) uint64 { return d.RxBytes }),
 	device("transmit_packets_total", "Frames that the device sent.", func(d *accel.DeviceStats) uint64 { return d.TxPackets }),
@@ -57,6 +69,21 @@ var portMetrics = []metric[scrape]{
 	device("receive_nombuf_total", "Frames lost for want of a packet buffer.", func(d *accel.DeviceStats) uint64 { return d.RxNoBuffer }),
 	device("receive_errors_total", "Frames that the device found broken.", func(d *accel.DeviceStats) uint64 { return d.RxErrors }),
 	device("transmit_errors_total", "Frames that the device could not send.", func(d *accel.DeviceStats) uint64 { return d.TxErrors }),
+	{
+		name: "port_allowance_exceeded_total", kind: counter,
+		help:   "Frames that a cloud queued or dropped because the instance was over a limit: pps, bw_in, bw_out, conntrack, linklocal. Only of drivers that tell (ena).",
+		labels: []string{"limit"},
+		read: func(s scrape) []sample {
+			var all []sample
+			for name, v := range s.Device.Extended {
+				if limit, ok := strings.CutSuffix(name, "_allowance_exceeded"); ok {
+					all = append(all, series(v, limit))
+				}
+			}
+			slices.SortFunc(all, func(a, b sample) int { return cmp.Compare(a.labels[0], b.labels[0]) })
+			return all
+		},
+	},
 	{
 		name: "port_extended_total", kind: counter, help: "Counters of the driver's own, under the driver's names. Off unless asked for.",
 		labels: []string{"name"},

@@ -143,6 +143,7 @@ func (m *host) examine(dev string) ([]finding, best) {
 	hasDPDK := add(m.dpdkVersion())
 	huge := add(m.hugePages())
 	vfio := add(m.vfio())
+	all = append(all, m.cards()...)
 	nics, bound := m.interfaces(dev), m.vfioDevices()
 	usable := slices.DeleteFunc(slices.Clone(nics), func(n iface) bool { return n.attached != 0 })
 	for _, n := range nics {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io/fs"
 	"slices"
 	"strings"
 	"syscall"
@@ -159,6 +160,27 @@ func TestDoctorHere(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) < 8 || got.Best.Mode == "" {
 		t.Errorf("--json: %v, %d findings, best mode %q", err, len(got.Findings), got.Best.Mode)
+	}
+}
+
+func TestCards(t *testing.T) {
+	m := good()
+	files := m.fs.(fstest.MapFS)
+	files["sys/bus/pci/devices/0000:00:05.0/vendor"] = file("0x1d0f")
+	files["sys/bus/pci/devices/0000:00:05.0/device"] = file("0xec20")
+	files["sys/bus/pci/devices/0000:00:05.0/driver"] = &fstest.MapFile{Data: []byte("../../../bus/pci/drivers/ena"), Mode: fs.ModeSymlink}
+	files["sys/bus/pci/devices/0000:00:06.0/vendor"] = file("0x1414")
+	files["sys/bus/pci/devices/0000:00:06.0/device"] = file("0x00ba")
+	files["sys/bus/pci/devices/0000:00:07.0/vendor"] = file("0x1234") // nobody's card
+	files["sys/bus/pci/devices/0000:00:07.0/device"] = file("0x5678")
+	got := m.cards()
+	if len(got) != 2 {
+		t.Fatalf("got %+v, want two cards", got)
+	}
+	for i, want := range []string{"Amazon ENA (1d0f:ec20), bound to ena", "Microsoft MANA (1414:00ba), bound to no driver"} {
+		if !strings.HasPrefix(got[i].Found, want) {
+			t.Errorf("got %q, want it to start with %q", got[i].Found, want)
+		}
 	}
 }
 

@@ -60,6 +60,22 @@ func (s *Socket) Channels(name string) (Channels, error) {
 	return Channels{int(value.rx), int(value.both), int(value.maxRx), int(value.maxBoth)}, err
 }
 
+// Rings are the descriptors of each queue in `ethtool -g NAME`.
+type Rings struct{ Receive, Transmit int }
+
+// Rings returns the ring sizes of an interface.
+func (s *Socket) Rings(name string) (Rings, error) {
+	// struct ethtool_ringparam: received, small, jumbo and sent, first the most there
+	// can be, then those in use.
+	value := struct {
+		cmd          uint32
+		_            [4]uint32
+		rx, _, _, tx uint32
+	}{cmd: unix.ETHTOOL_GRINGPARAM}
+	err := do(s, name, &value)
+	return Rings{int(value.rx), int(value.tx)}, err
+}
+
 // SetTxChecksum is `ethtool -K NAME tx on|off`.
 func (s *Socket) SetTxChecksum(name string, on bool) error {
 	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_STXCSUM}

@@ -29,6 +29,12 @@ func TestVeth(t *testing.T) {
 		if four, err := s.FourTuple(near.Name, ethtool.TCPv4); err == nil {
 			t.Errorf("hash fields: got %v, want an error", four)
 		}
+		// A number that does not change, and one of each queue.
+		if all, err := s.Statistics(near.Name); err != nil || all["peer_ifindex"] == 0 {
+			t.Errorf("statistics: got %v, %v, want peer_ifindex", all, err)
+		} else if _, ok := all["rx_queue_2_xdp_packets"]; !ok {
+			t.Errorf("statistics: got %v, want those of 3 queues", all)
+		}
 		if _, err := s.Driver("nowhere"); err == nil {
 			t.Error("no error for an interface that is not there")
 		}

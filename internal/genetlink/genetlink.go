@@ -26,6 +26,7 @@ func Open() (*Conn, error) {
 	}
 	// A kernel that does not answer must not hold up a program.
 	limit := unix.Timeval{Sec: 5}
+	_ = s.SetExtAck(true) // reasons in words, where the kernel has them
 	if err := errors.Join(s.SetSendTimeout(&limit), s.SetReceiveTimeout(&limit)); err != nil {
 		s.Close()
 		return nil, err
@@ -59,7 +60,7 @@ func (c *Conn) execute(family string, command uint8, flags int, attrs []*nl.RtAt
 	}
 	r := nl.NewNetlinkRequest(int(f.ID), flags)
 	r.Sockets = c.sockets
-	r.AddData(&nl.Genlmsg{Command: command, Version: uint8(f.Version)})
+	r.AddData(header{command, uint8(f.Version)})
 	for _, a := range attrs {
 		r.AddData(a)
 	}
@@ -80,6 +81,13 @@ func (c *Conn) execute(family string, command uint8, flags int, attrs []*nl.RtAt
 	}
 	return all, nil
 }
+
+// header is struct genlmsghdr: command, version and two bytes that must be 0, which
+// nl.Genlmsg leaves to chance.
+type header [4]byte
+
+func (h header) Len() int          { return len(h) }
+func (h header) Serialize() []byte { return h[:] }
 
 // Attributes are those of an answer, by type. Of several of one type, the last one.
 type Attributes map[uint16][]byte

@@ -17,12 +17,18 @@ func (s *Shard) DeliverPacket(packet []byte) { s.link.DeliverPacket(packet) }
 
 // SetPortRange limits the local ports of connections that do not ask for one. No
 // other shard may have one of them.
-func (s *Shard) SetPortRange(first, last uint16) error {
+func (s *Shard) SetPortRange(first, last uint16) error { return s.setPortRange(first, last, true) }
+
+// SharePortRange is SetPortRange with ports that all shards have. Each takes those
+// whose answers arrive on its queue: see SetSpread.
+func (s *Shard) SharePortRange(first, last uint16) error { return s.setPortRange(first, last, false) }
+
+func (s *Shard) setPortRange(first, last uint16, block bool) error {
 	if err := s.stack.SetPortRange(first, last); err != nil {
 		return fmt.Errorf("ports %d to %d: %v", first, last, err)
 	}
 	s.outbound.mu.Lock()
-	s.outbound.ports, s.outbound.block = nil, true
+	s.outbound.ports, s.outbound.block = nil, block
 	s.outbound.mu.Unlock()
 	return nil
 }

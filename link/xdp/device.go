@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,8 +52,8 @@ func Open(cfg Config) (_ *Device, err error) {
 	l := dev.netdev.Link
 	attrs := l.Attrs()
 
-	known := ask(l)
-	receive := cfg.plan(known).Queues
+	plan := cfg.plan(ask(l))
+	receive := plan.Queues
 	if cfg.Queues == 0 {
 		cfg.Queues = receive
 	}
@@ -78,23 +79,31 @@ func Open(cfg Config) (_ *Device, err error) {
 	if receive, err = moreQueues(cfg, attrs, receive); err != nil {
 		return nil, errSocket(attrs.Name, receive, err)
 	}
-	chunk := drivers[known.driver.Name].chunkSize(attrs.MTU)
+	dev.info = dev.netdev.Info()
+	dev.info.Queues = cfg.Queues
+	zeroCopy := 0
 	for i := range cfg.Queues {
-		q, err := dev.openQueue(cfg, l, i, receive, chunk)
+		q, err := dev.openQueue(cfg, plan, i, receive)
 		if err != nil {
 			return nil, err
 		}
 		dev.queues = append(dev.queues, q)
+		dev.info.QueueModes = append(dev.info.QueueModes, q.mode())
+		if q.zeroCopy {
+			zeroCopy++
+		}
+		if most := q.memory.maxFrame(); i == 0 || most < dev.info.MaxFrame {
+			dev.info.MaxFrame = most
+		}
 	}
-	dev.zeroCopy = dev.queues[0].zeroCopy
-
-	dev.info = dev.netdev.Info()
-	dev.info.MaxFrame = dev.queues[0].memory.maxFrame()
+	dev.zeroCopy = zeroCopy == cfg.Queues
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
-	dev.info.Queues = cfg.Queues
 	copying := "copy"
-	if dev.zeroCopy {
+	switch {
+	case dev.zeroCopy:
 		copying = "zero-copy"
+	case zeroCopy > 0:
+		copying = fmt.Sprintf("zero-copy on %d of %d queues", zeroCopy, cfg.Queues)
 	}
 	if !slices.ContainsFunc(dev.queues, func(q *Queue) bool { return q.out == nil }) {
 		dev.info.Capabilities = packetsocket.Capabilities
@@ -124,27 +133,77 @@ func (d driver) chunkSize(mtu int) int {
 	return pageSize
 }
 
-// openQueue opens link queue i, which serves the receive queues i, i+cfg.Queues,
-// i+2*cfg.Queues and so on.
-func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_ *Queue, err error) {
+// A memoryMode is a way for a queue to get at the frames.
+type memoryMode struct {
+	chunk int // bytes
+	copy  bool
+}
+
+// memoryModes returns the ways to try for frames of an MTU, best first. A driver
+// that does not say so may want chunks of a page, too.
+func (d driver) memoryModes(mtu int, copy bool) (all []memoryMode) {
+	if !copy {
+		all = append(all, memoryMode{chunk: d.chunkSize(mtu)})
+		if d.chunkSize(mtu) != pageSize {
+			all = append(all, memoryMode{chunk: pageSize})
+		}
+	}
+	return append(all, memoryMode{driver{}.chunkSize(mtu), true})
+}
+
+// openQueue opens link queue i, in the first mode that the driver takes.
+func (d *Device) openQueue(cfg Config, plan Plan, i, receive int) (q *Queue, err error) {
+	l := d.netdev.Link
+	copies := plan.Copies
+	for _, m := range drivers[plan.Driver].memoryModes(l.Attrs().MTU, cfg.Copy || d.filter.Mode() == bpf.Generic) {
+		if q, err = d.openQueueAs(m, cfg, l, i, receive); err == nil {
+			q.copies = copies
+			return q, nil
+		}
+		if m.copy || !refused(err) {
+			return nil, err
+		}
+		// The plan may know the reason, the last refusal is one.
+		copies = cmp.Or(plan.Copies, fmt.Sprintf("the driver refuses zero-copy mode with chunks of %d bytes: %v", m.chunk, errors.Unwrap(err)))
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			copies = cmp.Or(plan.Copies, "the driver has no zero-copy mode")
+		}
+	}
+	return nil, err
+}
+
+// refused tells whether opening a queue failed for what the driver does not do, so
+// that another mode may work.
+func refused(err error) bool {
+	for _, no := range []error{unix.EPERM, unix.EBUSY, unix.ENODEV, unix.EAFNOSUPPORT, unix.ENOBUFS, unix.EMFILE} {
+		if errors.Is(err, no) {
+			return false
+		}
+	}
+	return true
+}
+
+// openQueueAs opens link queue i in one mode. It serves the receive queues i,
+// i+cfg.Queues, i+2*cfg.Queues and so on.
+func (d *Device) openQueueAs(m memoryMode, cfg Config, l netlink.Link, i, receive int) (_ *Queue, err error) {
 	attrs := l.Attrs()
 	count := (receive - i + cfg.Queues - 1) / cfg.Queues
-	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0}
+	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0, zeroCopy: !m.copy}
 	defer func() {
 		if err != nil {
 			q.abandon()
 		}
 	}()
-	if q.memory, err = newUmem((1+count)*cfg.RingSize, chunk); err != nil {
+	if q.memory, err = newUmem((1+count)*cfg.RingSize, m.chunk); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
 	}
 	for n := range cfg.RingSize {
-		q.free = append(q.free, uint64(n*chunk))
+		q.free = append(q.free, uint64(n*m.chunk))
 	}
 	q.txFree.Store(int32(len(q.free)))
-	flags := uint16(unix.XDP_USE_NEED_WAKEUP)
-	if cfg.Copy || d.filter.Mode() == bpf.Generic {
-		flags |= unix.XDP_COPY
+	flags := uint16(unix.XDP_USE_NEED_WAKEUP | unix.XDP_ZEROCOPY)
+	if m.copy {
+		flags = unix.XDP_USE_NEED_WAKEUP | unix.XDP_COPY
 	}
 	var first *socket
 	for k := range count {
@@ -157,17 +216,20 @@ func (d *Device) openQueue(cfg Config, l netlink.Link, i, receive, chunk int) (_
 			first = s
 		}
 		q.sockets = append(q.sockets, s)
-		if err := d.filter.SetSocket(queue, s.fd); err != nil {
-			return nil, errSocket(attrs.Name, queue, err)
-		}
 	}
-	if q.zeroCopy = first.zeroCopy(); !q.zeroCopy && !cfg.sendByRing {
+	if m.copy && !cfg.sendByRing {
 		if q.out, err = packetsocket.Open(attrs.Index, bpf.Gone(attrs.Name, "xdp")); err != nil {
 			return nil, errSocket(attrs.Name, i, err)
 		}
 	}
 	if q.sleeper, err = newSleeper(q.sockets); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
+	}
+	// Frames come from here on.
+	for _, s := range q.sockets {
+		if err := d.filter.SetSocket(s.queue, s.fd); err != nil {
+			return nil, errSocket(attrs.Name, s.queue, err)
+		}
 	}
 	return q, nil
 }
@@ -188,7 +250,8 @@ func (d *Device) Sharing() (link.Sharing, bool) {
 // mode was tried, else nil.
 func (d *Device) NotNative() error { return d.notNative }
 
-// ZeroCopy tells whether the interface itself reads and writes the chunks.
+// ZeroCopy tells whether the interface itself reads and writes the chunks, of all
+// queues.
 func (d *Device) ZeroCopy() bool { return d.zeroCopy }
 
 // String describes how the interface is used: "eth0 (ixgbe): XDP native,

@@ -15,6 +15,11 @@ type driver struct {
 	maxMTU int
 	// halfQueues: XDP needs as many queues again to send from.
 	halfQueues bool
+	// powerOfTwoRings: zero-copy mode takes rings of a power of two alone.
+	powerOfTwoRings bool
+	// ownZeroCopyQueues: before Linux 6.1, zero-copy mode has queues of its own, which
+	// RSS does not reach.
+	ownZeroCopyQueues bool
 	// traps is what else a user of the driver should know.
 	traps []string
 }
@@ -55,13 +60,12 @@ var drivers = map[string]driver{
 		"the host should offer as many queues as the guest has processors, twice: else what the filter sends takes a lock",
 		"attaching switches off checksum and segmentation offload of the guest: the kernel's own bulk traffic is slower",
 	}},
-	"mlx5_core": {native: true, zeroCopy: true, traps: []string{
+	"mlx5_core": {native: true, zeroCopy: true, ownZeroCopyQueues: true, traps: []string{
 		"in zero-copy mode the number of channels cannot be changed while a socket is open",
-		"zero-copy mode before Linux 6.1 has queues of its own, numbered behind the regular ones",
 	}},
 	// ICE_RXBUF_3072 less ICE_ETH_PKT_HDR_PAD.
-	"ice": {native: true, zeroCopy: true, maxMTU: 3046, traps: []string{
-		"zero-copy mode takes combined queues, and rings of a power of two: ethtool -G DEVICE rx 2048 tx 2048",
+	"ice": {native: true, zeroCopy: true, maxMTU: 3046, powerOfTwoRings: true, traps: []string{
+		"zero-copy mode takes combined queues alone: ethtool -L DEVICE rx 0 tx 0 combined N",
 		"in zero-copy mode frames for the kernel are copied: its own traffic is dearer",
 	}},
 	"i40e":        {native: true, zeroCopy: true, maxMTU: 3046},

@@ -248,7 +248,12 @@ func TestPlanHolds(t *testing.T) {
 				t.Error("asking attached a program")
 			}
 			dev := open(t, near, tt.cfg)
-			if got := xdp.Attach(dev.Filter().Mode()); got != p.Attach || dev.ZeroCopy() != p.ZeroCopy || dev.Info().Queues != p.Queues {
+			for i, m := range dev.Info().QueueModes {
+				if want := "copy: " + p.Copies; m != want {
+					t.Errorf("queue %d: got mode %q, want %q", i, m, want)
+				}
+			}
+			if got := xdp.Attach(dev.Filter().Mode()); got != p.Attach || dev.ZeroCopy() != p.ZeroCopy || len(dev.Info().QueueModes) != p.Queues || dev.Info().Queues != p.Queues {
 				t.Errorf("opened %v with %d queues, planned %v", dev, dev.Info().Queues, p)
 			}
 		})

@@ -3,6 +3,7 @@ package xdp
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gotpa/tpa/internal/bpf"
@@ -67,6 +68,8 @@ type facts struct {
 	// device is nil where the kernel does not tell.
 	device   *netdevgenl.Device
 	channels ethtool.Channels
+	rings    ethtool.Rings // zero where the kernel does not tell
+	kernel   string        // "6.1.0-18-amd64"
 	// queues are those that there are, in use or not.
 	queues int
 }
@@ -75,11 +78,12 @@ type facts struct {
 // not know stays zero.
 func ask(l netlink.Link) facts {
 	attrs := l.Attrs()
-	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues}
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, kernel: bpf.KernelRelease()}
 	if s, err := ethtool.Open(); err == nil {
 		defer s.Close()
 		f.driver, _ = s.Driver(attrs.Name)
 		f.channels, _ = s.Channels(attrs.Name)
+		f.rings, _ = s.Rings(attrs.Name)
 	}
 	f.driver.Name = cmp.Or(f.driver.Name, l.Type())
 	if c, err := genetlink.Open(); err == nil {
@@ -89,6 +93,13 @@ func ask(l netlink.Link) facts {
 		}
 	}
 	return f
+}
+
+// before tells whether the kernel is older than a version.
+func (f facts) before(major, minor int) bool {
+	var is [2]int
+	fmt.Sscanf(f.kernel, "%d.%d", &is[0], &is[1])
+	return slices.Compare(is[:], []int{major, minor}) < 0
 }
 
 // plan concludes from the facts.
@@ -132,6 +143,10 @@ func (c Config) plan(f facts) Plan {
 		p.Copies = "Config.Copy was asked for"
 	case !features.Has(netdevgenl.ZeroCopy):
 		p.Copies = "the driver has no zero-copy mode"
+	case d.ownZeroCopyQueues && f.before(6, 1):
+		p.Copies = "zero-copy mode of this driver has queues before Linux 6.1 that RSS does not reach"
+	case d.powerOfTwoRings && (f.rings.Receive&(f.rings.Receive-1) != 0 || f.rings.Transmit&(f.rings.Transmit-1) != 0):
+		p.Copies = fmt.Sprintf("the driver's zero-copy mode wants rings of a power of two: ethtool -G %s rx 2048 tx 2048", c.Interface)
 	default:
 		p.ZeroCopy = true
 		p.TxChecksum = f.device != nil && f.device.TxChecksum

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,8 +42,16 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			"checksums by the device", Config{}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 1500,
-				device: &netdevgenl.Device{Features: zeroCopy, TxChecksum: true}, channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
+				device: &netdevgenl.Device{Features: zeroCopy, TxChecksum: true}, kernel: "6.8.0", channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
 			Plan{Told: true, Attach: AttachNative, ZeroCopy: true, TxChecksum: true, ChunkSize: 2048, Queues: 8, MaxQueues: 8},
+		},
+		{
+			"queues of mlx5 before Linux 6.1", Config{}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 1500, kernel: "5.15.0-100-generic"},
+			Plan{Attach: AttachNative, Copies: "zero-copy mode of this driver has queues before Linux 6.1 that RSS does not reach", ChunkSize: 2048, Queues: 1},
+		},
+		{
+			"rings of an odd size", Config{}, facts{driver: ethtool.Driver{Name: "ice"}, mtu: 1500, rings: ethtool.Rings{Receive: 2048, Transmit: 2000}},
+			Plan{Attach: AttachNative, Copies: "the driver's zero-copy mode wants rings of a power of two: ethtool -G eth0 rx 2048 tx 2048", ChunkSize: 2048, MaxMTU: 3046, Queues: 1},
 		},
 		{
 			"copying on purpose", Config{Copy: true}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 3000, device: told(zeroCopy)},
@@ -79,6 +88,29 @@ func TestPlan(t *testing.T) {
 			got.Traps = nil
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestMemoryModes(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		driver string
+		mtu    int
+		copy   bool
+		want   []memoryMode
+	}{
+		{"a card", "ice", 1500, false, []memoryMode{{2048, false}, {4096, false}, {2048, true}}},
+		{"ENA", "ena", 1500, false, []memoryMode{{4096, false}, {2048, true}}},
+		{"larger frames", "ice", 3000, false, []memoryMode{{4096, false}, {4096, true}}},
+		{"frames that just fit", "new", 1778, false, []memoryMode{{2048, false}, {4096, false}, {2048, true}}},
+		{"frames that just do not", "new", 1779, false, []memoryMode{{4096, false}, {4096, true}}},
+		{"copying on purpose", "ena", 1500, true, []memoryMode{{2048, true}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := drivers[tt.driver].memoryModes(tt.mtu, tt.copy); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type Queue struct {
 	memory   *umem
 	sockets  []*socket
 	zeroCopy bool
+	copies   string // why it is not zero-copy
 	busyPoll bool
 	sleeper  *sleeper.Sleeper
 	closed   atomic.Bool
@@ -63,6 +65,14 @@ var (
 	_ link.Queue  = (*Queue)(nil)
 	_ link.Waiter = (*Queue)(nil)
 )
+
+// mode describes for people how the queue gets at frames, and why it does no better.
+func (q *Queue) mode() string {
+	if q.zeroCopy {
+		return fmt.Sprintf("zero-copy, chunks of %d bytes", q.memory.chunk)
+	}
+	return "copy: " + q.copies
+}
 
 // Receive implements link.Queue.
 func (q *Queue) Receive(frames []link.Frame) (int, error) {

@@ -145,12 +145,6 @@ func setBusyPoll(fd int, d time.Duration) error {
 	return nil
 }
 
-// zeroCopy tells whether the device itself reads and writes the chunks.
-func (s *socket) zeroCopy() bool {
-	options, err := unix.GetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_OPTIONS)
-	return err == nil && options&unix.XDP_OPTIONS_ZEROCOPY != 0
-}
-
 // kickRx has the kernel look at the fill ring again, or, when busy polling, at
 // the device.
 func (s *socket) kickRx() syscall.Errno {

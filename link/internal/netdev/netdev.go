@@ -21,6 +21,10 @@ type Interface struct {
 	Link netlink.Link
 	// kernel asks in the namespace that Open was called in.
 	kernel *netlink.Handle
+	// Ethtool asks there, too.
+	Ethtool *ethtool.Socket
+	// before are the driver's own counters when it was opened.
+	before map[string]uint64
 
 	// mu guards the following fields.
 	mu     sync.Mutex
@@ -41,18 +45,21 @@ func Open(name string) (*Interface, error) {
 		kernel.Close()
 		return nil, err
 	}
-	return &Interface{Link: l, kernel: kernel}, nil
+	i := &Interface{Link: l, kernel: kernel}
+	if i.Ethtool, err = ethtool.Open(); err != nil {
+		kernel.Close()
+		return nil, err
+	}
+	i.before, _ = i.Ethtool.Statistics(name)
+	return i, nil
 }
 
 // Info returns what is the same however a device uses the interface.
 func (i *Interface) Info() link.Info {
 	attrs := i.Link.Attrs()
 	driver := i.Link.Type()
-	if s, err := ethtool.Open(); err == nil {
-		if d, err := s.Driver(attrs.Name); err == nil {
-			driver = d.Name
-		}
-		s.Close()
+	if d, err := i.Ethtool.Driver(attrs.Name); err == nil {
+		driver = d.Name
 	}
 	return link.Info{
 		Name:         attrs.Name,
@@ -92,6 +99,12 @@ func (i *Interface) complete(st link.DeviceStats) link.DeviceStats {
 	st.RxMissed = now.RxMissedErrors - before.Statistics.RxMissedErrors
 	st.RxErrors = now.RxErrors - before.Statistics.RxErrors
 	st.TxErrors = now.TxErrors - before.Statistics.TxErrors
+	if st.Extended, _ = i.Ethtool.Statistics(before.Name); st.Extended != nil {
+		for name, v := range i.before {
+			// A driver that was loaded anew, or a queue, starts over.
+			st.Extended[name] -= min(v, st.Extended[name])
+		}
+	}
 	return st
 }
 
@@ -108,6 +121,7 @@ func (i *Interface) Close(count func() link.DeviceStats, free func() error) erro
 	i.closed = true
 	err := free()
 	i.kernel.Close()
+	i.Ethtool.Close()
 	return err
 }
 
