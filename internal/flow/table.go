@@ -58,7 +58,8 @@ type Table[V any] struct {
 	// mu guards inserting and deleting.
 	mu sync.Mutex
 	// used counts entries and tombstones.
-	used int
+	used      int
+	tombstone *entry[V]
 	// live counts entries. It is written under mu.
 	live atomic.Int64
 }
@@ -70,7 +71,7 @@ type slots[V any] struct {
 }
 
 // entry never changes once it is in a slot. A dead one is a tombstone, which
-// keeps the search going.
+// keeps the search going: one for all of a table.
 type entry[V any] struct {
 	key   Key
 	dead  bool
@@ -102,28 +103,41 @@ func (t *Table[V]) Lookup(k *Key) (v V, ok bool) {
 }
 
 // Insert sets the value of k.
-func (t *Table[V]) Insert(k Key, v V) {
+func (t *Table[V]) Insert(k Key, v V) { t.insert(k, v, true) }
+
+// Add sets the value of k unless it has one, and tells whether it did.
+func (t *Table[V]) Add(k Key, v V) bool { return t.insert(k, v, false) }
+
+func (t *Table[V]) insert(k Key, v V, replace bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.slots.Load()
 	if s == nil || (t.used+1)*2 > len(s.at) {
 		s = t.rehashLocked(s)
 	}
-	fresh := &entry[V]{key: k, value: v}
+	var free *atomic.Pointer[entry[V]] // the first tombstone on the way
 	for i := hash(&s.seed, &k); ; i++ {
 		slot := &s.at[i&s.mask]
 		e := slot.Load()
-		if e != nil && e.key != k {
-			continue
-		}
-		if e == nil {
-			t.used++
-		}
-		if e == nil || e.dead {
+		switch {
+		case e == nil:
+			if free == nil {
+				free = slot
+				t.used++
+			}
+			free.Store(&entry[V]{key: k, value: v})
 			t.live.Add(1)
+			return true
+		case e.dead:
+			if free == nil {
+				free = slot
+			}
+		case e.key == k:
+			if replace {
+				slot.Store(&entry[V]{key: k, value: v})
+			}
+			return replace
 		}
-		slot.Store(fresh)
-		return
 	}
 }
 
@@ -141,11 +155,12 @@ func (t *Table[V]) Delete(k Key) {
 		if e == nil {
 			return
 		}
-		if e.key == k {
-			if !e.dead {
-				t.live.Add(-1)
-				slot.Store(&entry[V]{key: k, dead: true})
+		if e.key == k && !e.dead {
+			if t.tombstone == nil {
+				t.tombstone = &entry[V]{dead: true}
 			}
+			t.live.Add(-1)
+			slot.Store(t.tombstone)
 			return
 		}
 	}

@@ -3,6 +3,8 @@ package gvisortcp
 import (
 	"errors"
 	"iter"
+	"net/netip"
+	"slices"
 	"sync"
 
 	gsync "gvisor.dev/gvisor/pkg/sync"
@@ -316,6 +318,38 @@ func (r registered) SetBuffers(receive, send int) {
 	if more {
 		r.WakeupWriters()
 	}
+}
+
+// From gives an endpoint that is about to connect a local address, which others may
+// have, too, to other ends.
+func (*Engine) From(ep transport.Endpoint, local netip.AddrPort) error { return ep.Bind(local, true) }
+
+// Source is the local address of connections from local, which may be empty, to
+// remote, false where there is no way.
+func (g *Engine) Source(local, remote tcpip.Address) (tcpip.Address, bool) {
+	if local.Len() == 0 {
+		local = g.c.Link.Source(remote)
+	}
+	r, err := g.stack.FindRoute(0, local, remote, netstack.Network(remote), false)
+	if err != nil {
+		return tcpip.Address{}, false
+	}
+	defer r.Release()
+	return r.LocalAddress(), true
+}
+
+// Endpoints yields all connections, in whatever state, and listeners.
+func (g *Engine) Endpoints() iter.Seq[stack.TransportEndpoint] {
+	return slices.Values(g.stack.RegisteredEndpoints())
+}
+
+// Connection is the one with id, nil for none.
+func (g *Engine) Connection(id *stack.TransportEndpointID) stack.TransportEndpoint {
+	ep := g.stack.FindTransportEndpoint(netstack.Network(id.LocalAddress), tcp.ProtocolNumber, *id, g.c.NIC)
+	if found, ok := g.ID(ep); ok && found.RemotePort != 0 { // a listener is found, too
+		return ep
+	}
+	return nil
 }
 
 // Conn is an endpoint that is registered with the stack, as the limits see it.

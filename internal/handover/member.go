@@ -213,23 +213,26 @@ func (m *Member) Tidy() {
 	}
 }
 
-// Departing sees each TCP segment that the stack sends, before it leaves.
-func (m *Member) Departing(r *stack.Route, pkt *stack.PacketBuffer) {
+// Sent sees each TCP segment that the stack sends, before it leaves.
+func (m *Member) Sent(r *stack.Route, pkt *stack.PacketBuffer) {
 	h := header.TCP(pkt.TransportHeader().Slice())
 	if len(h) < header.TCPMinimumSize || h.Flags()&header.TCPFlagSyn == 0 {
 		return
 	}
-	k, ok := netstack.KeyOf(r.RemoteAddress(), h.DestinationPort(), r.LocalAddress(), h.SourcePort())
-	if !ok {
-		return
+	if k, ok := netstack.KeyOf(r.RemoteAddress(), h.DestinationPort(), r.LocalAddress(), h.SourcePort()); ok {
+		m.Departing(&k)
 	}
-	m.opening.Add(&k)
+}
+
+// Departing says that a SYN or SYN-ACK of a flow is about to leave.
+func (m *Member) Departing(k *flow.Key) {
+	m.opening.Add(k)
 	// The same addresses and ports may have had a connection on another shard
 	// before. Whatever that still claims is over.
 	for _, o := range m.others {
-		o.opening.Forget(&k)
-		if _, ok := o.closing.Lookup(&k); ok {
-			o.closing.Delete(k)
+		o.opening.Forget(k)
+		if _, ok := o.closing.Lookup(k); ok {
+			o.closing.Delete(*k)
 		}
 	}
 }

@@ -50,6 +50,20 @@ func Ends(id *stack.TransportEndpointID) (local, remote netip.AddrPort) {
 	return AddrPort(id.LocalAddress, id.LocalPort), AddrPort(id.RemoteAddress, id.RemotePort)
 }
 
+// ID is what gVisor knows the connection of a received segment by.
+func ID(s *flow.Segment) stack.TransportEndpointID {
+	h := s.Header()
+	id := stack.TransportEndpointID{LocalPort: h.DestinationPort(), RemotePort: h.SourcePort()}
+	if s.Network == header.IPv6ProtocolNumber {
+		ip := header.IPv6(s.Packet)
+		id.LocalAddress, id.RemoteAddress = ip.DestinationAddress(), ip.SourceAddress()
+		return id
+	}
+	ip := header.IPv4(s.Packet)
+	id.LocalAddress, id.RemoteAddress = ip.DestinationAddress(), ip.SourceAddress()
+	return id
+}
+
 // Key is the key of the segments that arrive for a connection, false where it is
 // none: a listener has no peer.
 func Key(id *stack.TransportEndpointID) (flow.Key, bool) {

@@ -6,7 +6,6 @@ import (
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netstack"
@@ -41,18 +40,9 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 		return given()
 	}
 	to := netstack.Address(remote.Addr())
-	proto := netstack.Network(to)
-	source := netstack.Address(local.Addr())
-	if source.Len() == 0 {
-		source = s.link.Source(to)
-	}
-	route, terr := s.stack.FindRoute(0, source, to, proto, false)
-	if terr != nil {
-		return given()
-	}
-	from := netstack.Addr(route.LocalAddress())
-	route.Release()
-	if !from.IsValid() {
+	source, ok := s.engine.Source(netstack.Address(local.Addr()), to)
+	from := netstack.Addr(source)
+	if !ok || !from.IsValid() {
 		return given()
 	}
 
@@ -80,18 +70,18 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 			continue
 		}
 		local = netip.AddrPortFrom(from, port)
-		if s.taken(proto, local, remote) {
+		if s.taken(local, remote) {
 			continue
 		}
 		// Ports serve several connections, to different ends.
-		if err := ep.Bind(local, true); err != syscall.EADDRINUSE {
+		if err := s.engine.From(ep, local); err != syscall.EADDRINUSE {
 			return err
 		}
 	}
 }
 
 // taken tells whether there is a connection between two addresses already.
-func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote netip.AddrPort) bool {
+func (s *Shard) taken(local, remote netip.AddrPort) bool {
 	if local == remote {
 		return true
 	}
@@ -99,11 +89,8 @@ func (s *Shard) taken(proto tcpip.NetworkProtocolNumber, local, remote netip.Add
 		LocalAddress: netstack.Address(local.Addr()), LocalPort: local.Port(),
 		RemoteAddress: netstack.Address(remote.Addr()), RemotePort: remote.Port(),
 	}
-	found := s.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, nicID)
-	if s.engine.Reusable(found) {
-		// In TIME-WAIT for long enough: Connect takes its place.
-	} else if other, ok := s.engine.ID(found); ok && other.RemotePort != 0 { // a listener is found, too
-		return true
+	if found := s.engine.Connection(&id); found != nil && !s.engine.Reusable(found) {
+		return true // else in TIME-WAIT for long enough: Connect takes its place
 	}
 	if s.handover == nil {
 		return false

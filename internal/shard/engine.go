@@ -2,6 +2,7 @@ package shard
 
 import (
 	"iter"
+	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -60,17 +61,27 @@ type Engine interface {
 	Socket(v6, v6Only bool) (transport.Endpoint, error)
 	// Key is the flow of an endpoint, false for one that is no connection.
 	Key(transport.Endpoint) (flow.Key, bool)
-	// Established puts a connection on the fast path, and Closed takes it off again.
+	// Source is the local address of connections from local, which may be empty, to
+	// remote, false where there is no way. From gives an endpoint that is about to
+	// connect a local address, which others may have, too, to other ends.
+	Source(local, remote tcpip.Address) (tcpip.Address, bool)
+	From(ep transport.Endpoint, local netip.AddrPort) error
+	// Established says that a program has a connection, whose segments take the fast
+	// path from now on at the latest, and Closed that it is done with it.
 	Established(flow.Key, transport.Endpoint, transport.User)
 	Closed(flow.Key, transport.Endpoint)
-	// Owns tells whether a flow is on the fast path, Flows how many are.
+	// Owns tells whether a flow is on the fast path, Flows how many programs have.
 	Owns(*flow.Key) bool
 	Flows() int
 	// Conns yields their connections, without a lock.
 	Conns() iter.Seq2[transport.User, transport.Endpoint]
 
-	// Of endpoints that are registered with the stack.
+	// Of endpoints as the stack knows them.
 
+	// Endpoints yields all connections, in whatever state, and listeners, Connection
+	// is the one with an ID, nil for none.
+	Endpoints() iter.Seq[stack.TransportEndpoint]
+	Connection(*stack.TransportEndpointID) stack.TransportEndpoint
 	Conn(stack.TransportEndpoint) (limits.Conn, bool)
 	ID(stack.TransportEndpoint) (stack.TransportEndpointID, bool)
 	// Reusable tells whether a new connection may take the place of one in TIME-WAIT.
@@ -92,7 +103,21 @@ func (s *Shard) newEngine(l limits.Limits) (Engine, error) {
 		record = s.openTrace
 	}
 	if s.tcp.Engine == "tpa" {
-		return tcp.NewEngine(tcp.Config{Link: s.link, MAC: s.mac, Slow: s.slow, Record: record}), nil
+		return tcp.NewEngine(tcp.Config{
+			Link: s.link, MAC: s.mac, Slow: s.slow, Record: record,
+			Departing: func(k *flow.Key) {
+				if m := s.handover; m != nil {
+					m.Departing(k)
+				}
+			},
+			Elsewhere: func(k *flow.Key) bool {
+				if s.handover == nil {
+					return false
+				}
+				_, elsewhere := s.handover.Owner(k)
+				return elsewhere
+			},
+		}), nil
 	}
 	return gvisortcp.NewEngine(gvisortcp.Config{
 		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.slow, Record: record, Now: s.clock.Nanos,

@@ -28,7 +28,7 @@ func (h host) ShareCookies(c *syncookie.Cookies) { h.s.engine.ShareCookies(c) }
 
 func (h host) Held() iter.Seq[limits.Conn] {
 	return func(yield func(limits.Conn) bool) {
-		for _, ep := range h.s.stack.RegisteredEndpoints() {
+		for ep := range h.s.engine.Endpoints() {
 			if c, ok := h.s.engine.Conn(ep); ok && !yield(c) {
 				return
 			}

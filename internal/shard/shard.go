@@ -278,7 +278,7 @@ func (s *Shard) Close() {
 		}
 		// Now nothing comes in. TCP's own goroutine has to be done with what came
 		// before it is told to end: it would leave the rest in its queues.
-		for _, ep := range s.stack.RegisteredEndpoints() {
+		for ep := range s.engine.Endpoints() {
 			ep.Abort()
 		}
 		s.stack.Pause()

@@ -41,7 +41,7 @@ func (s *Shard) SetMTU(mtu int) {
 	if !lower {
 		return
 	}
-	for _, ep := range s.stack.RegisteredEndpoints() {
+	for ep := range s.engine.Endpoints() {
 		id, ok := s.engine.ID(ep)
 		if !ok {
 			continue
@@ -58,7 +58,7 @@ func (s *Shard) SetMTU(mtu int) {
 // that are being closed and those that only wait for old duplicates.
 func (s *Shard) Flows(port uint16) []link.Flow {
 	var flows []link.Flow
-	for _, ep := range s.stack.RegisteredEndpoints() {
+	for ep := range s.engine.Endpoints() {
 		if id, ok := s.engine.ID(ep); ok && id.LocalPort == port && id.RemotePort != 0 {
 			local, remote := netstack.Ends(&id)
 			flows = append(flows, link.Flow{Local: local, Remote: remote})

@@ -34,8 +34,9 @@ import (
 //     the next hop is not known yet or the peer is this host, takes the IP layer's own
 //     way.
 //
-// With the handshake through, package net calls Established, and the flow's segments
-// take the fast path: Engine.Receive.
+// With the handshake through, package net calls Established. From then on at the
+// latest the flow's segments take the fast path: Engine.Receive. With internal/tcp they
+// do from the SYN on, where a connection has been to the peer's host before.
 
 // slow takes a frame that the engine does not. k is the key of a plain segment of a
 // flow that is not in its table, nil for all else. Only the poller calls it.
@@ -129,7 +130,7 @@ type networkEndpoint struct {
 func (e *networkEndpoint) WritePacket(r *stack.Route, p stack.NetworkHeaderParams, pkt *stack.PacketBuffer) tcpip.Error {
 	if p.Protocol == header.TCPProtocolNumber {
 		if m := e.shard.handover; m != nil {
-			m.Departing(r, pkt)
+			m.Sent(r, pkt)
 		}
 		if sent, err := e.shard.engine.WriteTCP(r, &p, pkt); sent {
 			return err

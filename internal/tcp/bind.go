@@ -53,6 +53,9 @@ func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
 	port, err := s.ReservePort(s.SecureRNG(), e.reservation(addr.Port), func(port uint16) (bool, tcpip.Error) {
 		id := e.ID
 		id.LocalPort = port
+		if !e.flags.TupleOnly && e.p.bound(port) {
+			return false, nil
+		}
 		return s.CheckRegisterTransportEndpoint(protocols, header.TCPProtocolNumber, id, e.boundFlags, 0) == nil, nil
 	})
 	if err != nil {
@@ -125,44 +128,32 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 	}
 	s := e.p.stack
 	epoch := e.p.routes.Load()
-	source := e.ID.LocalAddress
-	if source.Len() == 0 {
-		source = e.p.out.Source(addr.Addr)
-	}
-	route, err := s.FindRoute(addr.NIC, source, addr.Addr, proto, false)
+	way, err := e.p.findWay(epoch, addr.NIC, e.ID.LocalAddress, addr.Addr, proto)
 	if err != nil {
 		return err
 	}
 	bound, old := e.ID.LocalAddress, e.protocols
-	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = route.LocalAddress(), route.RemoteAddress(), addr.Port
-	if e.reserved {
-		// The reservation stays as it was made, for both IP versions if so.
-		register := func() tcpip.Error {
-			return s.RegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
-		}
-		if err = register(); err != nil && e.succeed(proto, e.ID) {
-			err = register()
-		}
-		if err == nil && (bound != e.ID.LocalAddress || len(old) > 1) {
-			err = e.narrow(bound, old, proto)
-		}
-		if err == nil {
-			e.protocols = []tcpip.NetworkProtocolNumber{proto}
-		}
-	} else {
-		e.protocols, e.boundFlags, e.destination = []tcpip.NetworkProtocolNumber{proto}, e.flags, addr
+	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = way.route.LocalAddress(), way.route.RemoteAddress(), addr.Port
+	switch {
+	case e.ID.LocalPort == 0:
+		e.protocols = protocolsOf(proto)
 		err = e.pickPort()
+	case !e.addLocked() && !(e.succeed(e.ID) && e.addLocked()):
+		err = &tcpip.ErrPortInUse{}
+	case e.reserved && (bound != e.ID.LocalAddress || len(old) > 1):
+		// The reservation was made for all addresses, or both IP versions.
+		err = e.narrow(bound, old, proto)
 	}
 	if err != nil {
-		route.Release()
+		way.route.Release()
 		e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = bound, tcpip.Address{}, 0
 		if _, ok := err.(*tcpip.ErrPortInUse); ok {
 			return &tcpip.ErrBadLocalAddress{}
 		}
 		return err
 	}
-	e.registered = true
-	e.setRoute(route, epoch)
+	e.protocols = protocolsOf(proto)
+	e.setWay(way, epoch)
 	s.Stats().TCP.ActiveConnectionOpenings.Increment()
 	e.record(false)
 	e.setState(transport.StateSynSent)
@@ -177,16 +168,16 @@ func (e *Endpoint) narrow(bound tcpip.Address, old []tcpip.NetworkProtocolNumber
 	wide := ports.Reservation{Networks: old, Transport: header.TCPProtocolNumber, Addr: bound, Port: e.ID.LocalPort, Flags: e.boundFlags}
 	s.ReleasePort(wide)
 	exact := wide
-	exact.Networks, exact.Addr = []tcpip.NetworkProtocolNumber{proto}, e.ID.LocalAddress
+	exact.Networks, exact.Addr = protocolsOf(proto), e.ID.LocalAddress
 	if _, err := s.ReservePort(s.SecureRNG(), exact, nil); err != nil {
 		e.reserved = false
-		s.UnregisterTransportEndpoint(exact.Networks, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		e.removeLocked()
 		return err
 	}
 	return nil
 }
 
-// pickPort finds a free local port and registers the connection with it.
+// pickPort finds a free local port, and adds the connection with it.
 func (e *Endpoint) pickPort() tcpip.Error {
 	s := e.p.stack
 	self := e.ID.LocalAddress == e.ID.RemoteAddress
@@ -195,29 +186,42 @@ func (e *Endpoint) pickPort() tcpip.Error {
 			return false, nil
 		}
 		e.ID.LocalPort = port
-		reserve := func() bool {
-			_, err := s.ReservePort(s.SecureRNG(), e.reservation(port), nil)
-			return err == nil
+		if e.addLocked() || e.succeed(e.ID) && e.addLocked() {
+			return true, nil
 		}
-		if !reserve() && !(e.succeed(e.protocols[0], e.ID) && reserve()) {
-			e.ID.LocalPort = 0
-			return false, nil
-		}
-		if err := s.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
-			s.ReleasePort(e.reservation(port))
-			e.ID.LocalPort = 0
-			if _, ok := err.(*tcpip.ErrPortInUse); ok {
-				return false, nil
-			}
-			return false, err
-		}
-		e.reserved = true
-		return true, nil
+		e.ID.LocalPort = 0
+		return false, nil
 	})
 	if err != nil {
 		s.Stats().TCP.FailedPortReservations.Increment()
 	}
 	return err
+}
+
+// From gives an endpoint that is about to connect a local address, which is not
+// reserved: others may have it, too, to other ends.
+func (e *Endpoint) From(local netip.AddrPort) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current() != transport.StateInitial {
+		return netstack.Error(&tcpip.ErrAlreadyBound{})
+	}
+	e.ID.LocalAddress, e.ID.LocalPort = netstack.Address(local.Addr()), local.Port()
+	e.setState(transport.StateBound)
+	return nil
+}
+
+var (
+	onlyIPv4 = []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber}
+	onlyIPv6 = []tcpip.NetworkProtocolNumber{header.IPv6ProtocolNumber}
+)
+
+// protocolsOf is one IP version as gVisor wants it. Nobody may change it.
+func protocolsOf(proto tcpip.NetworkProtocolNumber) []tcpip.NetworkProtocolNumber {
+	if proto == header.IPv6ProtocolNumber {
+		return onlyIPv6
+	}
+	return onlyIPv4
 }
 
 // reuseAfter is how old TIME-WAIT must be before a new connection from here may
@@ -244,12 +248,12 @@ func (e *Endpoint) reusable() bool {
 // succeed ends an old connection with id in TIME-WAIT, if there is one that may be
 // reused, so that e takes its place. Its sequence numbers begin beyond the old
 // ones. e's mu is held; the old connection never waits for another one's.
-func (e *Endpoint) succeed(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
-	old, ok := e.p.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, 0).(*Endpoint)
-	if !ok || old == e || old.current() != transport.StateTimeWait || !old.mu.TryLock() {
+func (e *Endpoint) succeed(id stack.TransportEndpointID) bool {
+	old := e.p.connection(&id)
+	if old == nil || old == e || old.current() != transport.StateTimeWait || !old.mu.TryLock() {
 		return false
 	}
-	ok = old.ID == id && old.reusable()
+	ok := old.ID == id && old.reusable()
 	if ok {
 		e.iss = e.p.sequenceBeyond(&id, old.sendMax+old.maxWindow)
 		old.finish(transport.StateClosed, nil)

@@ -47,7 +47,7 @@ func (e *Endpoint) supersedesLocked(s *segment) bool {
 
 // sendCookie answers a SYN with a cookie.
 func (e *Endpoint) sendCookie(s *segment, a *arrival, o *header.TCPSynOptions) {
-	r, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, a.pkt.NetworkProtocolNumber, false)
+	r, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, a.proto, false)
 	if err != nil {
 		return
 	}
@@ -94,7 +94,7 @@ func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 		stats.ListenOverflowAckDrop.Increment()
 		return true // the peer will ask again, with its first data
 	}
-	child := e.child(a)
+	child := e.child(s, a)
 	if child == nil {
 		return true
 	}
@@ -114,7 +114,8 @@ func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 		child.receiveShift = syncookie.WindowShift
 	}
 	child.iss, child.unacknowledged, child.sendNext, child.sendMax = iss, iss, iss+1, iss+1
-	if !child.registerLocked(a) {
+	if !child.addLocked() {
+		child.finish(transport.StateClosed, nil)
 		return true
 	}
 	child.parent = e

@@ -5,17 +5,17 @@
 //
 // # The way of a segment
 //
-// Segments of established flows come from the poller straight to
-// [Endpoint.Input], as bytes in the device's buffer, and leave through [Output],
+// Segments of connections come from the poller straight to [Endpoint.Input], or
+// for a SYN to its listener, as bytes in the device's buffer, and leave through [Output],
 // which builds the frame in the device's buffer. Between the two there is no
 // packet object, no queue and no other goroutine: one lock of the connection,
 // one copy in, one copy out.
 //
-// All other segments (those of a handshake, for one) come through gVisor's
-// demultiplexer to [Protocol.QueuePacket]. gVisor holds its locks then, so they
-// are queued, and [Protocol.Drain] handles them: the poller calls it behind each
-// packet that it hands to gVisor, a goroutine does for packets that this host
-// sends to itself. When there is no fast path out, because the next hop's MAC
+// All other segments (such as fragments, or SYNs from hosts not seen before) come
+// through gVisor's demultiplexer, which knows listeners only, to
+// [Protocol.QueuePacket]. gVisor holds its locks then, so they are queued, and
+// [Protocol.Drain] handles them: the poller calls it behind each packet that it
+// hands to gVisor, a goroutine does for packets that this host sends to itself. When there is no fast path out, because the next hop's MAC
 // address is not known or the peer is this host, segments leave through gVisor's
 // IP layer.
 //

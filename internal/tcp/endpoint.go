@@ -49,10 +49,14 @@ type Endpoint struct {
 	options
 
 	// What gVisor knows of the endpoint.
-	protocols            []tcpip.NetworkProtocolNumber
-	flags, boundFlags    ports.Flags
-	destination          tcpip.FullAddress
-	registered, reserved bool
+	protocols         []tcpip.NetworkProtocolNumber
+	flags, boundFlags ports.Flags
+	destination       tcpip.FullAddress
+	// registered: gVisor delivers to this listener; reserved: its port is held there;
+	// added: the connection is in Protocol.flows.
+	registered, reserved, added bool
+
+	user transport.User // nil before Engine.Established and after Engine.Closed
 
 	route      *stack.Route
 	routeEpoch uint64
@@ -131,6 +135,18 @@ func (e *Endpoint) SetSink(s transport.Sink) {
 	e.mu.Lock()
 	e.sink = s
 	e.mu.Unlock()
+}
+
+func (e *Endpoint) setUser(u transport.User) {
+	e.mu.Lock()
+	e.user = u
+	e.mu.Unlock()
+}
+
+func (e *Endpoint) currentUser() transport.User {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.user
 }
 
 // Trace returns what records the connection, nil when there is no room. It asks

@@ -2,6 +2,8 @@ package tcp
 
 import (
 	"iter"
+	"net/netip"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -26,26 +28,25 @@ type Config struct {
 	// Record opens the trace of a connection, nil where there is no room; nil where
 	// nothing is recorded.
 	Record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+	// Departing is told of each flow whose SYN is about to leave, and Elsewhere tells
+	// whether a flow is another shard's; nil where there is no other.
+	Departing func(*flow.Key)
+	Elsewhere func(*flow.Key) bool
 }
 
 // An Engine is this TCP as a shard has it: shard.Engine. Receive, FinishPoll and
 // Resume are the poller's, any goroutine may call the rest.
 type Engine struct {
-	c     Config
-	p     *Protocol
-	flows flow.Table[established]
+	c Config
+	p *Protocol
+	// users counts the connections that programs have.
+	users atomic.Int64
 
 	// owing are connections that have something to acknowledge at the end of the
 	// poll.
 	owing []*Endpoint
 	// segment is the one at hand: c.Slow makes it escape.
 	segment flow.Segment
-}
-
-// established is a flow whose segments take the fast path.
-type established struct {
-	ep   *Endpoint
-	user transport.User
 }
 
 // NewEngine returns an engine, for the stack that NewProtocol is called with.
@@ -60,7 +61,7 @@ func (*Engine) MakeStack(f func()) error {
 // NewProtocol is the stack's factory of its TCP.
 func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
 	g.p = New(g.c.Link)(s).(*Protocol)
-	g.p.record = g.c.Record
+	g.p.record, g.p.departing = g.c.Record, g.c.Departing
 	return g.p
 }
 
@@ -84,18 +85,30 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 		var k *flow.Key
 		if f.Checksum != link.Bad && s.Parse(f.Data, g.c.MAC) {
 			// The program may keep a connection that a reset has ended.
-			if owner, ok := g.flows.Lookup(&s.Key); ok && !owner.ep.current().Over() {
-				if f.Checksum != link.Good && !s.ChecksumsRight() {
-					g.c.Link.CountBadChecksum()
-					continue
-				}
+			e, ok := g.p.flows.Lookup(&s.Key)
+			flags := s.Header().Flags()
+			first := !ok && flags&(flow.Unusual|ack|fin) == syn
+			if ok && e.current().Over() {
+				ok = false
+			}
+			if (ok || first) && f.Checksum != link.Good && !s.ChecksumsRight() {
+				g.c.Link.CountBadChecksum()
+				continue
+			}
+			if ok {
 				fast++
-				if owner.ep.Input(s.Header()[:s.TCPLen], s.Payload()) {
-					g.owing = append(g.owing, owner.ep)
+				if state := e.current(); state == transport.StateSynReceived || state == transport.StateTimeWait {
+					g.p.goOn(e, s)
+				} else if e.Input(s.Header()[:s.TCPLen], s.Payload()) {
+					g.owing = append(g.owing, e)
 				}
 				continue
 			}
-			if s.Header().Flags()&flow.Unusual == 0 {
+			if first && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.begin(s) {
+				fast++
+				continue
+			}
+			if flags&flow.Unusual == 0 {
 				k = &s.Key
 			}
 		}
@@ -130,7 +143,9 @@ func (g *Engine) Resume() { g.p.Retry() }
 func (g *Engine) Stalled() bool { return g.p.Stalled() }
 
 // Dispatcher stands between the stack's IP layers and its demultiplexer.
-func (*Engine) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher { return d }
+func (g *Engine) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher {
+	return g.p.Dispatcher(d)
+}
 
 // WriteTCP sends a segment past the stack's IP layer, if that can be.
 func (g *Engine) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
@@ -152,35 +167,79 @@ func (*Engine) Key(ep transport.Endpoint) (flow.Key, bool) {
 	return netstack.Key(&id)
 }
 
-// Established puts a connection on the fast path.
-func (g *Engine) Established(k flow.Key, ep transport.Endpoint, u transport.User) {
+// From gives an endpoint that is about to connect a local address.
+func (*Engine) From(ep transport.Endpoint, local netip.AddrPort) error {
+	return ep.(*Endpoint).From(local)
+}
+
+// Source is the local address of connections from local, which may be empty, to
+// remote, false where there is no way.
+func (g *Engine) Source(local, remote tcpip.Address) (tcpip.Address, bool) {
+	epoch := g.p.routes.Load()
+	w, err := g.p.findWay(epoch, 0, local, remote, netstack.Network(remote))
+	if err != nil {
+		return tcpip.Address{}, false
+	}
+	defer w.route.Release()
+	return w.route.LocalAddress(), true
+}
+
+// Established says that a program has the connection now.
+func (g *Engine) Established(_ flow.Key, ep transport.Endpoint, u transport.User) {
 	e := ep.(*Endpoint)
 	e.Trace() // where its handshake found no room for one
-	g.flows.Insert(k, established{e, u})
+	e.setUser(u)
+	g.users.Add(1)
 }
 
-// Closed takes it off again. Its FIN and what follows it take the slow path.
-func (g *Engine) Closed(k flow.Key, _ transport.Endpoint) { g.flows.Delete(k) }
+// Closed says that it is done with it.
+func (g *Engine) Closed(_ flow.Key, ep transport.Endpoint) {
+	ep.(*Endpoint).setUser(nil)
+	g.users.Add(-1)
+}
 
-// Owns tells whether a flow is on the fast path.
+// Owns tells whether a flow is of one of the connections.
 func (g *Engine) Owns(k *flow.Key) bool {
-	_, ok := g.flows.Lookup(k)
-	return ok
+	e, ok := g.p.flows.Lookup(k)
+	return ok && !e.current().Over()
 }
 
-// Flows is the number of flows on the fast path.
-func (g *Engine) Flows() int { return g.flows.Len() }
+// Flows is the number of connections that programs have.
+func (g *Engine) Flows() int { return int(g.users.Load()) }
 
-// Conns yields their connections. It takes no lock: of those that come and go
-// meanwhile it may miss some.
+// Conns yields them. Of those that come and go meanwhile it may miss some.
 func (g *Engine) Conns() iter.Seq2[transport.User, transport.Endpoint] {
 	return func(yield func(transport.User, transport.Endpoint) bool) {
-		for _, f := range g.flows.All() {
-			if f.user != nil && !yield(f.user, f.ep) {
+		for e := range g.p.all() {
+			if u := e.currentUser(); u != nil && !yield(u, e) {
 				return
 			}
 		}
 	}
+}
+
+// Endpoints yields all connections, in whatever state, and listeners.
+func (g *Engine) Endpoints() iter.Seq[stack.TransportEndpoint] {
+	return func(yield func(stack.TransportEndpoint) bool) {
+		for _, ep := range g.p.stack.RegisteredEndpoints() {
+			if !yield(ep) {
+				return
+			}
+		}
+		for e := range g.p.all() {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// Connection is the one with id, nil for none.
+func (g *Engine) Connection(id *stack.TransportEndpointID) stack.TransportEndpoint {
+	if e := g.p.connection(id); e != nil {
+		return e
+	}
+	return nil
 }
 
 // Conn is an endpoint that is registered with the stack, as the limits see it.

@@ -124,7 +124,7 @@ func TestListenerGoesAway(t *testing.T) {
 	h.receive(out{})
 	h.expect("its peer goes on", "R")
 	id := stack.TransportEndpointID{LocalPort: localPort, LocalAddress: localAddr, RemotePort: peerPort, RemoteAddress: peerAddr}
-	if ep := h.stack.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, id, 1); ep != nil {
-		t.Errorf("%v is registered still", ep)
+	if ep := h.p.connection(&id); ep != nil {
+		t.Errorf("%v is known still", ep)
 	}
 }

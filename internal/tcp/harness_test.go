@@ -148,7 +148,7 @@ func newHost(t testing.TB, slow bool, options ...tcpip.SettableTransportProtocol
 	h.clock.Advance(time.Hour)
 	h.wire = channel.New(1<<12, mtu, "")
 	h.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{h.newIPv4},
 		TransportProtocols: []stack.TransportProtocolFactory{New(h)},
 		Clock:              h.clock,
 	})
@@ -172,6 +172,20 @@ func newHost(t testing.TB, slow bool, options ...tcpip.SettableTransportProtocol
 	}
 	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
 	return h
+}
+
+// newIPv4 makes an IP layer whose dispatcher is the protocol's, as a shard has it.
+func (h *host) newIPv4(s *stack.Stack) stack.NetworkProtocol {
+	return &ipProtocol{ipv4.NewProtocol(s), h}
+}
+
+type ipProtocol struct {
+	stack.NetworkProtocol
+	h *host
+}
+
+func (p *ipProtocol) NewEndpoint(nic stack.NetworkInterface, d stack.TransportDispatcher) stack.NetworkEndpoint {
+	return p.NetworkProtocol.NewEndpoint(nic, p.h.p.Dispatcher(d))
 }
 
 // A peer's segment. Zero numbers are filled in: seq and ack with what is next,

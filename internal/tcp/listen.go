@@ -3,9 +3,6 @@ package tcp
 import (
 	"syscall"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -81,9 +78,12 @@ func (e *Endpoint) admit(child *Endpoint) (told transport.Sink, ok bool) {
 	return told, true
 }
 
-// arrived handles a segment that came through gVisor.
+// listening is the state of a listener.
+const listening = transport.StateListen
+
+// arrived handles a segment that is not one of an established connection.
 func (e *Endpoint) arrived(s *segment, a *arrival) {
-	if e.current() == transport.StateListen {
+	if e.current() == listening {
 		if account := e.p.account; account == nil || account.Admit(e, s.flags) {
 			e.atListener(s, a)
 		}
@@ -92,7 +92,7 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 	e.mu.Lock()
 	e.p.stats.ValidSegmentsReceived.Increment()
 	if e.trace != nil {
-		e.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), len(s.payload))
+		e.trace.Received(a.header, len(s.payload))
 	}
 	again := e.receive(s)
 	if again {
@@ -107,12 +107,11 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 	}
 	// A new connection may begin where an old one waits (RFC 9293 section 3.6.1):
 	// the SYN belongs to the listener now.
-	next := e.p.stack.FindTransportEndpoint(a.pkt.NetworkProtocolNumber, header.TCPProtocolNumber, a.id, a.pkt.NICID)
-	if l, ok := next.(*Endpoint); ok && l != e {
+	if l := e.p.listener(a.proto, a.id); l != nil {
 		l.arrived(s, a)
 		return
 	}
-	e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
+	e.p.refuse(s, a.id, a.proto)
 }
 
 // atListener handles a segment to a listener (RFC 9293 section 3.10.7.2).
@@ -122,7 +121,7 @@ func (e *Endpoint) atListener(s *segment, a *arrival) {
 	case s.flags&rst != 0:
 	case s.flags&ack != 0:
 		if s.flags&syn != 0 || !e.acceptCookie(s, a) {
-			e.p.refuse(s, a.id, a.pkt.NetworkProtocolNumber)
+			e.p.refuse(s, a.id, a.proto)
 		}
 	case s.flags&syn != 0 && s.flags&fin == 0:
 		e.answerSYN(s, a)
@@ -134,7 +133,7 @@ func (e *Endpoint) atListener(s *segment, a *arrival) {
 // answerSYN answers a SYN.
 func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 	stats := &e.p.stats
-	o := synOptions(s, a.pkt.NetworkProtocolNumber)
+	o := synOptions(s, a.proto)
 	e.mu.Lock()
 	l := e.listen
 	if e.current() != transport.StateListen {
@@ -153,13 +152,14 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 		e.sendCookie(s, a, &o)
 		return
 	}
-	child := e.child(a)
+	child := e.child(s, a)
 	if child == nil {
 		return
 	}
 	child.mu.Lock()
 	child.synReceived(s, &o)
-	if !child.registerLocked(a) {
+	if !child.addLocked() {
+		child.finish(transport.StateClosed, nil)
 		child.unlock()
 		return
 	}
@@ -183,35 +183,22 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 
 // child makes the endpoint of a connection to the listener, nil when there is no
 // way back.
-func (e *Endpoint) child(a *arrival) *Endpoint {
-	proto := a.pkt.NetworkProtocolNumber
+func (e *Endpoint) child(s *segment, a *arrival) *Endpoint {
 	epoch := e.p.routes.Load()
-	route, err := e.p.stack.FindRoute(0, a.id.LocalAddress, a.id.RemoteAddress, proto, false)
+	way, err := e.p.findWay(epoch, 0, a.id.LocalAddress, a.id.RemoteAddress, a.proto)
 	if err != nil {
 		e.p.stats.FailedConnectionAttempts.Increment()
 		return nil
 	}
-	c := newEndpoint(e.p, proto)
+	c := newEndpoint(e.p, a.proto)
 	c.ID = a.id
-	c.protocols = []tcpip.NetworkProtocolNumber{proto}
-	c.boundFlags = e.boundFlags
+	c.protocols = protocolsOf(a.proto)
 	c.record(true)
 	if c.trace != nil {
-		c.trace.Received(header.TCP(a.pkt.TransportHeader().Slice()), a.pkt.Data().Size())
+		c.trace.Received(a.header, len(s.payload))
 	}
-	c.setRoute(route, epoch)
+	c.setWay(way, epoch)
 	c.nagle, c.v6Only = e.nagle, e.v6Only
 	c.receiveSize, c.sendSize = e.Buffers()
 	return c
-}
-
-// registerLocked makes gVisor deliver the connection's segments to it.
-func (e *Endpoint) registerLocked(a *arrival) bool {
-	err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, a.id, e, e.boundFlags, 0)
-	if err != nil {
-		e.finish(transport.StateClosed, nil)
-		return false
-	}
-	e.registered = true
-	return true
 }

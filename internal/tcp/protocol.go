@@ -17,6 +17,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/flow"
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/recorder"
@@ -69,6 +70,12 @@ type Protocol struct {
 
 	account *limits.Account // keeps the limits; nil in tests
 
+	// flows has all connections, in whatever state: see connections.go.
+	flows flow.Table[*Endpoint]
+	ways  ways
+	// departing, if any, is told of each flow whose SYN is about to leave.
+	departing func(*flow.Key)
+
 	refused struct{ acks, timestamps, errors atomic.Uint64 }
 
 	mu  sync.RWMutex
@@ -97,11 +104,13 @@ type Protocol struct {
 	pending       atomic.Int32 // len(queued)
 }
 
-// An arrival is a segment that came through gVisor.
+// An arrival is a segment that came through gVisor, in pkt, or past it.
 type arrival struct {
-	ep  *Endpoint
-	id  stack.TransportEndpointID
-	pkt *stack.PacketBuffer
+	ep     *Endpoint
+	id     stack.TransportEndpointID
+	pkt    *stack.PacketBuffer
+	proto  tcpip.NetworkProtocolNumber
+	header header.TCP // read makes it out of pkt
 	// beyond is where the numbers of a connection in TIME-WAIT end, of whose
 	// addresses this is a new SYN. 0: there is none.
 	beyond uint32
@@ -156,7 +165,10 @@ func (p *Protocol) Refused() transport.Refused {
 }
 
 // RoutesChanged says that addresses or routes of the stack have changed.
-func (p *Protocol) RoutesChanged() { p.routes.Add(1) }
+func (p *Protocol) RoutesChanged() {
+	p.routes.Add(1)
+	p.ways.drop()
+}
 
 // hash is a keyed hash of a flow, for purpose.
 func (p *Protocol) hash(purpose byte, id *stack.TransportEndpointID, extra uint32) uint64 {
@@ -201,7 +213,7 @@ func (p *Protocol) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEnd
 		return
 	}
 	pkt.IncRef()
-	p.queued = append(p.queued, arrival{ep: e, id: id, pkt: pkt})
+	p.queued = append(p.queued, arrival{ep: e, id: id, pkt: pkt, proto: pkt.NetworkProtocolNumber})
 	p.pending.Store(int32(len(p.queued)))
 	p.queueMu.Unlock()
 	if !p.polled.Load() {
@@ -280,7 +292,9 @@ func (p *Protocol) Retry() {
 		}
 		e.mu.Lock()
 		e.stalled = false
-		if e.ackOwed && open(e.current()) {
+		if connecting(e.current()) {
+			e.sendSyn()
+		} else if e.ackOwed && open(e.current()) {
 			e.sendAck()
 		}
 		e.output()
@@ -344,9 +358,14 @@ func (p *Protocol) work() {
 // arrived hands a segment to its endpoint, if it is sound.
 func (p *Protocol) arrived(a *arrival) {
 	var s segment
-	if p.read(a.pkt, &s) {
-		a.ep.arrived(&s, a)
+	if !p.read(a.pkt, &s) {
+		return
 	}
+	a.header = a.pkt.TransportHeader().Slice()
+	if e := p.connection(&a.id); e != nil {
+		a.ep = e // gVisor knows listeners only
+	}
+	a.ep.arrived(&s, a)
 }
 
 // read checks and parses the segment in a packet from gVisor.
@@ -369,12 +388,17 @@ func (p *Protocol) read(pkt *stack.PacketBuffer, s *segment) bool {
 	return true
 }
 
-// HandleUnknownDestinationPacket answers segments that belong to nobody with a
-// reset (RFC 9293 section 3.10.7.1).
+// HandleUnknownDestinationPacket takes segments that no listener is there for. What
+// belongs to no connection either is answered with a reset (RFC 9293 section
+// 3.10.7.1).
 func (p *Protocol) HandleUnknownDestinationPacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) stack.UnknownDestinationPacketDisposition {
 	var s segment
 	if !p.read(pkt, &s) {
 		return stack.UnknownDestinationPacketMalformed
+	}
+	if e := p.connection(&id); e != nil {
+		p.QueuePacket(e, id, pkt)
+		return stack.UnknownDestinationPacketHandled
 	}
 	if s.flags&rst == 0 && (p.account == nil || p.account.MayReset()) {
 		p.refuse(&s, id, pkt.NetworkProtocolNumber)
@@ -485,7 +509,12 @@ func (*Protocol) Parse(pkt *stack.PacketBuffer) bool {
 }
 
 // Close implements stack.TransportProtocol.
-func (p *Protocol) Close() { p.close.Do(func() { close(p.closed) }) }
+func (p *Protocol) Close() {
+	p.close.Do(func() {
+		p.ways.end()
+		close(p.closed)
+	})
+}
 
 // Wait implements stack.TransportProtocol.
 func (p *Protocol) Wait() { <-p.done }

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -67,14 +68,14 @@ type sender struct {
 // without the greatest headers.
 const maxSend = 65535 - 60 - 60
 
-// setRoute takes over a route, found when the routes were at epoch.
-func (e *Endpoint) setRoute(r *stack.Route, epoch uint64) {
+// setWay takes over a way, found when the routes were at epoch, and the reference
+// to its route.
+func (e *Endpoint) setWay(w *way, epoch uint64) {
 	if e.route != nil {
 		e.route.Release()
 	}
-	e.route, e.routeEpoch = r, epoch
-	e.way = e.p.out.Route(r.LocalAddress(), r.RemoteAddress(), r.NextHop())
-	e.path = netif.NewTCPPath(r.LocalAddress(), r.RemoteAddress(), e.way.Hop, r.DefaultTTL())
+	e.route, e.routeEpoch = w.route, epoch
+	e.way, e.path = w.Route, w.path
 }
 
 // routed makes sure of the route, which may have changed.
@@ -86,13 +87,13 @@ func (e *Endpoint) routed() bool {
 	if e.route == nil {
 		return false
 	}
-	r, err := e.p.stack.FindRoute(0, e.ID.LocalAddress, e.ID.RemoteAddress, e.route.NetProto(), false)
+	w, err := e.p.findWay(epoch, 0, e.ID.LocalAddress, e.ID.RemoteAddress, e.route.NetProto())
 	if err != nil {
 		// Perhaps it comes back: retransmission will ask again.
 		e.soft = err
 		return false
 	}
-	e.setRoute(r, epoch)
+	e.setWay(w, epoch)
 	if e.mss > 0 {
 		e.updateMSS()
 	}
@@ -264,7 +265,12 @@ func (e *Endpoint) sendSyn() {
 	}
 	b = b[:header.TCPMinimumSize+n]
 	header.TCP(b).SetDataOffset(uint8(len(b)))
-	e.emitSlow(b, nil)
+	if e.p.departing != nil {
+		if k, ok := netstack.Key(&e.ID); ok {
+			e.p.departing(&k)
+		}
+	}
+	e.emit(b, 0, 0)
 	e.ackOwed = false
 	e.rtoAt = e.p.now() + int64(e.rto)
 	e.schedule()

@@ -110,6 +110,7 @@ func (e *Endpoint) finish(s transport.State, err tcpip.Error) {
 		e.p.stack.UnregisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
 		e.registered = false
 	}
+	e.removeLocked()
 	if e.reserved {
 		e.p.stack.ReleasePort(e.reservation(e.ID.LocalPort))
 		e.reserved = false

@@ -1,0 +1,133 @@
+package tcp
+
+import (
+	"iter"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/gotpa/tpa/internal/flow"
+	"github.com/gotpa/tpa/internal/netstack"
+)
+
+// All connections are in Protocol.flows, from their first SYN until nothing is left
+// of them. gVisor's demultiplexer has listeners only: what it finds a listener for,
+// or nobody, is looked up here first.
+
+// addLocked puts a connection into the table, and reports false where its
+// addresses are taken. mu is held, unless nobody else knows the endpoint yet.
+func (e *Endpoint) addLocked() bool {
+	k, ok := netstack.Key(&e.ID)
+	if ok && e.p.flows.Add(k, e) {
+		e.added = true
+		return true
+	}
+	return false
+}
+
+// removeLocked takes it out again. mu is held.
+func (e *Endpoint) removeLocked() {
+	if k, ok := netstack.Key(&e.ID); ok && e.added {
+		e.p.flows.Delete(k)
+	}
+	e.added = false
+}
+
+// connection returns the connection between two addresses, nil for none.
+func (p *Protocol) connection(id *stack.TransportEndpointID) *Endpoint {
+	k, ok := netstack.Key(id)
+	if !ok {
+		return nil
+	}
+	e, ok := p.flows.Lookup(&k)
+	if !ok || e.current().Over() {
+		return nil
+	}
+	return e
+}
+
+// listener returns the endpoint that listens for connections with id, nil for none.
+func (p *Protocol) listener(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) *Endpoint {
+	e, _ := p.stack.FindTransportEndpoint(proto, header.TCPProtocolNumber, id, 0).(*Endpoint)
+	return e
+}
+
+// bound tells whether a connection, of those that did not reserve theirs, has
+// a local port.
+func (p *Protocol) bound(port uint16) bool {
+	for k := range p.flows.All() {
+		if uint16(k.Ports) == port {
+			return true
+		}
+	}
+	return false
+}
+
+// all yields the connections. It takes no lock: of those that come and go meanwhile
+// it may miss some.
+func (p *Protocol) all() iter.Seq[*Endpoint] {
+	return func(yield func(*Endpoint) bool) {
+		for _, e := range p.flows.All() {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// begin has a SYN answered by its listener, without gVisor's IP layer, and reports
+// false where that has to look at it. Only from hosts to which a connection has
+// been before is a SYN known to be in order: the addresses are those of us and of
+// a neighbour then.
+func (p *Protocol) begin(in *flow.Segment) bool {
+	id := netstack.ID(in)
+	if !p.ways.has(p.routes.Load(), id.LocalAddress, id.RemoteAddress) {
+		return false
+	}
+	l := p.listener(in.Network, id)
+	if l == nil || l.current() != listening {
+		return false
+	}
+	a := arrival{ep: l, id: id, proto: in.Network, header: in.Header()[:in.TCPLen]}
+	p.take(&a, in.Payload())
+	return true
+}
+
+// goOn hands a segment to a connection in SYN-RECEIVED or TIME-WAIT, whose place
+// another one may take with it.
+func (p *Protocol) goOn(e *Endpoint, in *flow.Segment) {
+	a := arrival{ep: e, id: netstack.ID(in), proto: in.Network, header: in.Header()[:in.TCPLen]}
+	p.take(&a, in.Payload())
+}
+
+func (p *Protocol) take(a *arrival, payload []byte) {
+	var s segment
+	s.parse(a.header, payload)
+	a.ep.arrived(&s, a)
+}
+
+// Dispatcher stands between the stack's IP layers and its demultiplexer, which does
+// not know the connections that ICMP errors are about.
+func (p *Protocol) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher {
+	return &dispatcher{d, p}
+}
+
+type dispatcher struct {
+	stack.TransportDispatcher
+	p *Protocol
+}
+
+// DeliverTransportError implements stack.TransportDispatcher.
+func (d *dispatcher) DeliverTransportError(local, remote tcpip.Address, net tcpip.NetworkProtocolNumber, proto tcpip.TransportProtocolNumber, err stack.TransportError, pkt *stack.PacketBuffer) {
+	// Eight bytes of our header are all that is certain to be there (RFC 792).
+	if b, ok := pkt.Data().PullUp(8); ok && proto == header.TCPProtocolNumber {
+		h := header.TCP(b)
+		id := stack.TransportEndpointID{LocalAddress: local, LocalPort: h.SourcePort(), RemoteAddress: remote, RemotePort: h.DestinationPort()}
+		if e := d.p.connection(&id); e != nil {
+			e.HandleError(err, pkt)
+			return
+		}
+	}
+	d.TransportDispatcher.DeliverTransportError(local, remote, net, proto, err, pkt)
+}
