@@ -257,10 +257,19 @@ func (a *attempt) dial(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error
 	}
 	var c net.Conn
 	var err error
-	first := a.shard(raddr)
-	for i := range a.rt.stacks {
-		c, err = transport.Dial(ctx, a.rt.stacks[(first+i)%len(a.rt.stacks)], a.laddr, raddr, a.network, a.options)
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+	for {
+		had := 0
+		if a.rt.sharing != nil {
+			had = a.rt.sharing.blocks()
+		}
+		first := a.shard(raddr)
+		for i := range a.rt.stacks {
+			c, err = transport.Dial(ctx, a.rt.stacks[(first+i)%len(a.rt.stacks)], a.laddr, raddr, a.network, a.options)
+			if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				break
+			}
+		}
+		if had == 0 || !errors.Is(err, transport.ErrPortsTaken) || a.rt.sharing.addBlock(had) != nil {
 			break
 		}
 	}

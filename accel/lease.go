@@ -4,15 +4,22 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
 )
 
-// outboundPorts is how many local ports each shard gets for connections of its
-// own, when the first one is dialed. Each costs a file descriptor that holds it.
-const outboundPorts = 512
+const (
+	// outboundPorts is how many local ports each shard gets for connections of its own,
+	// when the first one is dialed: few, since holding one takes the kernel several
+	// microseconds. Whenever they are taken it gets twice as many as the last time, up to
+	// mostOutbound.
+	outboundPorts, mostOutbound = 64, 1024
+	// leastOutbound is what a process does with that may not hold as many.
+	leastOutbound = 16
+)
 
 // A lease is a port, or a block of them, that is held in the kernel and claimed
 // on the device.
@@ -92,55 +99,79 @@ func (s *sharing) lease(hold *ports.Reservation, want bifurcation.Ports) (*lease
 	return l, nil
 }
 
-// dial makes sure that there are local ports for connections: one block for all
-// shards where it is known how the device spreads flows, else one for each. laddr may ask for one port, which gets a lease of its own.
+// dial makes sure that there are local ports for connections. laddr may ask for one
+// port, which gets a lease of its own.
 func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 	if laddr != nil && laddr.Port != 0 && !s.isOutbound(laddr.Port) {
 		return s.listen(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
 	}
-	s.mu.Lock()
-	have := s.outbound != nil
-	s.mu.Unlock()
-	if have {
+	if s.blocks() > 0 {
 		return nil, nil
+	}
+	return nil, s.addBlock(0)
+}
+
+// blocks is how many blocks of ports there are for connections.
+func (s *sharing) blocks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.outbound)
+}
+
+// addBlock makes a block of ports ours, where there are had of them: another goroutine
+// may have been faster.
+func (s *sharing) addBlock(had int) error {
+	s.growing.Lock()
+	defer s.growing.Unlock()
+	if s.blocks() > had {
+		return nil
 	}
 	shards := 1
 	for shards < len(s.rt.shards) {
 		shards *= 2
 	}
-	hold, err := ports.ReserveBlock(min(outboundPorts*shards, 16384))
+	reserve := ports.ReserveBlock
+	if had > 0 {
+		reserve = ports.ReserveMore
+	}
+	n := min(min(outboundPorts<<min(had, 16), mostOutbound)*shards, 16384)
+	hold, err := reserve(n)
+	for err != nil && n > leastOutbound*shards {
+		n /= 2
+		hold, err = reserve(n)
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l, err := s.lease(hold, bifurcation.Ports{})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.mu.Lock()
-	if s.outbound != nil { // another goroutine was faster
-		s.mu.Unlock()
-		l.release()
-		return nil, nil
-	}
-	s.outbound = l
-	s.mu.Unlock()
-	if s.rt.spreadNow.Load() != nil {
-		// Each shard takes those ports whose answers arrive on its queue.
-		for _, sh := range s.rt.shards {
-			if err := sh.SharePortRange(l.first, l.first+uint16(l.count-1)); err != nil {
-				return nil, err
-			}
-		}
-		return nil, nil
+	if had == 0 {
+		s.wholeBlocks = s.rt.spreadNow.Load() != nil
 	}
 	each := l.count / shards
 	for i, sh := range s.rt.shards {
-		first := l.first + uint16(i*each)
-		if err := sh.SetPortRange(first, first+uint16(each)-1); err != nil {
-			return nil, err
+		first, last := l.first+uint16(i*each), l.first+uint16((i+1)*each-1)
+		if s.wholeBlocks {
+			first, last = l.first, l.first+uint16(l.count-1)
+		}
+		switch {
+		case had > 0:
+			err = sh.AddPortRange(first, last)
+		case s.wholeBlocks:
+			err = sh.SharePortRange(first, last)
+		default:
+			err = sh.SetPortRange(first, last)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return nil, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outbound = append(s.outbound, l)
+	return nil
 }
 
 // isOutbound tells whether a port is one of those that shards take for their
@@ -148,7 +179,9 @@ func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 func (s *sharing) isOutbound(port int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.outbound != nil && port >= int(s.outbound.first) && port < int(s.outbound.first)+s.outbound.count
+	return slices.ContainsFunc(s.outbound, func(l *lease) bool {
+		return port >= int(l.first) && port < int(l.first)+l.count
+	})
 }
 
 // release gives ports back at once, with any connections at them.

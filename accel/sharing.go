@@ -45,8 +45,14 @@ type sharing struct {
 	// mu guards the following fields.
 	mu       sync.Mutex
 	leases   map[*lease]struct{}
-	outbound *lease
+	outbound []*lease // blocks of ports for connections
 	closed   bool
+
+	growing sync.Mutex // one goroutine at a time adds to outbound
+	// wholeBlocks says that each shard takes those ports of a block whose answers arrive
+	// on its queue, not a part of its own: the first block decides for all. growing
+	// guards it.
+	wholeBlocks bool
 }
 
 // share starts to follow the kernel, which has the device by an interface of that

@@ -18,8 +18,10 @@ import (
 // A Reservation holds one port, or a block of consecutive ports. Its methods may
 // be called by anyone.
 type Reservation struct {
-	first   uint16
-	sockets []int
+	first uint16
+	count int
+	// fd is the socket of a single port, or one in whose queue those of a block are.
+	fd int
 }
 
 // Reserve holds the port of an address, of which the network, "tcp", "tcp4" or
@@ -33,7 +35,7 @@ func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reservation{port, []int{fd}}, nil
+	return &Reservation{port, 1, fd}, nil
 }
 
 // ReserveBlock holds n consecutive ports at all addresses, the first a multiple
@@ -45,7 +47,13 @@ func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
 // (ip_local_reserved_ports), nor those that Kubernetes gives to services (node
 // ports, 30000 to 32767), which the kernel forwards without a socket of its own. An
 // error wraps syscall.EADDRINUSE when no block is free.
-func ReserveBlock(n int) (*Reservation, error) {
+func ReserveBlock(n int) (*Reservation, error) { return reserve(n, true) }
+
+// ReserveMore is ReserveBlock for a further block, which is never within these
+// ranges: they stay the kernel's but for the few ports that one cannot do without.
+func ReserveMore(n int) (*Reservation, error) { return reserve(n, false) }
+
+func reserve(n int, anywhere bool) (*Reservation, error) {
 	if n < 1 || n > 16384 || n&(n-1) != 0 {
 		return nil, fmt.Errorf("reserve %d ports: want a power of two up to 16384", n)
 	}
@@ -63,6 +71,9 @@ func ReserveBlock(n int) (*Reservation, error) {
 		default:
 			outside = append(outside, uint16(first))
 		}
+	}
+	if !anywhere {
+		inside = nil
 	}
 	for _, candidates := range [][]uint16{outside, inside} {
 		// At random, so that processes that start together do not collide all along.
@@ -111,30 +122,63 @@ func parseRanges(s string) []portRange {
 	return all
 }
 
-func reserveBlock(first uint16, n int) (*Reservation, error) {
-	r := &Reservation{first: first}
+// perMessage is how many sockets one message takes: fewer than the kernel allows
+// (SCM_MAX_FD, 253), so that few descriptors are open at a time.
+const perMessage = 32
+
+// reserveBlock holds each port by a socket, and costs one descriptor: the sockets are
+// sent over a socket whose other end nobody reads, and live in its queue until it is
+// closed (unix(7), SCM_RIGHTS). Without CAP_SYS_RESOURCE or CAP_SYS_ADMIN, a user may
+// have as many on the way as the process may have descriptors, else the kernel says
+// ETOOMANYREFS.
+func reserveBlock(first uint16, n int) (_ *Reservation, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer func() {
+		unix.Close(pair[0])
+		if err != nil {
+			unix.Close(pair[1])
+		}
+	}()
+	for i := 0; i < n; i += perMessage {
+		if err := sendHolds(pair[0], first+uint16(i), min(perMessage, n-i)); err != nil {
+			return nil, err
+		}
+	}
+	return &Reservation{first, n, pair[1]}, nil
+}
+
+// sendHolds sends sockets that hold n ports over another one.
+func sendHolds(to int, first uint16, n int) error {
+	sockets := make([]int, 0, n)
+	defer func() {
+		for _, fd := range sockets {
+			unix.Close(fd)
+		}
+	}()
 	for i := range n {
 		fd, _, err := hold("tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), first+uint16(i)))
 		if err != nil {
-			r.Close()
-			return nil, err
+			return err
 		}
-		r.sockets = append(r.sockets, fd)
+		sockets = append(sockets, fd)
 	}
-	return r, nil
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(to, []byte{0}, unix.UnixRights(sockets...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL))
 }
 
 // First returns the first port, Count the number of ports.
 func (r *Reservation) First() uint16 { return r.first }
 
 // Count returns the number of ports, from First on.
-func (r *Reservation) Count() int { return len(r.sockets) }
+func (r *Reservation) Count() int { return r.count }
 
 // Listen makes the socket of a single reserved port listen, so that the kernel
 // accepts at the port after all. Close the listener before the reservation. It
 // is called at most once.
 func (r *Reservation) Listen(backlog int) (*net.TCPListener, error) {
-	fd := r.sockets[0]
+	fd := r.fd
 	// Connections inherit the option: what they leave behind does not keep the
 	// next server from the port. A socket that listens keeps others out even so.
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
@@ -160,7 +204,7 @@ func (r *Reservation) Listen(backlog int) (*net.TCPListener, error) {
 // accepted. A port that the caller chose stays reserved; one that the kernel chose
 // is free again.
 func (r *Reservation) Unlisten() error {
-	fd := r.sockets[0]
+	fd := r.fd
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
@@ -169,11 +213,7 @@ func (r *Reservation) Unlisten() error {
 
 // Close gives the ports back. It must not be called twice.
 func (r *Reservation) Close() error {
-	for _, fd := range r.sockets {
-		unix.Close(fd)
-	}
-	r.sockets = nil
-	return nil
+	return unix.Close(r.fd)
 }
 
 // hold binds a socket to a port and returns the port.
@@ -232,6 +272,9 @@ func bind(ip netip.Addr, port uint16, v6Only bool) (_ int, _ uint16, err error) 
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
 		return -1, 0, os.NewSyscallError("setsockopt", err)
+	}
+	if port != 0 {
+		return fd, port, nil
 	}
 	name, err := unix.Getsockname(fd)
 	if err != nil {

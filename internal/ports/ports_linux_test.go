@@ -2,8 +2,10 @@ package ports_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -205,9 +207,13 @@ func TestBlock(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
+		before := descriptors(t)
 		r, err := ports.ReserveBlock(128)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if n := descriptors(t) - before; n != 1 {
+			t.Errorf("a block costs %d descriptors, want 1", n)
 		}
 		first := r.First()
 		if first%128 != 0 || first < 16384 || r.Count() != 128 {
@@ -226,6 +232,11 @@ func TestBlock(t *testing.T) {
 			}
 		}
 		r.Close()
+		again, err := net.Listen("tcp", fmt.Sprintf(":%d", first))
+		if err != nil {
+			t.Fatalf("the block was given back: %v", err)
+		}
+		again.Close()
 		if r, err = ports.ReserveBlock(1); err != nil {
 			t.Fatal(err)
 		}
@@ -236,6 +247,35 @@ func TestBlock(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMoreBlocks: further blocks are never where others take ports from.
+func TestMoreBlocks(t *testing.T) {
+	h := host(t)
+	h.Sysctl("net/ipv4/ip_local_reserved_ports", "16384-29000,61000-65535")
+	h.Do(func() {
+		r, err := ports.ReserveMore(512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if first := r.First(); first < 29184 || first > 29488 {
+			t.Errorf("the block begins at %d, want it between 29001 and 29999", first)
+		}
+		if _, err := ports.ReserveMore(512); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%v with nothing left outside, want EADDRINUSE", err)
+		}
+	})
+}
+
+// descriptors is the number of descriptors that the process has.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
 }
 
 // TestBlockElsewhere: blocks stay out of ranges that others take ports from, as far as

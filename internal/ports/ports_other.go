@@ -15,11 +15,14 @@ var errSystem = fmt.Errorf("ports are reserved with the kernel on Linux only: %w
 // A Reservation cannot be had on this system.
 type Reservation struct{}
 
-// Reserve fails, as do ReserveBlock and Connections.
+// Reserve fails, as do ReserveBlock, ReserveMore and Connections.
 func Reserve(string, netip.AddrPort) (*Reservation, error) { return nil, errSystem }
 
 // ReserveBlock fails.
 func ReserveBlock(int) (*Reservation, error) { return nil, errSystem }
+
+// ReserveMore fails.
+func ReserveMore(int) (*Reservation, error) { return nil, errSystem }
 
 // Connections fails.
 func Connections(uint16) ([]Connection, error) { return nil, errSystem }

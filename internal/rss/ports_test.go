@@ -107,6 +107,36 @@ func TestPortsWithoutASpread(t *testing.T) {
 	}
 }
 
+// TestPortsAdded: searches go on in the ports that were added, and then use all.
+func TestPortsAdded(t *testing.T) {
+	p := ports(t, 50000, 50009)
+	for range 3 {
+		f := p.Search(nil, local4, remote4, 0)
+		f.Next()
+	}
+	if err := p.Add(60000, 60004); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint16]bool{}
+	f := p.Search(nil, local4, remote4, 0)
+	for i := 0; ; i++ {
+		port, ok := f.Next()
+		if !ok {
+			break
+		}
+		if i == 0 && port < 60000 {
+			t.Errorf("port %d after ports were added, want one of these", port)
+		}
+		if port < 50000 || port > 50009 && port < 60000 || port > 60004 || seen[port] {
+			t.Errorf("port %d is out of range or found twice", port)
+		}
+		seen[port] = true
+	}
+	if len(seen) != 15 {
+		t.Errorf("%d ports, want all 15", len(seen))
+	}
+}
+
 func TestPortsWithoutAFit(t *testing.T) {
 	s := spread(t, MicrosoftKey(), 128, 1)
 	f := ports(t, 50000, 50009).Search(s, local4, remote4, 1)

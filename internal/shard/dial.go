@@ -5,7 +5,6 @@ import (
 	"sync"
 	"syscall"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netstack"
@@ -49,11 +48,8 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 	o := &s.outbound
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ports == nil {
-		first, last := s.stack.PortRange()
-		// Never an error: the stack checked the range.
-		random := s.stack.SecureRNG()
-		o.ports, _ = rss.NewPorts(first, last, random.Uint32)
+	if err := s.portsLocked(); err != nil {
+		return err
 	}
 	var spread *rss.Spread
 	own := o.block || s.handover == nil
@@ -64,7 +60,7 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 	for {
 		port, ok := search.Next()
 		if !ok {
-			return netstack.Error(&tcpip.ErrNoPortAvailable{})
+			return transport.ErrPortsTaken
 		}
 		if spread == nil && !own && int(port)%s.handover.Shards() != s.index {
 			continue
@@ -78,6 +74,16 @@ func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error 
 			return err
 		}
 	}
+}
+
+// portsLocked makes sure of the finder of ports. outbound.mu is held.
+func (s *Shard) portsLocked() (err error) {
+	if o := &s.outbound; o.ports == nil {
+		first, last := s.stack.PortRange()
+		random := s.stack.SecureRNG()
+		o.ports, err = rss.NewPorts(first, last, random.Uint32)
+	}
+	return err
 }
 
 // taken tells whether there is a connection between two addresses already.

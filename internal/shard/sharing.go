@@ -33,6 +33,18 @@ func (s *Shard) setPortRange(first, last uint16, block bool) error {
 	return nil
 }
 
+// AddPortRange adds local ports to those of SetPortRange. No other shard may have one
+// of them.
+func (s *Shard) AddPortRange(first, last uint16) error {
+	o := &s.outbound
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := s.portsLocked(); err != nil {
+		return err
+	}
+	return o.ports.Add(first, last)
+}
+
 // SetMTU changes the greatest IP packet in bytes, at most the device's. Connections
 // that send larger ones are told.
 func (s *Shard) SetMTU(mtu int) {

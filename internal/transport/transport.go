@@ -16,12 +16,22 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
 // ErrWouldBlock says that there is nothing to read or to accept, or no room to
 // write: an event will tell when to try again.
 var ErrWouldBlock = errors.New("operation would block")
+
+// ErrPortsTaken says that a shard has no local port left for a connection to some
+// address. Linux has no error of its own for that: it wraps EADDRNOTAVAIL.
+var ErrPortsTaken error = portsTaken{}
+
+type portsTaken struct{}
+
+func (portsTaken) Error() string { return syscall.EADDRNOTAVAIL.Error() }
+func (portsTaken) Unwrap() error { return syscall.EADDRNOTAVAIL }
 
 // Events are what a Sink is told.
 type Events uint8
