@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gotpa/tpa/internal/counter"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -32,7 +33,8 @@ type Conn struct {
 
 	linger atomic.Int64 // SetLinger's, in nanoseconds
 
-	bytesRead, bytesWritten atomic.Uint64
+	// What was read and written, counted under rd.mu and wr.mu.
+	bytesRead, bytesWritten counter.Counter
 }
 
 var (
@@ -46,8 +48,6 @@ var (
 // the connection is established.
 func newConn(stack transport.Stack, ep transport.Endpoint, network string) *Conn {
 	c := &Conn{ep: ep, stack: stack, network: network}
-	c.rd.init()
-	c.wr.init()
 	ep.SetSink(user{c})
 	return c
 }

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"gvisor.dev/gvisor/pkg/sleep"
 )
 
 // Bits of half.state. 0 is the common case, so that the data path tests all of
@@ -27,14 +25,11 @@ type half struct {
 
 	// waker ends the current wait, or the next one. It is asserted after any
 	// change that a waiting goroutine must see: events of the endpoint, and state.
-	waker   sleep.Waker
-	sleeper sleep.Sleeper // used under mu
+	waker parker
 
 	state    atomic.Uint32
 	deadline deadline
 }
-
-func (h *half) init() { h.sleeper.AddWaker(&h.waker) }
 
 // err tells why an operation may not start or go on, if so.
 func (h *half) err() error {
@@ -48,7 +43,7 @@ func (h *half) err() error {
 }
 
 // waitLocked parks until the waker is asserted. mu is held.
-func (h *half) waitLocked() { h.sleeper.Fetch(true) }
+func (h *half) waitLocked() { h.waker.Wait() }
 
 // set sets bits of the state, wakes who waits, and returns the state before.
 func (h *half) set(bits uint32) (before uint32) {

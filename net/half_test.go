@@ -35,7 +35,6 @@ func TestDeadline(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var h half
-				h.init()
 				for i, step := range tt.steps {
 					time.Sleep(step.after)
 					synctest.Wait()
@@ -64,7 +63,6 @@ func TestDeadline(t *testing.T) {
 func TestDeadlineIsLazy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h half
-		h.init()
 		h.setDeadline(time.Now().Add(time.Minute))
 		armed := h.deadline.armed
 		for range 50 {

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/sleep"
-
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -22,9 +20,7 @@ type Listener struct {
 	keepAlive net.KeepAliveConfig
 	queues    []*acceptQueue
 
-	// acc is the waiting side: its sleeper has the wakers of all queues besides
-	// its own.
-	acc   half
+	acc   half          // the waiting side, which all queues wake
 	parts []*Listener   // after Split
 	next  atomic.Uint32 // counts looks at the queues, so that each comes first in turn
 }
@@ -34,7 +30,7 @@ type acceptQueue struct {
 	stack   transport.Stack
 	ep      transport.Endpoint
 	binding binding
-	waker   sleep.Waker
+	acc     atomic.Pointer[half] // of the listener, or of the part that has the queue
 	// ready says that a connection was announced since the queue was last found
 	// empty.
 	ready  atomic.Bool
@@ -55,7 +51,7 @@ func (q *acceptQueue) Notify(e transport.Events) {
 		q.queued.Add(1)
 	}
 	q.ready.Store(true)
-	q.waker.Assert()
+	q.acc.Load().waker.Assert()
 }
 
 // listenOn is transport.Listen. Split makes it one listener per shard.
@@ -84,7 +80,6 @@ func listen(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts t
 	}
 	for range transport.PortAttempts {
 		l := &Listener{network: network, family: f, keepAlive: opts.KeepAlive}
-		l.acc.init()
 		if err = l.open(stacks, addr, opts.Backlog); err == nil {
 			return l, nil
 		}
@@ -99,24 +94,24 @@ func listen(stacks []transport.Stack, laddr *net.TCPAddr, network string, opts t
 // open makes the queues. After an error, those made so far are in l.queues.
 func (l *Listener) open(stacks []transport.Stack, addr netip.AddrPort, backlog int) error {
 	for _, stack := range stacks {
-		q, err := openQueue(stack, l.family, addr, backlog)
+		q, err := openQueue(stack, &l.acc, l.family, addr, backlog)
 		if err != nil {
 			return err
 		}
 		l.queues = append(l.queues, q)
-		l.acc.sleeper.AddWaker(&q.waker)
 		addr = netip.AddrPortFrom(addr.Addr(), q.binding.port)
 	}
 	l.addr = l.family.tcpAddr(l.queues[0].ep.LocalAddr(), stacks[0].Zone().Name)
 	return nil
 }
 
-func openQueue(stack transport.Stack, f family, addr netip.AddrPort, backlog int) (*acceptQueue, error) {
+func openQueue(stack transport.Stack, acc *half, f family, addr netip.AddrPort, backlog int) (*acceptQueue, error) {
 	ep, err := stack.Socket(f.ipv6, f.v6Only)
 	if err != nil {
 		return nil, sysError("socket", err)
 	}
 	q := &acceptQueue{stack: stack, ep: ep}
+	q.acc.Store(acc)
 	if err := q.listen(f, addr, backlog); err != nil {
 		ep.Close()
 		return nil, err
@@ -180,7 +175,7 @@ func (l *Listener) accept() (*Conn, error) {
 		if c, err := l.take(); c != nil || err != nil {
 			return c, err
 		}
-		l.acc.sleeper.Fetch(true)
+		l.acc.waitLocked()
 	}
 }
 
@@ -249,11 +244,9 @@ func (l *Listener) Close() error {
 // of them, Addr and Stats may be called from then on. Nobody may have called
 // Accept.
 func (l *Listener) Split() []*Listener {
-	l.acc.sleeper.Done()
 	for _, q := range l.queues {
 		p := &Listener{network: l.network, family: l.family, addr: l.addr, keepAlive: l.keepAlive, queues: []*acceptQueue{q}}
-		p.acc.init()
-		p.acc.sleeper.AddWaker(&q.waker)
+		q.acc.Store(&p.acc)
 		l.parts = append(l.parts, p)
 	}
 	return l.parts

@@ -39,7 +39,6 @@ var _ net.Listener = (*MergedListener)(nil)
 // others. It returns net.ErrClosed when the last listener was closed.
 func Merge(listeners ...net.Listener) *MergedListener {
 	m := &MergedListener{listeners: listeners, open: len(listeners)}
-	m.acc.init()
 	for _, l := range listeners {
 		m.running.Go(func() { m.accept(l) })
 	}

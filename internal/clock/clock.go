@@ -17,6 +17,8 @@ import (
 // everybody may call the rest.
 type Clock struct {
 	std tcpip.Clock
+	// base is where the time is counted from.
+	base time.Time
 	// cached is the time in nanoseconds, 0 while the clock is not cached.
 	cached atomic.Int64
 }
@@ -24,11 +26,11 @@ type Clock struct {
 var _ tcpip.Clock = (*Clock)(nil)
 
 // New returns a clock that asks the system until the first Refresh.
-func New() *Clock { return &Clock{std: tcpip.NewStdClock()} }
+func New() *Clock { return &Clock{std: tcpip.NewStdClock(), base: time.Now()} }
 
 // Refresh takes the time and returns it in nanoseconds since some fixed moment.
 func (c *Clock) Refresh() int64 {
-	t := nanoseconds(c.std.NowMonotonic())
+	t := c.ask()
 	c.cached.Store(t)
 	return t
 }
@@ -44,7 +46,7 @@ func (c *Clock) Nanos() int64 {
 // ask is not inlined, so that Nanos can be.
 //
 //go:noinline
-func (c *Clock) ask() int64 { return nanoseconds(c.std.NowMonotonic()) }
+func (c *Clock) ask() int64 { return int64(time.Since(c.base)) }
 
 // Stop makes the clock ask the system again, because nobody will refresh it.
 func (c *Clock) Stop() { c.cached.Store(0) }
@@ -54,10 +56,7 @@ func (c *Clock) Now() time.Time { return c.std.Now() }
 
 // NowMonotonic implements tcpip.Clock.
 func (c *Clock) NowMonotonic() tcpip.MonotonicTime {
-	if t := c.cached.Load(); t != 0 {
-		return monotonic(t)
-	}
-	return c.std.NowMonotonic()
+	return monotonic(c.Nanos())
 }
 
 // AfterFunc implements tcpip.Clock. Timers look at the clock when they fire: it
@@ -66,7 +65,7 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
 	return c.std.AfterFunc(d, func() {
 		if t := c.cached.Load(); t != 0 {
 			// Not Store: the poller may have refreshed or stopped it meanwhile.
-			c.cached.CompareAndSwap(t, nanoseconds(c.std.NowMonotonic()))
+			c.cached.CompareAndSwap(t, c.ask())
 		}
 		f()
 	})

@@ -8,13 +8,11 @@ import (
 
 // MonotonicTime hides its one field, a number of nanoseconds, and its exported
 // arithmetic goes through time.Time, which costs more than the rest of a cached
-// clock. These conversions are sound because the type is a struct of exactly
+// clock. This conversion is sound because the type is a struct of exactly
 // one int64: the array below does not compile for another size, and TestLayout
 // checks the meaning.
 
 var _ [unsafe.Sizeof(tcpip.MonotonicTime{}) - 8]struct{}
 var _ [8 - unsafe.Sizeof(tcpip.MonotonicTime{})]struct{}
-
-func nanoseconds(t tcpip.MonotonicTime) int64 { return *(*int64)(unsafe.Pointer(&t)) }
 
 func monotonic(ns int64) tcpip.MonotonicTime { return *(*tcpip.MonotonicTime)(unsafe.Pointer(&ns)) }

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/gotpa/tpa/internal/counter"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -39,23 +40,27 @@ type Endpoint struct {
 	routes atomic.Pointer[[]tcpip.Route]
 
 	// asleep is set while the poller sleeps: whoever stages a frame then must
-	// flush it. pending tells the poller that there is something to flush; it is
+	// flush it. pending tells the poller that there is something to flush. Both are
 	// written under txMu.
 	asleep  atomic.Bool
-	pending atomic.Bool
+	pending counter.Flag
 
 	// txMu guards the transmit side of queue and the following fields.
-	txMu   sync.Mutex
-	staged int
+	txMu    sync.Mutex
+	staged  int
+	flushAt int // so many staged frames are flushed at once
 	// full says that the last flush left frames behind. Nobody asks the device again
 	// before the next poll, but for those who wait in reserveLocked.
 	full   bool
 	waited int // how often the device was waited for since it last took a frame
-	hop    nextHop
-	holder Holder // nil: nothing is kept back
-	stage  Stage
-	out    Outgoing // the segment that holder sees
-	ip     [ipHeaderMax]byte
+	// sent is where segments are counted, unpublished those that are not yet.
+	sent        *tcpip.StatCounter
+	unpublished uint64
+	hop         nextHop
+	holder      Holder // nil: nothing is kept back
+	stage       Stage
+	out         Outgoing // the segment that holder sees
+	ip          [ipHeaderMax]byte
 
 	stats endpointStats
 }
@@ -76,7 +81,7 @@ type nextHop struct {
 type endpointStats struct {
 	rxMalformed, rxBadChecksum, rxVLAN, rxUnknown, rxNotOurs atomic.Uint64
 	txWaits, txNoBuffer, txTooLong, txNoRoute, txSegmented   atomic.Uint64
-	txBursts                                                 [link.BurstBuckets]atomic.Uint64
+	txBursts                                                 [link.BurstBuckets]counter.Counter // under txMu
 }
 
 // EndpointStats are counters since the endpoint was made. Each counts frames
@@ -114,7 +119,7 @@ type EndpointStats struct {
 // NewEndpoint returns an endpoint for a queue of the device. neighbours is
 // shared by all endpoints of the device. mtu is at most the device's.
 func NewEndpoint(dev link.Info, q link.Queue, neighbours *Neighbours, mtu int) *Endpoint {
-	e := &Endpoint{queue: q, caps: dev.Capabilities, neighbours: neighbours}
+	e := &Endpoint{queue: q, caps: dev.Capabilities, neighbours: neighbours, flushAt: leastFlushAt, sent: new(tcpip.StatCounter)}
 	e.waiter, _ = q.(link.Waiter)
 	copy(e.mac[:], dev.HardwareAddr)
 	e.mtu.Store(uint32(mtu))

@@ -93,12 +93,13 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 		if n > mss {
 			cut = mss
 		}
-		if !e.sendSegmentLocked(p, tcp, payload, at, n, cut) {
+		if !e.sendSegmentLocked(p, tcp, payload, at, n, cut, 1) {
 			return 0, Full
 		}
 		return n, Sent
 	}
 	seq, flags, sent := binary.BigEndian.Uint32(tcp[4:]), tcp[13], 0
+	counted := uint64(1) // once for all that it is cut into
 	for sent < n {
 		k := min(n-sent, mss)
 		// FIN and PSH belong to the last piece.
@@ -106,9 +107,10 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 			tcp[13] &^= byte(header.TCPFlagFin | header.TCPFlagPsh)
 		}
 		binary.BigEndian.PutUint32(tcp[4:], seq+uint32(sent))
-		if !e.sendSegmentLocked(p, tcp, payload, at+uint64(sent), k, 0) {
+		if !e.sendSegmentLocked(p, tcp, payload, at+uint64(sent), k, 0, counted) {
 			break
 		}
+		counted = 0
 		e.stats.txSegmented.Add(1)
 		sent += k
 	}
@@ -128,8 +130,8 @@ func (e *Endpoint) WakePoller() {
 }
 
 // sendSegmentLocked stages one frame, if there is a buffer for it. A non-zero mss
-// asks the device to cut it.
-func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload, at uint64, n, mss int) bool {
+// asks the device to cut it. It counts as that many segments.
+func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload, at uint64, n, mss int, segments uint64) bool {
 	size := p.size + len(tcp) + n
 	b := e.queue.Reserve(size)
 	if b == nil && !e.full {
@@ -140,6 +142,7 @@ func (e *Endpoint) sendSegmentLocked(p *TCPPath, tcp []byte, payload TCPPayload,
 		e.stats.txWaits.Add(1)
 		return false
 	}
+	e.unpublished += segments
 	copy(b, p.headers[:p.size])
 	copy(b[p.size:], tcp)
 	if n > 0 {

@@ -29,10 +29,15 @@ const (
 	txNap       = 50 * time.Microsecond
 )
 
-// flushAt is how many staged frames are flushed without waiting for the end of
-// the poll: the peer can start on them while we make the rest. With 64, two
-// stacks that talk to each other work in turns instead of side by side.
-const flushAt = 4
+// So many staged frames are flushed without waiting for the end of the poll: half of
+// what the poll before has brought, within these bounds. The peer can start on them
+// while we make the rest: two stacks that talk to each other would work in turns if
+// all answers left at once. Under load polls bring more, and a flush costs less per
+// frame.
+const (
+	leastFlushAt = 4
+	mostFlushAt  = link.MaxBurst / 2
+)
 
 // ipHeaderMax is room for the IP headers that TCP packets of ours have.
 const ipHeaderMax = header.IPv6MinimumSize
@@ -47,6 +52,17 @@ func (e *Endpoint) Kick() {
 	e.txMu.Unlock()
 }
 
+// FinishPoll is Kick at the end of a poll that has brought some frames.
+func (e *Endpoint) FinishPoll(frames int) {
+	if !e.pending.Load() {
+		return
+	}
+	e.txMu.Lock()
+	e.flushAllLocked()
+	e.flushAt = min(max(frames/2, leastFlushAt), mostFlushAt)
+	e.txMu.Unlock()
+}
+
 // flushAllLocked ends a poll: nothing waits for company any longer.
 func (e *Endpoint) flushAllLocked() {
 	e.full = false
@@ -57,19 +73,33 @@ func (e *Endpoint) flushAllLocked() {
 }
 
 // SetAsleep announces that the poller is about to sleep, or awake again. While
-// it sleeps, whoever stages frames flushes them. The poller calls Kick after
-// SetAsleep(true), so that nothing staged before is left behind.
-func (e *Endpoint) SetAsleep(asleep bool) { e.asleep.Store(asleep) }
+// it sleeps, whoever stages frames flushes them; what was staged before is sent
+// here.
+func (e *Endpoint) SetAsleep(asleep bool) {
+	e.txMu.Lock()
+	e.asleep.Store(asleep)
+	if asleep && e.pending.Load() {
+		e.flushAllLocked()
+	}
+	e.txMu.Unlock()
+}
+
+// CountSegments has SendTCP count segments in c. It must be called before there is
+// traffic.
+func (e *Endpoint) CountSegments(c *tcpip.StatCounter) { e.sent = c }
 
 func (e *Endpoint) flushLocked() {
 	// The error of a closed or broken queue reaches the poller by Receive.
 	staged := e.staged
 	e.staged, _ = e.queue.Flush()
 	e.full = e.staged > 0
-	e.pending.Store(e.staged > 0 || e.heldLocked())
+	e.pending.Set(e.staged > 0 || e.heldLocked())
 	if n := staged - e.staged; n > 0 {
-		c := &e.stats.txBursts[link.BurstBucket(n)]
-		c.Store(c.Load() + 1) // txMu is held
+		e.stats.txBursts[link.BurstBucket(n)].Add(1)
+	}
+	if e.unpublished > 0 {
+		e.sent.IncrementBy(e.unpublished)
+		e.unpublished = 0
 	}
 }
 
@@ -77,9 +107,9 @@ func (e *Endpoint) flushLocked() {
 func (e *Endpoint) commitLocked(n int, tx link.TxOffload) {
 	e.queue.Commit(n, tx)
 	if e.staged++; e.staged == 1 {
-		e.pending.Store(true)
+		e.pending.Set(true)
 	}
-	if e.staged >= flushAt && !e.full {
+	if e.staged >= e.flushAt && !e.full {
 		e.flushLocked()
 	}
 }
@@ -339,7 +369,7 @@ func (e *Endpoint) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *s
 	var err tcpip.Error
 	tcp := pkt.TransportHeader().Slice()
 	if e.holdLocked(mac, ip[:ipLen], tcp, pkt) {
-		e.pending.Store(true)
+		e.pending.Set(true)
 	} else {
 		err = e.writeTCPLocked(mac, ip[:ipLen], 0, pkt)
 	}

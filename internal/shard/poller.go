@@ -9,12 +9,16 @@ import (
 
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
+	"github.com/gotpa/tpa/internal/counter"
 	"github.com/gotpa/tpa/link"
 )
 
 const (
 	defaultSpin     = time.Millisecond
 	defaultMaxSleep = time.Millisecond
+	// deepSleep takes the place of the default MaxSleep when no frame has come for
+	// longIdle: an idle program costs a quarter of it then.
+	deepSleep, longIdle = 4 * time.Millisecond, time.Second
 	// noSpin is a Polling.Spin so short that a poller sleeps at once.
 	noSpin = time.Nanosecond
 	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
@@ -36,16 +40,12 @@ type PollerStats struct {
 
 // pollerCounters are written by the poller alone and read by anyone.
 type pollerCounters struct {
-	polls, empty, sleeps, busy atomic.Uint64
-	bursts                     [link.BurstBuckets]atomic.Uint64
+	polls, empty, sleeps, busy counter.Counter
+	bursts                     [link.BurstBuckets]counter.Counter
 	started                    atomic.Int64
 	// idle is the greatest Idle that pollerStats returned, in nanoseconds.
 	idle atomic.Int64
 }
-
-// bump adds to a counter that only the calling goroutine writes, without the
-// locked instruction of Add.
-func bump(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
 
 // run polls until the shard is closed or its queue is broken.
 func (s *Shard) run() {
@@ -55,7 +55,6 @@ func (s *Shard) run() {
 	// program would wait for it instead of dying.
 	s.link.SetAsleep(true) // whoever still sends has to flush
 	s.clock.Stop()         // and time goes on
-	s.link.Kick()
 	close(s.done)
 }
 
@@ -90,6 +89,8 @@ func (s *Shard) poll() {
 	waiter, _ := s.queue.(link.Waiter)
 	idle := idler{shard: s, waiter: waiter}
 	c := &s.counters
+	var now int64
+	busy := false // the last poll found frames
 	for !s.closing.Load() {
 		n, err := s.queue.Receive(frames)
 		if err != nil {
@@ -98,20 +99,23 @@ func (s *Shard) poll() {
 			}
 			return
 		}
-		now := s.clock.Refresh()
-		bump(&c.polls, 1)
+		last := now
+		if now = s.clock.Refresh(); busy {
+			c.busy.Add(uint64(now - last))
+		}
+		c.polls.Add(1)
 		m := 0
 		if s.handover != nil {
 			m = s.handover.Receive(handed)
 		}
-		if n+m == 0 {
-			bump(&c.empty, 1)
+		if busy = n+m > 0; !busy {
+			c.empty.Add(1)
 			s.link.Kick()
 			s.engine.Resume()
 			idle.pause(now)
 			continue
 		}
-		idle.reset()
+		idle.reset(now)
 		fast := s.engine.Receive(frames[:n])
 		if s.handover != nil {
 			if m > 0 {
@@ -119,30 +123,36 @@ func (s *Shard) poll() {
 			}
 			s.handover.Flush()
 		}
-		bump(&s.fast, uint64(fast))
+		s.fast.Add(uint64(fast))
 		// So that the answers of the readers that were woken leave with this flush.
 		gsync.Goyield()
 		s.engine.FinishPoll()
-		s.link.Kick()
+		s.link.FinishPoll(n + m)
 		s.engine.Resume()
 		if n > 0 {
-			bump(&c.bursts[link.BurstBucket(n)], 1)
+			c.bursts[link.BurstBucket(n)].Add(1)
 		}
-		bump(&c.busy, uint64(s.clock.Refresh()-now))
 	}
 }
 
 // idler decides what a poller does when it found nothing.
 type idler struct {
-	shard  *Shard
-	waiter link.Waiter
+	shard   *Shard
+	waiter  link.Waiter
+	spinner spinner
 	// since is when the queue was first found empty, in nanoseconds as the clock
 	// has them, 0 while there is traffic.
 	since int64
 	sleep time.Duration
 }
 
-func (i *idler) reset() { i.since, i.sleep = 0, 0 }
+// reset ends the pause: frames came.
+func (i *idler) reset(now int64) {
+	if i.since != 0 {
+		i.spinner.ended(time.Duration(now - i.since))
+		i.since, i.sleep = 0, 0
+	}
+}
 
 // pause yields while the idle time is short, then sleeps: until a frame comes
 // where the queue can tell, else for times that double up to MaxSleep.
@@ -153,15 +163,20 @@ func (i *idler) pause(now int64) {
 	}
 	// In virtual time the clock stands still for as long as anybody runs.
 	polling := s.polling.Load()
-	if spin := polling.Spin; spin < 0 || spin >= time.Microsecond && time.Duration(now-i.since) < spin {
+	if i.spinner.most != polling.Spin {
+		i.spinner = spinner{most: polling.Spin} // it was changed
+	}
+	if spent := time.Duration(now - i.since); polling.Spin != noSpin && i.spinner.spin(spent) {
 		gsync.Goyield()
+		if spent >= leastSpin {
+			i.yieldThread()
+		}
 		return
 	}
 	s.link.SetAsleep(true)
 	s.parked.Store(true)
 	s.clock.Stop()
-	s.link.Kick()
-	bump(&s.counters.sleeps, 1)
+	s.counters.sleeps.Add(1)
 	switch {
 	case s.closing.Load(), s.handover != nil && s.handover.Waiting():
 	case i.waiter != nil:
@@ -172,21 +187,38 @@ func (i *idler) pause(now int64) {
 		}
 		i.waiter.Wait(timeout)
 	case s.handover != nil:
-		i.sleep = min(max(2*i.sleep, firstSleep), polling.MaxSleep)
+		i.deepen(now, polling.MaxSleep)
 		select {
 		case <-s.wakeup:
 		case <-time.After(i.sleep):
 		}
 	default:
-		i.sleep = min(max(2*i.sleep, firstSleep), polling.MaxSleep)
+		i.deepen(now, polling.MaxSleep)
 		time.Sleep(i.sleep)
 	}
 	s.clock.Refresh()
 	s.link.SetAsleep(false)
 	s.parked.Store(false)
-	if i.waiter != nil {
-		i.since = 0
+}
+
+// yieldThread lets other threads have the processor, and finds out whether they
+// wanted it.
+func (i *idler) yieldThread() {
+	c := i.shard.clock
+	before := c.Refresh()
+	yieldThread()
+	if time.Duration(c.Refresh()-before) >= disturbance {
+		i.spinner.disturbed()
 	}
+}
+
+// deepen chooses the next sleep of a device that cannot wake its poller, which is
+// most at most, or more where that is the default.
+func (i *idler) deepen(now int64, most time.Duration) {
+	if i.shard.deepens.Load() && time.Duration(now-i.since) > longIdle {
+		most = deepSleep
+	}
+	i.sleep = min(max(2*i.sleep, firstSleep), most)
 }
 
 // pollerStats reads the counters.

@@ -20,6 +20,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/counter"
 	"github.com/gotpa/tpa/internal/handover"
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
@@ -69,6 +70,8 @@ type Shard struct {
 	queue   link.Queue
 	mac     link.MAC
 	polling atomic.Pointer[Polling] // with defaults
+	// deepens: MaxSleep is the default, which sleeps exceed after a long pause.
+	deepens atomic.Bool
 	tcp     TCP
 	log     *slog.Logger
 	onBreak func(error)
@@ -103,7 +106,7 @@ type Shard struct {
 	closeOnce sync.Once
 
 	counters pollerCounters
-	fast     atomic.Uint64 // written by the poller alone
+	fast     counter.Counter // written by the poller alone
 	conns    connCounters
 }
 

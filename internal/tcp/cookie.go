@@ -125,7 +125,7 @@ func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 		child.finish(transport.StateClosed, nil)
 		return true
 	}
-	if child.ackOwed {
+	if child.ackOwed.Load() {
 		child.sendAck()
 	}
 	return true

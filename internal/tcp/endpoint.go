@@ -26,9 +26,11 @@ import (
 // state does with a segment, in which order receive.go follows it. Then RFC 7323
 // for window scales and timestamps, RFC 5681 and 6298 for windows and timers, RFC
 // 2018, 6675 and 8985 for loss with SACK, and RFC 5961 for what is not believed.
+//
+// With thousands of connections each segment finds its endpoint out of the caches.
+// So what every segment needs lies together, in some 14 cache lines, and the rest
+// behind it.
 type Endpoint struct {
-	stack.TransportEndpointInfo
-
 	p *Protocol
 
 	// state is written under mu and read by anyone.
@@ -40,13 +42,29 @@ type Endpoint struct {
 	sink   transport.Sink
 	events transport.Events
 	// closed: the program is done with the endpoint.
-	closed bool
+	closed   bool
+	untraced bool // there was no room for a trace when the handshake began
+	trace    *recorder.Trace
+
+	receiver
+	sender
+	timers
+
+	route      *stack.Route
+	routeEpoch uint64
+	path       netif.TCPPath
+	stack.TransportEndpointInfo
+
+	// From here on is what few segments need.
+
+	options
+	lossState
+	patience
+
 	// failure is why the connection ended; the program is told once.
 	failure tcpip.Error
 	// soft is what ICMP said, for those who ask (SO_ERROR) and for a time-out.
 	soft tcpip.Error
-
-	options
 
 	// What gVisor knows of the endpoint.
 	protocols         []tcpip.NetworkProtocolNumber
@@ -58,19 +76,10 @@ type Endpoint struct {
 
 	user transport.User // nil before Engine.Established and after Engine.Closed
 
-	route      *stack.Route
-	routeEpoch uint64
-	path       netif.TCPPath
-	way        netif.Route // of path
-	trace      *recorder.Trace
-	untraced   bool // there was no room for a trace when the handshake began
+	way netif.Route // of path
 
 	listen *listener // of an endpoint that listens
 	parent *Endpoint // of one that was not accepted yet
-
-	receiver
-	sender
-	timers
 
 	// What is counted of the connection. timeouts is read by the recorder.
 	retransmits, fastRetransmits uint64
@@ -90,7 +99,7 @@ func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber) *Endpoint {
 	e.linger = -1
 	e.sendSize, e.receiveSize = set.send.Default, set.receive.Default
 	e.nagle = set.delay
-	e.timers.init(&set)
+	e.patience.init(&set)
 	e.minRTO, e.maxRTO = set.minRTO, set.maxRTO
 	e.congestion = set.congestion
 	e.sackOK = set.sack

@@ -45,8 +45,19 @@ type Engine struct {
 	// owing are connections that have something to acknowledge at the end of the
 	// poll.
 	owing []*Endpoint
-	// segment is the one at hand: c.Slow makes it escape.
+	// batch are the segments at hand: c.Slow makes them escape.
+	batch [batchSize]looked
+}
+
+// batchSize is how many segments of a burst are looked up before the first of them
+// is handled. What their endpoints have in memory comes meanwhile.
+const batchSize = 16
+
+// looked is a frame that was looked up.
+type looked struct {
 	segment flow.Segment
+	tcp     bool      // it is a plain segment
+	ep      *Endpoint // whose segments take the fast path, nil for none
 }
 
 // NewEngine returns an engine, for the stack that NewProtocol is called with.
@@ -62,6 +73,7 @@ func (*Engine) MakeStack(f func()) error {
 func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
 	g.p = New(g.c.Link)(s).(*Protocol)
 	g.p.record, g.p.departing = g.c.Record, g.c.Departing
+	g.c.Link.CountSegments(s.Stats().TCP.SegmentsSent)
 	return g.p
 }
 
@@ -78,50 +90,78 @@ func (*Engine) FirstSend() int { return 256 << 10 }
 
 // Receive handles a burst.
 func (g *Engine) Receive(frames []link.Frame) (fast int) {
-	s := &g.segment
-	g.p.Polled(true)
-	for i := range frames {
-		f := &frames[i]
-		var k *flow.Key
-		if f.Checksum != link.Bad && s.Parse(f.Data, g.c.MAC) {
-			// The program may keep a connection that a reset has ended.
-			e, ok := g.p.flows.Lookup(&s.Key)
-			flags := s.Header().Flags()
-			first := !ok && flags&(flow.Unusual|ack|fin) == syn
-			if ok && e.current().Over() {
-				ok = false
-			}
-			if (ok || first) && f.Checksum != link.Good && !s.ChecksumsRight() {
-				g.c.Link.CountBadChecksum()
-				continue
-			}
-			if ok {
-				fast++
-				if state := e.current(); state == transport.StateSynReceived || state == transport.StateTimeWait {
-					g.p.goOn(e, s)
-				} else if e.Input(s.Header()[:s.TCPLen], s.Payload()) {
-					g.owing = append(g.owing, e)
-				}
-				continue
-			}
-			if first && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.begin(s) {
-				fast++
-				continue
-			}
-			if flags&flow.Unusual == 0 {
-				k = &s.Key
-			}
+	polled := false
+	for len(frames) > 0 {
+		n := min(len(frames), batchSize)
+		for i := range n {
+			g.lookUp(&g.batch[i], &frames[i], n > 1)
 		}
-		// The stack queues what is for TCP.
-		g.c.Slow(f, k)
+		for i := range n {
+			f, x := &frames[i], &g.batch[i]
+			s := &x.segment
+			// The program may keep a connection that a reset has ended.
+			if x.tcp && (x.ep == nil || x.ep.current().Over()) {
+				// What came before it in the burst may have begun the connection.
+				x.ep, _ = g.p.flows.Lookup(&s.Key)
+			}
+			var k *flow.Key
+			if x.tcp {
+				e, flags := x.ep, s.Header().Flags()
+				first := e == nil && flags&(flow.Unusual|ack|fin) == syn
+				ok := e != nil && !e.current().Over()
+				if (ok || first) && f.Checksum != link.Good && !s.ChecksumsRight() {
+					g.c.Link.CountBadChecksum()
+					continue
+				}
+				if ok {
+					fast++
+					if state := e.current(); state == transport.StateSynReceived || state == transport.StateTimeWait {
+						g.p.goOn(e, s)
+					} else if e.Input(s.Header()[:s.TCPLen], s.Payload()) {
+						g.owing = append(g.owing, e)
+					}
+					continue
+				}
+				if first && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.begin(s) {
+					fast++
+					continue
+				}
+				if flags&flow.Unusual == 0 {
+					k = &s.Key
+				}
+			}
+			if !polled {
+				polled = true
+				g.p.Polled(true)
+			}
+			// The stack queues what is for TCP.
+			g.c.Slow(f, k)
+			g.p.Drain()
+		}
+		frames = frames[n:]
+	}
+	if polled {
+		g.p.Polled(false)
 		g.p.Drain()
 	}
-	g.p.Polled(false)
-	g.p.Drain()
 	if fast > 0 {
 		g.p.stats.ValidSegmentsReceived.IncrementBy(uint64(fast))
 	}
 	return fast
+}
+
+// lookUp finds the endpoint of a frame. With ahead, others are looked up before it is
+// handled.
+func (g *Engine) lookUp(x *looked, f *link.Frame, ahead bool) {
+	x.ep = nil
+	if x.tcp = f.Checksum != link.Bad && x.segment.Parse(f.Data, g.c.MAC); !x.tcp {
+		return
+	}
+	if e, ok := g.p.flows.Lookup(&x.segment.Key); ok {
+		if x.ep = e; ahead {
+			prefetch(e)
+		}
+	}
 }
 
 // FinishPoll sends the acknowledgements that no reply has carried. It comes before

@@ -98,7 +98,7 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 	if again {
 		a.beyond = e.sendMax + e.maxWindow
 	}
-	if e.ackOwed {
+	if e.ackOwed.Load() {
 		e.sendAck()
 	}
 	e.unlock()

@@ -9,12 +9,9 @@ import (
 // options are what the program can set of an endpoint. They are guarded by its mu.
 type options struct {
 	v6Only bool
-	nagle  bool // SetNoDelay(false)
 	// linger is SO_LINGER, -1 for none.
 	linger      time.Duration
 	keepAliveOn bool
-	// sendSize and receiveSize are the sizes of the buffers in bytes.
-	sendSize, receiveSize int
 }
 
 // SetNoDelay implements transport.Endpoint.

@@ -29,7 +29,7 @@ import (
 type Output interface {
 	// WakePoller ends the poller's sleep, so that it calls Retry.
 	WakePoller()
-	// SendTCP is netif.Endpoint's.
+	// SendTCP is netif.Endpoint's, which counts the segments.
 	SendTCP(p *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent)
 	// Route and Source are netif.Endpoint's.
 	Route(local, remote, routed tcpip.Address) netif.Route
@@ -294,7 +294,7 @@ func (p *Protocol) Retry() {
 		e.stalled = false
 		if connecting(e.current()) {
 			e.sendSyn()
-		} else if e.ackOwed && open(e.current()) {
+		} else if e.ackOwed.Load() && open(e.current()) {
 			e.sendAck()
 		}
 		e.output()

@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 
+	"github.com/gotpa/tpa/internal/counter"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -16,6 +17,8 @@ import (
 // receiver is the receiving half of a connection.
 type receiver struct {
 	in buffer // received in order, not read yet; it ends at receiveNext, but for a FIN
+
+	receiveSize int // of the buffer, in bytes
 
 	// These are the peer's sequence numbers.
 
@@ -45,9 +48,10 @@ type receiver struct {
 	tsAge    int64
 	lastAck  uint32
 
-	// ackOwed: what was received has not been acknowledged; ackListed: the poller
-	// will see to it.
-	ackOwed, ackListed bool
+	// ackOwed: what was received has not been acknowledged. The poller looks at it
+	// without mu. ackListed is the poller's alone: Acknowledge will be called.
+	ackOwed   counter.Flag
+	ackListed bool
 	// challenged is when the last acknowledgement of an unacceptable segment left.
 	challenged int64
 	heard      int64 // when the last segment came
@@ -93,7 +97,7 @@ func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
 	// A SYN that could take the place of a connection that ended comes again, and
 	// on the slow path then.
 	e.receive(&s)
-	if e.ackOwed && !e.ackListed {
+	if e.ackOwed.Load() && !e.ackListed {
 		e.ackListed = true
 		owes = true
 	}
@@ -102,11 +106,15 @@ func (e *Endpoint) Input(h header.TCP, payload []byte) (owes bool) {
 }
 
 // Acknowledge sends the acknowledgement that Input reported, unless a reply has
-// carried it meanwhile.
+// carried it meanwhile. Only who calls Input calls it.
 func (e *Endpoint) Acknowledge() {
-	e.mu.Lock()
 	e.ackListed = false
-	if e.ackOwed {
+	// Who owes anew since Input, on the slow path, sees to that itself.
+	if !e.ackOwed.Load() {
+		return
+	}
+	e.mu.Lock()
+	if e.ackOwed.Load() {
 		e.sendAck()
 	}
 	e.unlock()
@@ -166,7 +174,7 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	e.unacknowledged = s.ack
 	e.established(s)
 	e.events |= transport.Writable
-	e.ackOwed = true
+	e.ackOwed.Set(true)
 	if len(s.payload) > 0 || s.flags&fin != 0 {
 		s.seq++
 		s.flags &^= syn
@@ -293,7 +301,7 @@ func (e *Endpoint) acceptable(s *segment) bool {
 		// Its acknowledgement counts, its data does not.
 		if s.seq == e.receiveNext && s.flags&(syn|rst) == 0 {
 			s.payload, s.flags = nil, s.flags&^fin
-			e.ackOwed = true
+			e.ackOwed.Set(true)
 			return true
 		}
 		return false
@@ -366,7 +374,7 @@ func (e *Endpoint) text(s *segment) {
 	default:
 		// The peer has sent its FIN: it sends it again.
 		if s.flags&fin != 0 || len(s.payload) > 0 {
-			e.ackOwed = true
+			e.ackOwed.Set(true)
 			e.sendAck()
 		}
 		return
@@ -397,7 +405,7 @@ func (e *Endpoint) text(s *segment) {
 	if seq != e.receiveNext {
 		first := len(e.outOfOrder) == 0
 		e.keepOutOfOrder(seq, b, last)
-		if e.ackOwed = true; first || !e.sackOK {
+		if e.ackOwed.Set(true); first || !e.sackOK {
 			e.sendAck() // RFC 5681 section 4.2: at once
 		}
 		// With SACK, one acknowledgement at the end of the poll tells of all that came
@@ -409,7 +417,7 @@ func (e *Endpoint) text(s *segment) {
 		e.receiveNext += uint32(len(b))
 		e.events |= transport.Readable
 	}
-	e.ackOwed = true
+	e.ackOwed.Set(true)
 	if len(e.outOfOrder) > 0 || e.lateFin {
 		last = e.joinOutOfOrder() || last
 		if len(e.outOfOrder) == 0 || !e.sackOK {
@@ -568,7 +576,7 @@ func (e *Endpoint) finArrived() {
 	e.finReceived = true
 	e.dropOutOfOrder()
 	e.events |= transport.Readable
-	e.ackOwed = true
+	e.ackOwed.Set(true)
 	switch e.current() {
 	case transport.StateEstablished:
 		e.setState(transport.StateCloseWait)

@@ -14,8 +14,6 @@ type recovery struct {
 	// window is the congestion window, threshold the slow start threshold, in
 	// bytes. counted is what was acknowledged towards the next growth.
 	window, threshold, counted int
-	congestion                 string
-	cubic                      cubic
 
 	// duplicates counts duplicate acknowledgements in a row, without SACK.
 	// inRecovery: loss was found and what was sent before recoverSeq is being
@@ -23,7 +21,6 @@ type recovery struct {
 	duplicates         int
 	inRecovery, slowly bool
 	recoverSeq         uint32 // the sendMax of when loss was found
-	undo               undo
 	prr                prr
 	hole               *blackHole // nil as long as large segments get through
 
@@ -37,7 +34,6 @@ type recovery struct {
 	timing   bool
 	timedSeq uint32
 	timedAt  int64
-	openedAt int64
 
 	srtt, rttvar, rto time.Duration
 	minRTO, maxRTO    time.Duration
@@ -45,6 +41,14 @@ type recovery struct {
 	rtoGrown bool
 	// backoff is how often the RTO was doubled.
 	backoff uint
+}
+
+// lossState is what only loss, the handshake and CUBIC need of that.
+type lossState struct {
+	congestion string
+	cubic      cubic
+	undo       undo
+	openedAt   int64
 }
 
 const duplicatesForLoss = 3

@@ -20,6 +20,8 @@ import (
 type sender struct {
 	out buffer // written by the program, not acknowledged yet; it begins at unacknowledged
 
+	sendSize int // of the buffer, in bytes
+
 	// These are our sequence numbers, but for windowSeq.
 
 	iss            uint32 // of our SYN: all others count from here
@@ -44,6 +46,7 @@ type sender struct {
 	finQueued, finSent bool
 	finSeq             uint32 // behind the last byte
 
+	nagle        bool // SetNoDelay(false)
 	sackOK, tsOK bool
 	tsOffset     uint32
 
@@ -271,7 +274,7 @@ func (e *Endpoint) sendSyn() {
 		}
 	}
 	e.emit(b, 0, 0)
-	e.ackOwed = false
+	e.ackOwed.Set(false)
 	e.rtoAt = e.p.now() + int64(e.rto)
 	e.schedule()
 }
@@ -386,8 +389,8 @@ func (e *Endpoint) sendData(seq uint32, n int, last bool) (int, bool) {
 // emit sends a segment on the fast path, or the slow one. It returns how many
 // bytes left and whether all did; if not, Retry goes on.
 func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
-	owed := e.ackOwed
-	e.ackOwed = false
+	owed := e.ackOwed.Load()
+	e.ackOwed.Set(false)
 	e.lastAck = e.receiveNext
 	if !e.routed() {
 		return n, true // lost, as in a network
@@ -399,11 +402,10 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 		}
 		switch result {
 		case netif.Sent:
-			e.p.stats.SegmentsSent.Increment()
 			return sent, true
 		case netif.Full:
 			if sent == 0 {
-				e.ackOwed = owed || n == 0
+				e.ackOwed.Set(owed || n == 0)
 			}
 			e.p.stall(e)
 			return sent, false

@@ -27,14 +27,20 @@ type timers struct {
 	timer   tcpip.Timer
 	firesAt int64 // when the timer fires, 0 while it is not set
 
-	// attempts counts what was sent in vain since the peer was last heard.
-	attempts   uint32
-	retries    uint32
-	synRetries uint32
 	// userTimeout, if any, is how long the peer may owe us an acknowledgement, or an
 	// open window; since owedAt it does, unless nothing is in flight nor waits.
 	userTimeout time.Duration
 	owedAt      int64
+	// attempts counts what was sent in vain since the peer was last heard.
+	attempts uint32
+
+	scratch [header.TCPHeaderMaximumSize]byte // of the segment that is being sent
+}
+
+// patience is when a connection gives up, and how it asks before.
+type patience struct {
+	retries    uint32
+	synRetries uint32
 
 	keepAliveIdle, keepAliveInterval time.Duration
 	keepAliveCount                   int
@@ -42,11 +48,9 @@ type timers struct {
 	probedAt                         int64 // when the last one left
 
 	finWait2 time.Duration // how long FIN-WAIT-2 lasts without a program
-
-	scratch [header.TCPHeaderMaximumSize]byte
 }
 
-func (t *timers) init(s *settings) {
+func (t *patience) init(s *settings) {
 	t.retries, t.synRetries = s.retries, uint32(s.synRetries)
 	t.finWait2 = s.linger
 	t.keepAliveIdle, t.keepAliveInterval, t.keepAliveCount = 2*time.Hour, 75*time.Second, 9

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package shard
+
+// yieldThread does nothing.
+func yieldThread() {}
