@@ -19,11 +19,16 @@ type Polling struct {
 	// wake its poller. It bounds the latency of the first frame after a pause.
 	// 10 µs to 100 ms. Default: 1 ms, and 4 ms when no frame has come for a second.
 	MaxSleep time.Duration
+	// LongHandler is how long a handler may run in the poller (Serve) before it is
+	// counted and logged: meanwhile no other connection of the shard goes on. 10 µs
+	// to 1 min. Default: 10 ms.
+	LongHandler time.Duration
 }
 
 const (
 	minSpin, maxSpin   = time.Microsecond, time.Second
 	minSleep, maxSleep = 10 * time.Microsecond, 100 * time.Millisecond
+	minLong, maxLong   = 10 * time.Microsecond, time.Minute
 )
 
 // check refuses values out of range.
@@ -33,6 +38,9 @@ func (p Polling) check() error {
 	}
 	if p.MaxSleep != 0 && (p.MaxSleep < minSleep || p.MaxSleep > maxSleep) {
 		return fmt.Errorf("Polling.MaxSleep is %v: want %v to %v", p.MaxSleep, minSleep, maxSleep)
+	}
+	if p.LongHandler != 0 && (p.LongHandler < minLong || p.LongHandler > maxLong) {
+		return fmt.Errorf("Polling.LongHandler is %v: want %v to %v", p.LongHandler, minLong, maxLong)
 	}
 	return nil
 }

@@ -108,6 +108,15 @@ var settings = []Setting{
 		}),
 		get: func(c *Config) string { return duration(c.Polling.MaxSleep) },
 	}),
+	live(Setting{
+		Key: "polling.long_handler", Field: "Polling.LongHandler", Values: "a duration of 10µs to 1m, such as 10ms", Default: "10ms",
+		About: "how long a handler may run in the poller before it is counted and logged",
+		set: one(func(c *Config, v string) error {
+			d, err := time.ParseDuration(v)
+			return assign(&c.Polling.LongHandler, d, cmpErr(err, d < minLong || d > maxLong))
+		}),
+		get: func(c *Config) string { return duration(c.Polling.LongHandler) },
+	}),
 	form("tcp.engine", "TPA_TCP", "TCP.Engine", func(c *Config) *Engine { return &c.TCP.Engine }, engines.want(), "tpa",
 		"the TCP: our own, which runs to completion in the poller, or gVisor's, slower, the reference in tests"),
 	number("tcp.receive_buffer", "", "TCP.ReceiveBuffer", func(c *Config) *int { return &c.TCP.ReceiveBuffer }, minBuffer, maxBuffer, "bytes", "6291456",

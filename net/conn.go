@@ -65,13 +65,13 @@ func (c *Conn) start(addrs *endpoints, keepAlive net.KeepAliveConfig) {
 // A user is a Conn as TCP sees it.
 type user struct{ c *Conn }
 
-// Notify implements transport.Sink: it wakes the goroutines that events concern.
+// Notify implements transport.Sink: it wakes whom events concern.
 func (u user) Notify(e transport.Events) {
 	if e&(transport.Readable|transport.Ended) != 0 {
-		u.c.rd.waker.Assert()
+		u.c.rd.wake()
 	}
 	if e&(transport.Writable|transport.Ended) != 0 {
-		u.c.wr.waker.Assert()
+		u.c.wr.wake()
 	}
 }
 
@@ -111,7 +111,15 @@ func (c *Conn) shutdown() {
 	// The endpoint does not announce the acknowledgement of its FIN.
 	for pause, left := time.Millisecond, time.Duration(c.linger.Load()); left > 0 && c.unacknowledged(); pause = min(2*pause, 20*time.Millisecond) {
 		pause = min(pause, left)
-		time.Sleep(pause)
+		co, poller := running()
+		switch {
+		case poller:
+			return
+		case co != nil:
+			co.sleep(pause)
+		default:
+			time.Sleep(pause)
+		}
 		left -= pause
 	}
 }

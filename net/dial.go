@@ -71,13 +71,15 @@ func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote
 	if err := c.stack.Bind(c.ep, local, remote); err != nil {
 		return sysError(call, err)
 	}
-	stop := context.AfterFunc(ctx, c.wr.waker.Assert)
+	stop := context.AfterFunc(ctx, c.wr.wake)
 	defer stop()
 	if err := c.ep.Connect(remote); err != nil {
 		return sysError("connect", err)
 	}
 	for {
-		c.wr.waitLocked() // nobody else has the connection
+		if err := c.wr.waitLocked(); err != nil { // nobody else has the connection
+			return sysError("connect", err)
+		}
 		if err := ctx.Err(); err != nil {
 			return contextError(err)
 		}

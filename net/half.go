@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gotpa/tpa/internal/transport"
 )
 
 // Bits of half.state. 0 is the common case, so that the data path tests all of
@@ -23,9 +25,13 @@ type half struct {
 	// waits.
 	mu sync.Mutex
 
-	// waker ends the current wait, or the next one. It is asserted after any
-	// change that a waiting goroutine must see: events of the endpoint, and state.
+	// waker ends the wait of a goroutine, or the next one. It is asserted, by wake,
+	// after any change that must be seen: events of the endpoint, and state.
 	waker parker
+
+	// task is what is made ready instead while a coroutine waits, or was the last
+	// to. callbacks is made ready besides.
+	task, callbacks atomic.Pointer[transport.Task]
 
 	state    atomic.Uint32
 	deadline deadline
@@ -42,13 +48,70 @@ func (h *half) err() error {
 	return nil
 }
 
-// waitLocked parks until the waker is asserted. mu is held.
-func (h *half) waitLocked() { h.waker.Wait() }
+// lock takes mu. A coroutine lets others run meanwhile; callbacks, which cannot, get
+// ErrWouldBlock.
+func (h *half) lock() error {
+	if h.mu.TryLock() {
+		return nil
+	}
+	co, poller := running()
+	if poller {
+		return transport.ErrWouldBlock
+	}
+	if co == nil {
+		h.mu.Lock()
+		return nil
+	}
+	for !h.mu.TryLock() {
+		co.sleep(lockPause)
+	}
+	return nil
+}
+
+// lockPause is how long a coroutine waits between two looks at a lock that a
+// goroutine holds.
+const lockPause = 50 * time.Microsecond
+
+// wake ends the current wait, or the next one.
+func (h *half) wake() {
+	if t := h.callbacks.Load(); t != nil {
+		t.Ready()
+	}
+	if t := h.task.Load(); t != nil {
+		t.Ready()
+		return
+	}
+	h.waker.Assert()
+}
+
+// waitLocked parks until wake is called, or for a shorter time. It fails, with
+// ErrWouldBlock, in callbacks. mu is held.
+//
+// Who waits in another way than the one before must look again first: what came
+// meanwhile was told to that one.
+func (h *half) waitLocked() error {
+	co, poller := running()
+	switch {
+	case poller:
+		return transport.ErrWouldBlock
+	case co == nil:
+		if h.task.Load() != nil {
+			h.task.Store(nil)
+			return nil
+		}
+		h.waker.Wait()
+	case h.task.Load() != &co.task:
+		h.task.Store(&co.task)
+	default:
+		co.wait()
+	}
+	return nil
+}
 
 // set sets bits of the state, wakes who waits, and returns the state before.
 func (h *half) set(bits uint32) (before uint32) {
 	before = h.state.Or(bits)
-	h.waker.Assert()
+	h.wake()
 	return before
 }
 

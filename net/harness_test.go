@@ -53,8 +53,14 @@ func (h host) dial(t testing.TB, address string) *tpanet.Conn {
 // newHosts joins a server and a client by a wire in memory.
 func newHosts(t testing.TB, o memory.Options) (server, client host) {
 	t.Helper()
+	return newHostsOn(t, o, accel.TCP{})
+}
+
+// newHostsOn is newHosts with settings of TCP.
+func newHostsOn(t testing.TB, o memory.Options, tcp accel.TCP) (server, client host) {
+	t.Helper()
 	s, c := newDevices(t, o)
-	return newHost(t, s, "10.0.0.1", "fd00::1"), newHost(t, c, "10.0.0.2", "fd00::2")
+	return newHost(t, s, "10.0.0.1", "fd00::1", tcp), newHost(t, c, "10.0.0.2", "fd00::2", tcp)
 }
 
 func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
@@ -66,13 +72,14 @@ func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
 	return s, c
 }
 
-func newHost(t testing.TB, d link.Device, ip4, ip6 string) host {
+func newHost(t testing.TB, d link.Device, ip4, ip6 string, tcp accel.TCP) host {
 	t.Helper()
+	tcp.TimeWait = 200 * time.Millisecond
 	leak.Check(t, d)
 	rt, err := accel.New(accel.Config{
 		Link: d, Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler),
 		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},
-		TCP:   accel.TCP{TimeWait: 200 * time.Millisecond},
+		TCP:   tcp,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -35,6 +35,8 @@ type acceptQueue struct {
 	// empty.
 	ready  atomic.Bool
 	closed atomic.Bool
+	// inPoller is made ready instead of the waker while AcceptFunc serves the queue.
+	inPoller atomic.Pointer[transport.Task]
 
 	// queued counts connections that came to wait, accepted those that left.
 	queued, accepted atomic.Uint64
@@ -51,6 +53,10 @@ func (q *acceptQueue) Notify(e transport.Events) {
 		q.queued.Add(1)
 	}
 	q.ready.Store(true)
+	if t := q.inPoller.Load(); t != nil {
+		t.Ready()
+		return
+	}
 	q.acc.Load().waker.Assert()
 }
 
@@ -159,13 +165,21 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // accept takes no lock while there are connections that wait: those who accept
 // meet only at the queue of one shard, and there for a moment.
-func (l *Listener) accept() (*Conn, error) {
+func (l *Listener) accept() (c *Conn, err error) {
 	if err := l.acc.err(); err != nil {
 		return nil, err
 	}
 	if c, err := l.take(); c != nil || err != nil {
 		return c, err
 	}
+	if _, poller := running(); poller {
+		return nil, transport.ErrWouldBlock
+	}
+	Detach(func() { c, err = l.acceptWaiting() })
+	return c, err
+}
+
+func (l *Listener) acceptWaiting() (*Conn, error) {
 	l.acc.mu.Lock()
 	defer l.acc.mu.Unlock()
 	for {
@@ -186,30 +200,36 @@ func (l *Listener) take() (*Conn, error) {
 		first = l.next.Add(1)
 	}
 	for i := range l.queues {
-		q := l.queues[(int(first)+i)%len(l.queues)]
-		if !q.ready.Load() {
-			continue
+		if c, err := l.takeFrom(l.queues[(int(first)+i)%len(l.queues)]); c != nil || err != nil {
+			return c, err
 		}
-		ep, err := q.ep.Accept()
-		if err == transport.ErrWouldBlock {
-			q.ready.Store(false)
-			// One that came before that may have been announced before it, too.
-			if ep, err = q.ep.Accept(); err == nil {
-				q.ready.Store(true)
-			} else if err == transport.ErrWouldBlock {
-				continue
-			}
-		}
-		if err != nil {
-			if err := l.acc.err(); err != nil {
-				return nil, err
-			}
-			return nil, sysError("accept", err)
-		}
-		q.accepted.Add(1)
-		return l.newConn(q.stack, ep), nil
 	}
 	return nil, nil
+}
+
+// takeFrom accepts from one queue, nil when it has no connection.
+func (l *Listener) takeFrom(q *acceptQueue) (*Conn, error) {
+	if !q.ready.Load() {
+		return nil, nil
+	}
+	ep, err := q.ep.Accept()
+	if err == transport.ErrWouldBlock {
+		q.ready.Store(false)
+		// One that came before that may have been announced before it, too.
+		if ep, err = q.ep.Accept(); err == nil {
+			q.ready.Store(true)
+		} else if err == transport.ErrWouldBlock {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		if err := l.acc.err(); err != nil {
+			return nil, err
+		}
+		return nil, sysError("accept", err)
+	}
+	q.accepted.Add(1)
+	return l.newConn(q.stack, ep), nil
 }
 
 func (l *Listener) newConn(stack transport.Stack, ep transport.Endpoint) *Conn {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/link/fault"
 	"github.com/gotpa/tpa/link/memory"
 )
@@ -22,7 +23,7 @@ func TestInfoUnderLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, client := newHost(t, s, "10.0.0.1", "fd00::1"), newHost(t, bad, "10.0.0.2", "fd00::2")
+	server, client := newHost(t, s, "10.0.0.1", "fd00::1", accel.TCP{}), newHost(t, bad, "10.0.0.2", "fd00::2", accel.TCP{})
 	a, b := pair(t, server, client)
 	want := pattern(1 << 20)
 	got := receive(a)

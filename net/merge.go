@@ -65,7 +65,7 @@ func (m *MergedListener) accept(l net.Listener) {
 			m.come = append(m.come, a)
 		}
 		m.mu.Unlock()
-		m.acc.waker.Assert()
+		m.acc.wake()
 		if ended {
 			return
 		}
@@ -74,7 +74,12 @@ func (m *MergedListener) accept(l net.Listener) {
 }
 
 // Accept waits for the next connection of any of the listeners.
-func (m *MergedListener) Accept() (net.Conn, error) {
+func (m *MergedListener) Accept() (c net.Conn, err error) {
+	Detach(func() { c, err = m.acceptWaiting() })
+	return c, err
+}
+
+func (m *MergedListener) acceptWaiting() (net.Conn, error) {
 	m.acc.mu.Lock()
 	defer m.acc.mu.Unlock()
 	for {
@@ -97,7 +102,9 @@ func (m *MergedListener) Accept() (net.Conn, error) {
 			addr := m.Addr()
 			return nil, &net.OpError{Op: "accept", Net: addr.Network(), Addr: addr, Err: err}
 		}
-		m.acc.waitLocked()
+		if err := m.acc.waitLocked(); err != nil {
+			return nil, &net.OpError{Op: "accept", Net: m.Addr().Network(), Addr: m.Addr(), Err: err}
+		}
 	}
 }
 

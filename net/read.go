@@ -19,7 +19,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 }
 
 func (c *Conn) read(b []byte) (int, error) {
-	c.rd.mu.Lock()
+	if err := c.rd.lock(); err != nil {
+		return 0, err
+	}
 	defer c.rd.mu.Unlock()
 	if len(b) == 0 {
 		// As in package net, an expired deadline does not matter here.
@@ -52,7 +54,9 @@ func (c *Conn) read(b []byte) (int, error) {
 // The state is looked at between the two and again before every wait.
 func (c *Conn) readableLocked() error {
 	if c.drained && c.rd.state.Load() == 0 {
-		c.rd.waitLocked()
+		if err := c.rd.waitLocked(); err != nil {
+			return err
+		}
 	}
 	c.drained = false // from here on: an announcement is cleared unheard
 	c.rd.waker.Clear()

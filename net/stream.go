@@ -75,9 +75,12 @@ func (c *Conn) draftFrom(r io.Reader) (read int64, err error) {
 		draft := c.ep.Draft()
 		n, rerr := r.Read(draft.Space())
 		if n > 0 {
-			c.wr.mu.Lock()
-			err = c.writeDraftLocked(draft, n)
-			c.wr.mu.Unlock()
+			if err = c.wr.lock(); err == nil {
+				err = c.writeDraftLocked(draft, n)
+				c.wr.mu.Unlock()
+			} else {
+				draft.Return()
+			}
 		} else {
 			draft.Return()
 		}
@@ -97,7 +100,9 @@ func (c *Conn) draftFrom(r io.Reader) (read int64, err error) {
 // writeKnown writes up to limit bytes that r has ready. It reads nothing before
 // there is room for it, so that nothing is lost when none comes.
 func (c *Conn) writeKnown(r io.Reader, limit int64) (int64, error) {
-	c.wr.mu.Lock()
+	if err := c.wr.lock(); err != nil {
+		return 0, c.opError("write", err)
+	}
 	defer c.wr.mu.Unlock()
 	if err := c.roomLocked(); err != nil {
 		return 0, c.opError("write", err)
@@ -180,7 +185,9 @@ func known(r io.Reader) int64 {
 // No lock of one endpoint is held while the other is asked: two goroutines that
 // splice a pair of connections in both directions do not block each other.
 func (c *Conn) splice(src *Conn, limit *io.LimitedReader) (int64, error) {
-	src.rd.mu.Lock()
+	if err := src.rd.lock(); err != nil {
+		return 0, err
+	}
 	defer src.rd.mu.Unlock()
 	src.spliced.Add(1)
 	defer src.spliced.Add(-1)
@@ -322,7 +329,9 @@ func (c *Conn) lendTo(w io.Writer) (written int64, err error) {
 
 // borrow waits for data.
 func (c *Conn) borrow() (transport.Loan, error) {
-	c.rd.mu.Lock()
+	if err := c.rd.lock(); err != nil {
+		return nil, err
+	}
 	defer c.rd.mu.Unlock()
 	for {
 		if err := c.readableLocked(); err != nil {
@@ -346,7 +355,9 @@ func (c *Conn) borrow() (transport.Loan, error) {
 // method WriteTo of net.Buffers knows only package net's own connections and
 // calls Write for each buffer of others.
 func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
-	c.wr.mu.Lock()
+	if err := c.wr.lock(); err != nil {
+		return 0, c.opError("writev", err)
+	}
 	defer c.wr.mu.Unlock()
 	n, err := c.writeBuffersLocked(bufs)
 	c.bytesWritten.Add(uint64(n))

@@ -9,9 +9,11 @@ import (
 // Write writes b. It waits for room in the send buffer, and no other write gets
 // between its bytes.
 func (c *Conn) Write(b []byte) (int, error) {
-	c.wr.mu.Lock()
-	n, err := c.writeLocked(b)
-	c.wr.mu.Unlock()
+	n, err := 0, c.wr.lock()
+	if err == nil {
+		n, err = c.writeLocked(b)
+		c.wr.mu.Unlock()
+	}
 	if err != nil {
 		err = c.opError("write", err)
 	}
@@ -50,7 +52,9 @@ func (c *Conn) writeLocked(b []byte) (int, error) {
 // writableLocked waits until there may be room, or tells why not. wr.mu is held.
 func (c *Conn) writableLocked() error {
 	if c.wr.state.Load() == 0 {
-		c.wr.waitLocked()
+		if err := c.wr.waitLocked(); err != nil {
+			return err
+		}
 	}
 	return c.wr.err()
 }

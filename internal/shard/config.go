@@ -21,6 +21,9 @@ type Polling struct {
 	// wake its poller. It bounds the latency of the first frame after a pause.
 	// 10 µs to 100 ms. Default: 1 ms, and 4 ms when no frame has come for a second.
 	MaxSleep time.Duration
+	// LongHandler is how long a handler may run in the poller before it is counted
+	// and logged. 10 µs to 1 min. Default: 10 ms.
+	LongHandler time.Duration
 }
 
 // SetPolling changes how the poller idles. Any goroutine may call it, before Start and
@@ -44,6 +47,7 @@ func (p Polling) withDefaults() Polling {
 		p.Spin = noSpin
 	}
 	p.MaxSleep = cmp.Or(p.MaxSleep, defaultMaxSleep)
+	p.LongHandler = cmp.Or(p.LongHandler, defaultLongHandler)
 	return p
 }
 

@@ -41,7 +41,7 @@ func (s *Shard) wake() {
 	if !s.parked.Load() {
 		return
 	}
-	if w, ok := s.queue.(link.Waiter); ok {
+	if w, ok := s.queue.(link.Waiter); ok && !s.ended.Load() {
 		w.Wake()
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/goid"
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
 	"github.com/gotpa/tpa/internal/counter"
@@ -19,6 +20,9 @@ const (
 	// deepSleep takes the place of the default MaxSleep when no frame has come for
 	// longIdle: an idle program costs a quarter of it then.
 	deepSleep, longIdle = 4 * time.Millisecond, time.Second
+	// defaultLongHandler is more than a garbage collection or another program on the
+	// processor takes, most of the time.
+	defaultLongHandler = 10 * time.Millisecond
 	// noSpin is a Polling.Spin so short that a poller sleeps at once.
 	noSpin = time.Nanosecond
 	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
@@ -50,12 +54,17 @@ type pollerCounters struct {
 // run polls until the shard is closed or its queue is broken.
 func (s *Shard) run() {
 	defer s.panicked()
+	s.handlers.SetOwner(goid.Get())
 	s.poll()
 	// Not deferred: a poller that panics may hold the transmit lock, and the
 	// program would wait for it instead of dying.
 	s.link.SetAsleep(true) // whoever still sends has to flush
 	s.clock.Stop()         // and time goes on
+	s.ended.Store(true)
+	s.parked.Store(true)
 	close(s.done)
+	// Handlers wait here, maybe on this very thread, to see their connections end.
+	s.handlers.End(func() { <-s.wakeup })
 }
 
 // panicked notes a panic of the poller with the flight recorder, and lets it take
@@ -79,6 +88,7 @@ func (s *Shard) poll() {
 		if err := pin(s.cpu); err != nil {
 			s.log.Warn("poller stays unpinned", "queue", s.index, "cpu", s.cpu, "err", err)
 		}
+		// Coroutines belong to the thread of the poller that made them, if it is locked.
 		// The thread is not unlocked: it ends with the poller, and its affinity too.
 	}
 	frames := make([]link.Frame, link.MaxBurst)
@@ -108,7 +118,7 @@ func (s *Shard) poll() {
 		if s.handover != nil {
 			m = s.handover.Receive(handed)
 		}
-		if busy = n+m > 0; !busy {
+		if busy = n+m > 0 || s.handlers.Waiting(); !busy {
 			c.empty.Add(1)
 			s.link.Kick()
 			s.engine.Resume()
@@ -124,6 +134,7 @@ func (s *Shard) poll() {
 			s.handover.Flush()
 		}
 		s.fast.Add(uint64(fast))
+		s.handlers.Run()
 		// So that the answers of the readers that were woken leave with this flush.
 		gsync.Goyield()
 		s.engine.FinishPoll()
@@ -178,7 +189,7 @@ func (i *idler) pause(now int64) {
 	s.clock.Stop()
 	s.counters.sleeps.Add(1)
 	switch {
-	case s.closing.Load(), s.handover != nil && s.handover.Waiting():
+	case s.closing.Load(), s.handlers.Waiting(), s.handover != nil && s.handover.Waiting():
 	case i.waiter != nil:
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
@@ -186,15 +197,12 @@ func (i *idler) pause(now int64) {
 			timeout = polling.MaxSleep
 		}
 		i.waiter.Wait(timeout)
-	case s.handover != nil:
+	default:
 		i.deepen(now, polling.MaxSleep)
 		select {
 		case <-s.wakeup:
 		case <-time.After(i.sleep):
 		}
-	default:
-		i.deepen(now, polling.MaxSleep)
-		time.Sleep(i.sleep)
 	}
 	s.clock.Refresh()
 	s.link.SetAsleep(false)

@@ -100,6 +100,11 @@ type Shard struct {
 	// queue cannot.
 	parked atomic.Bool
 	wakeup chan struct{}
+	// ended is set when the poller has left its queue alone for good.
+	ended atomic.Bool
+	// handlers are what the poller runs beside TCP.
+	handlers *transport.RunQueue
+	stuck    stuckWatch
 
 	closing   atomic.Bool
 	done      chan struct{}
@@ -146,6 +151,7 @@ func New(o Options) (*Shard, error) {
 		ReceiveBuffer: s.tcp.ReceiveBuffer, SendBuffer: s.tcp.SendBuffer, FirstSend: s.engine.FirstSend(), TimeWait: s.tcp.TimeWait,
 	})
 	s.engine.Attach(s.account)
+	s.handlers = s.newRunQueue()
 	return s, nil
 }
 
@@ -278,6 +284,8 @@ func (s *Shard) Close() {
 		}
 		if s.counters.started.Load() != 0 {
 			<-s.done
+		} else {
+			s.handlers.End(nil)
 		}
 		// Now nothing comes in. TCP's own goroutine has to be done with what came
 		// before it is told to end: it would leave the rest in its queues.
@@ -386,6 +394,8 @@ type Stats struct {
 	// Refused counts what was not believed of those who pretend to be a peer or a
 	// router.
 	Refused transport.Refused
+	// Handlers tell about the handlers that the poller runs.
+	Handlers transport.RunStats
 	// Stack holds the stack's counters. Read its fields with Value.
 	Stack tcpip.Stats
 }
@@ -395,7 +405,7 @@ func (s *Shard) Stats() Stats {
 	st := Stats{
 		CPU: s.cpu, Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
 		Shortcuts: s.fast.Load(), Flows: s.engine.Flows(), Conns: s.connStats(),
-		Limits: s.account.Stats(), Refused: s.engine.Refused(), Stack: s.stackStats,
+		Limits: s.account.Stats(), Refused: s.engine.Refused(), Handlers: s.handlers.Stats(), Stack: s.stackStats,
 	}
 	if s.handover != nil {
 		st.Handover = s.handover.Stats()

@@ -192,6 +192,8 @@ type Stack interface {
 	Index() int
 	// Zone is that of the device's link-local addresses.
 	Zone() Zone
+	// RunQueue is what the shard's poller runs beside TCP.
+	RunQueue() *RunQueue
 }
 
 // A Zone is the network on which link-local addresses of IPv6 are valid (RFC

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/net/nettest"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -19,7 +20,9 @@ func TestMain(m *testing.M) {
 // TestConformance compares accel, over every link and on both TCPs, with the
 // kernel.
 func TestConformance(t *testing.T) {
-	references, others := []Transport{loopback()}, []Transport{overMemory(t), overMemoryGVisor(t)}
+	references, others := []Transport{loopback()}, []Transport{
+		overMemory(t), overMemoryGVisor(t), overHandlers(t, "handlers", accel.TCP{}),
+	}
 	if testnet.Netns.Probe() == nil {
 		wire := newWire(t)
 		references = []Transport{wire.kernel(), loopback()}
@@ -48,6 +51,10 @@ func TestNettest(t *testing.T) {
 	}{
 		{"memory", overMemory},
 		{"gvisor", overMemoryGVisor},
+		{"handlers", func(t *testing.T) Transport { return overHandlers(t, "handlers", accel.TCP{}) }},
+		{"handlers on gvisor", func(t *testing.T) Transport {
+			return overHandlers(t, "handlers", accel.TCP{Engine: accel.EngineGVisor})
+		}},
 		{"memif", overMemif},
 		{"xdp", func(t *testing.T) Transport { return newWire(t).xdp() }},
 	} {
