@@ -39,6 +39,7 @@ func (rt *Runtime) watch() {
 			rt.sample(now)
 			for _, s := range rt.shards {
 				s.Tidy()
+				s.CheckHandlers()
 			}
 			if now.Sub(sampled) < sampleEvery {
 				continue

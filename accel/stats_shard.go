@@ -30,6 +30,8 @@ type ShardStats struct {
 	// Refused counts what was not believed of those who pretend to be a peer or a
 	// router.
 	Refused RefusedStats `json:"refused"`
+	// Handlers tell about the handlers that the poller runs.
+	Handlers HandlerStats `json:"handlers"`
 	// IP counts packets of the slow path, both versions together.
 	IP IPStats `json:"ip"`
 	// ICMP counts ICMP messages, both versions together.
@@ -182,6 +184,24 @@ type RefusedStats struct {
 	// Errors counts ICMP errors about a sequence number that is not in flight (RFC
 	// 5927 section 4.1).
 	Errors uint64 `json:"errors"`
+}
+
+// HandlerStats tell about the handlers that a poller runs: Serve, Go, and the
+// callbacks of tpanet.Server.
+type HandlerStats struct {
+	// Coroutines and Callbacks are the handlers that have a connection now.
+	Coroutines int64 `json:"coroutines"`
+	Callbacks  int64 `json:"callbacks"`
+	// Runs counts how often the poller ran a handler.
+	Runs uint64 `json:"runs"`
+	// Long counts runs that took longer than Polling.LongHandler.
+	Long uint64 `json:"long"`
+	// Longest is the time of the longest of them.
+	Longest time.Duration `json:"longest_ns"`
+	// Detached counts what handlers gave to goroutines.
+	Detached uint64 `json:"detached"`
+	// Detaching is how much of it is under way.
+	Detaching int64 `json:"detaching"`
 }
 
 // IPStats count packets of the slow path: new flows, resets, ICMP. Segments of

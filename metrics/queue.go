@@ -293,4 +293,15 @@ var queueMetrics = []metric[queue]{
 	},
 	count("conn_read_bytes_total", "Bytes that the program read from connections.", func(s *accel.ShardStats) uint64 { return s.Conns.ReadBytes }),
 	count("conn_written_bytes_total", "Bytes that the program wrote to connections.", func(s *accel.ShardStats) uint64 { return s.Conns.WrittenBytes }),
+	{
+		name: "handlers", kind: gauge, help: "Connections with a handler in the poller, and what handlers have given to goroutines and wait for.",
+		labels: []string{"kind"},
+		read: func(q queue) []sample {
+			h := &q.shard().Handlers
+			return []sample{series(h.Coroutines, "coroutine"), series(h.Callbacks, "callback"), series(h.Detaching, "detached")}
+		},
+	},
+	count("handler_runs_total", "Times that the poller ran a handler.", func(s *accel.ShardStats) uint64 { return s.Handlers.Runs }),
+	count("handler_long_runs_total", "Runs that took longer than Polling.LongHandler: meanwhile no other connection of the shard went on.", func(s *accel.ShardStats) uint64 { return s.Handlers.Long }),
+	count("handler_detached_total", "What handlers gave to goroutines.", func(s *accel.ShardStats) uint64 { return s.Handlers.Detached }),
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -255,6 +256,56 @@ func BenchmarkSetDeadline(b *testing.B) {
 		deadline = deadline.Add(1)
 		if err := c.SetDeadline(deadline); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHandlers is BenchmarkRoundTrip with a server in the poller: coroutines
+// on both sides, and callbacks on the server's.
+func BenchmarkHandlers(b *testing.B) {
+	for _, bench := range []struct {
+		name   string
+		server func(*tpanet.Conn)
+	}{
+		{"coroutines", func(c *tpanet.Conn) { c.Go(echoHandler) }},
+		{"callbacks", func(c *tpanet.Conn) { c.Handle(openEchoer) }},
+	} {
+		for _, conns := range []int{1, 50} {
+			b.Run(fmt.Sprintf("%s/conns=%d", bench.name, conns), func(b *testing.B) {
+				server, client := newHosts(b, memory.Options{})
+				ln := server.listen(b, "tcp", server.ip4+":0")
+				var clients []*tpanet.Conn
+				for range conns {
+					a, c := pairTo(b, ln, client)
+					bench.server(a)
+					clients = append(clients, c)
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				var wg sync.WaitGroup
+				for i, c := range clients {
+					rounds := b.N / conns
+					if i < b.N%conns {
+						rounds++
+					}
+					wg.Add(1)
+					c.Go(func(net.Conn) {
+						defer wg.Done()
+						buf := make([]byte, 64)
+						for range rounds {
+							if _, err := c.Write(buf); err != nil {
+								b.Error(err)
+								return
+							}
+							if _, err := io.ReadFull(c, buf); err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					})
+				}
+				wg.Wait()
+			})
 		}
 	}
 }

@@ -59,8 +59,14 @@ func newHosts(t testing.TB, o memory.Options) (server, client host) {
 // newHostsOn is newHosts with settings of TCP.
 func newHostsOn(t testing.TB, o memory.Options, tcp accel.TCP) (server, client host) {
 	t.Helper()
+	return newHostsWith(t, o, accel.Config{TCP: tcp})
+}
+
+// newHostsWith is newHosts with settings.
+func newHostsWith(t testing.TB, o memory.Options, config accel.Config) (server, client host) {
+	t.Helper()
 	s, c := newDevices(t, o)
-	return newHost(t, s, "10.0.0.1", "fd00::1", tcp), newHost(t, c, "10.0.0.2", "fd00::2", tcp)
+	return newHost(t, s, "10.0.0.1", "fd00::1", config), newHost(t, c, "10.0.0.2", "fd00::2", config)
 }
 
 func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
@@ -72,15 +78,16 @@ func newDevices(t testing.TB, o memory.Options) (server, client link.Device) {
 	return s, c
 }
 
-func newHost(t testing.TB, d link.Device, ip4, ip6 string, tcp accel.TCP) host {
+func newHost(t testing.TB, d link.Device, ip4, ip6 string, config accel.Config) host {
 	t.Helper()
-	tcp.TimeWait = 200 * time.Millisecond
 	leak.Check(t, d)
-	rt, err := accel.New(accel.Config{
-		Link: d, Fallback: accel.FallbackNever, Logger: slog.New(slog.DiscardHandler),
-		Addrs: []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")},
-		TCP:   tcp,
-	})
+	config.Link, config.Fallback = d, accel.FallbackNever
+	config.Addrs = []netip.Prefix{netip.MustParsePrefix(ip4 + "/24"), netip.MustParsePrefix(ip6 + "/64")}
+	config.TCP.TimeWait = 200 * time.Millisecond
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	rt, err := accel.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

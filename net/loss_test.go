@@ -23,7 +23,7 @@ func TestInfoUnderLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, client := newHost(t, s, "10.0.0.1", "fd00::1", accel.TCP{}), newHost(t, bad, "10.0.0.2", "fd00::2", accel.TCP{})
+	server, client := newHost(t, s, "10.0.0.1", "fd00::1", accel.Config{}), newHost(t, bad, "10.0.0.2", "fd00::2", accel.Config{})
 	a, b := pair(t, server, client)
 	want := pattern(1 << 20)
 	got := receive(a)
