@@ -85,6 +85,7 @@ func TestChange(t *testing.T) {
 		{"polling.spin", "50us", "1ms", ""},
 		{"polling.spin", "20µs", "50µs", ""},
 		{"polling.max_sleep", "2ms", "1ms", ""},
+		{"polling.long_handler", "20ms", "10ms", ""},
 		{"limits.connections", "100", "65536", ""},
 		{"limits.half_open", "100", "1024", ""},
 		{"limits.closing", "100", "16384", ""},

@@ -23,7 +23,7 @@ var textless = []string{"Link", "Random", "Logger", "DPDK.Logger"}
 var examples = map[string]string{
 	"device": `"net_memif0,socket=/run/m.sock"`, "steering": `"rules"`, "addrs": `["10.0.0.2/24", "fd00::2/64"]`, "zone": `"tpa0"`,
 	"gateways": `["10.0.0.1"]`, "mtu": "9000", "queues": "2", "cpus": "[2, 3]",
-	"polling.spin": `"50us"`, "polling.max_sleep": `"2ms"`,
+	"polling.spin": `"50us"`, "polling.max_sleep": `"2ms"`, "polling.long_handler": `"20ms"`,
 	"tcp.engine": `"gvisor"`, "tcp.receive_buffer": "65536", "tcp.send_buffer": "65536", "tcp.time_wait": `"1m"`, "tcp.no_sack": "true",
 	"tcp.no_coalescing": "true", "tcp.congestion": `"cubic"`,
 	"limits.connections": "10", "limits.half_open": "11", "limits.closing": "12", "limits.time_wait": "13", "limits.memory": "16777216", "limits.resets": "14",
