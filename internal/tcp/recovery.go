@@ -16,6 +16,7 @@ type recovery struct {
 	window, threshold, counted int
 	congestion                 string
 	cubic                      cubic
+	hystart                    hystart
 
 	// duplicates counts duplicate acknowledgements in a row, without SACK.
 	// inRecovery: loss was found and what was sent before recoverSeq is being
@@ -57,7 +58,7 @@ func (e *Endpoint) startCongestion() {
 	e.window = e.initialWindow()
 	e.threshold = math.MaxInt32
 	e.recoverSeq = e.unacknowledged - 1
-	e.cubic = cubic{}
+	e.cubic, e.hystart = cubic{}, hystart{end: e.sendNext}
 	e.rack.furthest, e.rack.reorderingMultiplier = e.unacknowledged, 1
 }
 
