@@ -133,6 +133,7 @@ func TestBadSettings(t *testing.T) {
 // TestTexts checks that enums print what they parse, and nothing else.
 func TestTexts(t *testing.T) {
 	testTexts(t, "tpa", "gvisor", EngineTPA, EngineGVisor)
+	testTexts(t, "auto", "cubic", CongestionAuto, CongestionCubic)
 	testTexts(t, "reno", "cubic", CongestionReno, CongestionCubic)
 	testTexts(t, "auto", "never", FallbackAuto, FallbackNever)
 	testTexts(t, "rules", "whole", SteerRules, SteerWhole)

@@ -32,16 +32,18 @@ func (e *Engine) UnmarshalText(text []byte) error { return engines.parse(e, text
 type Congestion int
 
 const (
+	// CongestionAuto is CUBIC with our TCP and NewReno with gVisor's.
+	CongestionAuto Congestion = iota
 	// CongestionReno is NewReno (RFC 5681, RFC 6582).
-	CongestionReno Congestion = iota
+	CongestionReno
 	// CongestionCubic is CUBIC (RFC 9438). With gVisor's TCP its window arithmetic
 	// can overflow (gvisor.dev/issue/11632).
 	CongestionCubic
 )
 
-var congestions = enum[Congestion]{"Congestion", []string{"reno", "cubic"}}
+var congestions = enum[Congestion]{"Congestion", []string{"auto", "reno", "cubic"}}
 
-// String returns the name as the kernel has it: reno or cubic.
+// String returns auto, or the name as the kernel has it: reno or cubic.
 func (c Congestion) String() string { return congestions.text(c) }
 
 // MarshalText implements encoding.TextMarshaler: it returns what String does.

@@ -25,7 +25,7 @@ type TCP struct {
 	NoCoalescing bool
 	// Engine is the TCP that carries the connections. Default: EngineTPA.
 	Engine Engine
-	// Congestion is the congestion control. Default: CongestionReno.
+	// Congestion is the congestion control. Default: CongestionAuto, which is CUBIC.
 	Congestion Congestion
 }
 
@@ -52,7 +52,7 @@ func (t TCP) check() error {
 		errs = append(errs, fmt.Errorf("TCP.Engine is %v: want EngineTPA or EngineGVisor", t.Engine))
 	}
 	if !congestions.has(t.Congestion) {
-		errs = append(errs, fmt.Errorf("TCP.Congestion is %v: want CongestionReno or CongestionCubic", t.Congestion))
+		errs = append(errs, fmt.Errorf("TCP.Congestion is %v: want CongestionAuto, CongestionReno or CongestionCubic", t.Congestion))
 	}
 	return errors.Join(errs...)
 }

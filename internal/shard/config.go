@@ -68,8 +68,9 @@ type TCP struct {
 	// Engine is the TCP that carries the connections: "tpa" is our own, which runs to
 	// completion in the shard, "gvisor" gVisor's. Default: "tpa".
 	Engine string
-	// Congestion is "reno" or "cubic". Default: "reno": the window arithmetic of
-	// gVisor's cubic can overflow (gvisor.dev/issue/11632).
+	// Congestion is "reno", "cubic" or "auto". Default: "auto", which is "cubic", but
+	// with gVisor's TCP "reno": the window arithmetic of its cubic can overflow
+	// (gvisor.dev/issue/11632).
 	Congestion string
 }
 
@@ -77,7 +78,12 @@ func (t TCP) withDefaults() TCP {
 	t.ReceiveBuffer = cmp.Or(t.ReceiveBuffer, 6<<20)
 	t.SendBuffer = cmp.Or(t.SendBuffer, 4<<20)
 	t.TimeWait = cmp.Or(t.TimeWait, time.Minute)
-	t.Congestion = cmp.Or(t.Congestion, "reno")
 	t.Engine = cmp.Or(t.Engine, "tpa")
+	if t.Congestion = cmp.Or(t.Congestion, "auto"); t.Congestion == "auto" {
+		t.Congestion = "cubic"
+		if t.Engine == "gvisor" {
+			t.Congestion = "reno"
+		}
+	}
 	return t
 }

@@ -10,11 +10,12 @@ import (
 // growWindow enlarges the congestion window for acknowledged bytes.
 func (e *Endpoint) growWindow(bytes int, now int64) {
 	if bytes == 0 || int(e.sendMax-e.unacknowledged)+bytes < e.window-e.mss && e.window > 10*e.mss {
-		return // not what held us back (RFC 7661)
+		e.cubic.start = 0 // RFC 9438 section 5.8
+		return            // not what held us back (RFC 7661)
 	}
 	limit := e.sendSize * 2
 	if e.window < e.threshold {
-		e.window = min(e.window+bytes, e.threshold, limit)
+		e.window = min(e.window+e.slowStart(bytes), e.threshold, limit)
 		return
 	}
 	if e.congestion == "cubic" {
@@ -45,6 +46,7 @@ type cubic struct {
 	start  int64   // of the epoch, 0 for none
 	origin float64
 	reno   float64 // W_est
+	prior  float64 // the window before the last loss
 }
 
 const (
@@ -54,6 +56,7 @@ const (
 
 func (c *cubic) lose(window, mss int) int {
 	w := float64(window)
+	c.prior = w
 	if w < c.max {
 		c.max = w * (1 + cubicBeta) / 2 // fast convergence (section 4.7)
 	} else {
@@ -76,6 +79,10 @@ func (c *cubic) grow(window, mss, bytes int, rtt time.Duration, now int64) int {
 	t := time.Duration(now-c.start).Seconds() + rtt.Seconds()
 	target := c.origin + cubicC*math.Pow(t-c.k, 3)*m
 	target = min(max(target, w), 1.5*w)
-	c.reno += 3 * (1 - cubicBeta) / (1 + cubicBeta) * float64(bytes) * m / w
+	alpha := 3 * (1 - cubicBeta) / (1 + cubicBeta)
+	if c.reno >= c.prior {
+		alpha = 1 // section 4.3
+	}
+	c.reno += alpha * float64(bytes) * m / w
 	return int(max(w+(target-w)*float64(bytes)/w, c.reno))
 }

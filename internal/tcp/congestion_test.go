@@ -34,6 +34,57 @@ func TestSlowStart(t *testing.T) {
 	}
 }
 
+// TestHyStart: slow start ends without loss when round trips become longer, and goes
+// on when that was jitter, or when they do not.
+func TestHyStart(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name  string
+		rtt   func(round int) time.Duration
+		ends  bool
+		least int // the window in the end, in segments
+	}{
+		{"steady", func(int) time.Duration { return 50 * ms }, false, 640},
+		{"a little longer each time", func(i int) time.Duration { return 50*ms + time.Duration(i)*2*ms }, false, 640},
+		{"a queue builds up", func(i int) time.Duration { return 50*ms + time.Duration(max(i-2, 0))*20*ms }, true, 40},
+		{"one that was longer", func(i int) time.Duration {
+			if i == 3 {
+				return 90 * ms
+			}
+			return 50 * ms
+		}, false, 300},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{sack: true, shift: 7, window: 65535})
+			e := h.ep
+			e.sendSize = 4 << 20
+			e.srtt = 0 // the handshake took no time
+			e.sampleRTT(50 * ms)
+			for round := range 12 {
+				if e.window > 640*1460 {
+					break // enough
+				}
+				h.write(2 * e.window)
+				list := h.take()
+				h.advance(test.rtt(round))
+				for _, s := range list {
+					if len(s.payload) > 0 {
+						h.receive(out{ack: s.seq + uint32(len(s.payload)), window: 65535})
+					}
+				}
+			}
+			if got := e.threshold < 1<<30; got != test.ends {
+				t.Errorf("slow start has ended: %v, with a window of %d segments", got, e.window/1460)
+			}
+			if got := e.window / 1460; got < test.least {
+				t.Errorf("the window is %d segments, want at least %d", got, test.least)
+			}
+			h.acked = e.unacknowledged
+		})
+	}
+}
+
 // TestAvoidance: after loss the window grows by about a segment per round trip,
 // with CUBIC back to what it was, slowly there and faster beyond.
 func TestAvoidance(t *testing.T) {

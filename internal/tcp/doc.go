@@ -35,8 +35,9 @@
 //
 // RFC 9293 with 5681, 6298, 6582, 6675 (SACK), 8985 (RACK-TLP), 2883 and 3708
 // (duplicates), 7323 (window scale, timestamps), 5961 (blind attacks), 6528 (initial
-// sequence numbers), 5927 (ICMP), 4987 (cookies), 6691 (MSS), 6191 (TIME-WAIT).
-// RFC 6937 (PRR), 3522 (Eifel), 4821 and 8899 (black holes). Congestion control is NewReno's or CUBIC's (9438).
+// sequence numbers), 5927 (ICMP), 4987 (cookies), 6691 (MSS), 6191 (TIME-WAIT),
+// RFC 6937 (PRR), 3522 (Eifel), 4821 and 8899 (black holes). Congestion control is
+// CUBIC's (9438) or NewReno's, with HyStart++ (9406).
 //
 // # Loss
 //

@@ -47,6 +47,9 @@ func (r *rack) sample(rtt, now int64) {
 func (e *Endpoint) ackFlights(s *segment, now int64) {
 	f, first := &e.flights, e.unacknowledged
 	for f.head < len(f.list) {
+		if first == s.ack {
+			return // nothing of what left next has arrived
+		}
 		x := &f.list[f.head]
 		end := x.end
 		part := after(end, s.ack)
@@ -80,6 +83,9 @@ func (e *Endpoint) delivered(x *flight, end uint32, s *segment, now int64) {
 	}
 	if x.state&resent != 0 && (rtt < r.least || e.tsOK && s.timestamp && before(s.tsEcr, e.timestampAt(x.at))) {
 		return // what was sent first has arrived
+	}
+	if x.state&resent == 0 {
+		e.hystart.sample(rtt)
 	}
 	if x.at > r.at || x.at == r.at && after(end, r.end) {
 		r.at, r.end, r.rtt = x.at, end, rtt

@@ -47,6 +47,7 @@ type recovery struct {
 type lossState struct {
 	congestion string
 	cubic      cubic
+	hystart    hystart
 	undo       undo
 	openedAt   int64
 }
@@ -61,7 +62,7 @@ func (e *Endpoint) startCongestion() {
 	e.window = e.initialWindow()
 	e.threshold = math.MaxInt32
 	e.recoverSeq = e.unacknowledged - 1
-	e.cubic = cubic{}
+	e.cubic, e.hystart = cubic{}, hystart{end: e.sendNext}
 	e.rack.furthest, e.rack.reorderingMultiplier = e.unacknowledged, 1
 }
 

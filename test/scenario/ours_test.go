@@ -126,7 +126,7 @@ func runOurs(t *testing.T, sc scenario, engine accel.Engine, v6 bool) (err error
 	leak.Check(t)
 	outside := t
 	virtualtime.Test(t, func(t *testing.T) {
-		c := accel.Config{TCP: accel.TCP{Engine: engine}}
+		c := accel.Config{TCP: accel.TCP{Engine: engine, Congestion: accel.CongestionReno}}
 		if sc.cubic {
 			c.TCP.Congestion = accel.CongestionCubic
 		}
