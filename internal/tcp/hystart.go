@@ -15,11 +15,12 @@ import (
 // adds to the window there is no limit (L of section 4.2): acknowledgements come
 // joined to whoever polls.
 type hystart struct {
-	end           uint32 // of the round
-	last, current int64  // the shortest round trip of the round before, and of this one
-	samples       int
-	baseline      int64 // that of the round before conservative slow start, 0 outside
-	rounds        int   // of it
+	end uint32 // of the round
+	// The shortest round trips of the round before, of this one, and of the round before
+	// conservative slow start, in microseconds; 0 for none.
+	last, current, baseline int32
+	samples                 uint16
+	rounds                  uint8 // of conservative slow start
 }
 
 const (
@@ -27,14 +28,17 @@ const (
 	hystartRounds  = 5
 	cssDivisor     = 4
 
-	leastRise, mostRise = int64(4 * time.Millisecond), int64(16 * time.Millisecond)
+	leastRise, mostRise = int32(4 * time.Millisecond / time.Microsecond), int32(16 * time.Millisecond / time.Microsecond)
 )
 
-// sample takes the round trip of what has arrived.
+// sample takes the round trip of what has arrived, in nanoseconds.
 func (h *hystart) sample(rtt int64) {
-	h.samples++
-	if h.current == 0 || rtt < h.current {
-		h.current = rtt
+	us := int32(min(max(rtt/1000, 1), math.MaxInt32))
+	if h.samples < hystartSamples {
+		h.samples++
+	}
+	if h.current == 0 || us < h.current {
+		h.current = us
 	}
 }
 

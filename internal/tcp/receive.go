@@ -136,6 +136,11 @@ func (e *Endpoint) receive(s *segment) (again bool) {
 		}
 		e.receiveSynchronized(s)
 	case transport.StateClosed, transport.StateError, transport.StateInitial, transport.StateBound, transport.StateListen, transport.StateConnecting:
+		if e.current() == transport.StateClosed && s.length() == 0 {
+			// An acknowledgement that others overtook, behind the last one: a reset would
+			// take the peer out of TIME-WAIT (RFC 1337).
+			return false
+		}
 		// It ended while the segment was queued: who comes next finds the listener, or
 		// answers with a reset (RFC 9293 section 3.10.7.1).
 		return s.flags&rst == 0

@@ -21,8 +21,6 @@ type recovery struct {
 	duplicates         int
 	inRecovery, slowly bool
 	recoverSeq         uint32 // the sendMax of when loss was found
-	prr                prr
-	hole               *blackHole // nil as long as large segments get through
 
 	// With SACK.
 	flights flights
@@ -48,7 +46,9 @@ type lossState struct {
 	congestion string
 	cubic      cubic
 	hystart    hystart
-	undo       undo
+	prr        prr
+	hole       *blackHole // nil as long as large segments get through
+	undo       *undo      // nil before the first reduction of the window
 	openedAt   int64
 }
 
@@ -405,7 +405,10 @@ type undo struct {
 
 // saveUndo keeps what a reduction of the window changes.
 func (e *Endpoint) saveUndo() {
-	e.undo = undo{
+	if e.undo == nil {
+		e.undo = new(undo)
+	}
+	*e.undo = undo{
 		armed: true, window: e.window, threshold: e.threshold, cubic: e.cubic,
 		scope: span{e.unacknowledged, e.sendMax},
 	}
@@ -413,8 +416,8 @@ func (e *Endpoint) saveUndo() {
 
 // undoRecovery handles the peer's report of a duplicate.
 func (e *Endpoint) undoRecovery(x span) {
-	u := &e.undo
-	if !u.armed || before(x.first, u.scope.first) || after(x.end, u.scope.end) {
+	u := e.undo
+	if u == nil || !u.armed || before(x.first, u.scope.first) || after(x.end, u.scope.end) {
 		return
 	}
 	if u.left -= int(x.end - x.first); u.left > 0 {
@@ -424,8 +427,9 @@ func (e *Endpoint) undoRecovery(x span) {
 }
 
 // restoreWindow takes a reduction of the window back, and what was taken for lost.
+// undo must be armed.
 func (e *Endpoint) restoreWindow() {
-	u := &e.undo
+	u := e.undo
 	u.armed = false
 	e.window, e.threshold, e.cubic = max(e.window, u.window), max(e.threshold, u.threshold), u.cubic
 	e.inRecovery = false
@@ -450,6 +454,6 @@ func (e *Endpoint) undoSpurious() {
 // spurious tells whether what s acknowledges first had arrived before it was sent
 // again, by the timestamp that s echoes (RFC 3522 section 3.2).
 func (e *Endpoint) spurious(s *segment) bool {
-	u := &e.undo
-	return u.armed && u.stamped && e.tsOK && s.timestamp && s.tsEcr != 0 && e.unacknowledged == u.scope.first && before(s.tsEcr, u.stamp)
+	u := e.undo
+	return u != nil && u.armed && u.stamped && e.tsOK && s.timestamp && s.tsEcr != 0 && e.unacknowledged == u.scope.first && before(s.tsEcr, u.stamp)
 }

@@ -564,9 +564,11 @@ func (e *Endpoint) moderateSend(n int, now int64) {
 
 // countRetransmit counts a segment of n bytes that left again.
 func (e *Endpoint) countRetransmit(n int) {
-	e.undo.left += n
-	if u := &e.undo; u.armed && !u.stamped {
-		u.stamped, u.stamp = true, e.timestamp()
+	if u := e.undo; u != nil {
+		u.left += n
+		if u.armed && !u.stamped {
+			u.stamped, u.stamp = true, e.timestamp()
+		}
 	}
 	e.p.stats.Retransmits.Increment()
 	e.retransmits++

@@ -86,7 +86,9 @@ func (e *Endpoint) tailAnswered(s *segment, again span, bare bool) {
 	case after(s.ack, t.end):
 		// It repaired a loss.
 		e.p.stats.TLPRecovery.Increment()
-		e.undo.armed = false
+		if e.undo != nil {
+			e.undo.armed = false
+		}
 		e.reduce(e.window)
 		e.window = e.threshold
 	case bare && len(s.sack) == 0:
