@@ -65,7 +65,14 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // Addresses of this host ("localhost", ":80", those of a shared interface) are
 // the kernel's, where no listener of the runtime has the port for itself:
 // docs/compat.md has the rules.
-func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+//
+// A handler in a poller (Serve) lets others go on meanwhile.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (c net.Conn, err error) {
+	tpanet.Detach(func() { c, err = d.dialContext(ctx, network, address) })
+	return c, err
+}
+
+func (d *Dialer) dialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}

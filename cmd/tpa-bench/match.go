@@ -51,8 +51,11 @@ func (m *match) serve(ctx context.Context, name string) (server *process.Child, 
 	if name == redisName {
 		return m.serveRedis(ctx)
 	}
-	server, err = process.Start("the "+name+" server",
-		[]string{"serve", "--transport", name, "--listen", m.link.listen(name), "--protocol", m.protocol},
+	args := []string{"serve", "--transport", name, "--listen", m.link.listen(name), "--protocol", m.protocol}
+	if name == transport.Accel {
+		args = append(args, "--handler", m.load.handler)
+	}
+	server, err = process.Start("the "+name+" server", args,
 		environment(m.link.server()), process.Place{CPUs: m.pins.server, Netns: m.link.serverNetns()})
 	if err != nil {
 		return nil, "", err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/server"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
 )
 
@@ -41,6 +43,7 @@ type loadFlags struct {
 	duration time.Duration
 	warmup   time.Duration
 	threads  int
+	handler  string
 	verify   bool
 	quiet    bool
 	csv      bool
@@ -61,6 +64,7 @@ func (l *loadFlags) add(cmd *cobra.Command) {
 	f.DurationVar(&l.duration, "duration", 5*time.Second, "how long to measure, `D` such as 10s")
 	f.DurationVar(&l.warmup, "warmup", time.Second, "how long to run before")
 	f.IntVar(&l.threads, "threads", 0, "`T` processors for the generator, GOMAXPROCS (default: those it may run on)")
+	f.StringVar(&l.handler, "handler", server.Handlers[0], "where accelerated connections are worked on: "+strings.Join(server.Handlers, ", ")+"; the client of callback is one of coroutines")
 	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent; of write, a digest at the end")
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "no live line")
 	f.BoolVar(&l.csv, "csv", false, "the same as -o csv")
@@ -113,6 +117,7 @@ func (l *loadFlags) args() []string {
 		"--warmup", l.warmup.String(),
 		"--threads", fmt.Sprint(l.threads),
 		"--arrivals", l.arrivals,
+		"--handler", l.handler,
 		fmt.Sprintf("--verify=%t", l.verify),
 	}
 	if l.schedule.steps != nil {
@@ -134,19 +139,23 @@ func (l *loadFlags) config(dial func(context.Context) (net.Conn, error)) (load.C
 	if l.arrivals != arrivalsEven && l.arrivals != arrivalsPoisson {
 		return load.Config{}, usageError{fmt.Errorf("--arrivals %s: want %s or %s", l.arrivals, arrivalsEven, arrivalsPoisson)}
 	}
+	if !slices.Contains(server.Handlers, l.handler) {
+		return load.Config{}, usageError{fmt.Errorf("--handler %s: want one of %s", l.handler, strings.Join(server.Handlers, ", "))}
+	}
 	cfg := load.Config{
-		Workload: w,
-		Dial:     dial,
-		Conns:    l.conns,
-		Payload:  l.payload,
-		Pipeline: l.pipeline,
-		Rate:     l.rate,
-		Schedule: l.schedule.steps,
-		Poisson:  l.arrivals == arrivalsPoisson,
-		Requests: l.requests,
-		Warmup:   l.warmup,
-		Duration: l.duration,
-		Verify:   l.verify,
+		Coroutines: l.handler != server.Handlers[0],
+		Workload:   w,
+		Dial:       dial,
+		Conns:      l.conns,
+		Payload:    l.payload,
+		Pipeline:   l.pipeline,
+		Rate:       l.rate,
+		Schedule:   l.schedule.steps,
+		Poisson:    l.arrivals == arrivalsPoisson,
+		Requests:   l.requests,
+		Warmup:     l.warmup,
+		Duration:   l.duration,
+		Verify:     l.verify,
 	}
 	if err := cfg.Check(); err != nil {
 		return load.Config{}, usageError{err}

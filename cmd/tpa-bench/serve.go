@@ -12,7 +12,7 @@ import (
 )
 
 func newServe() *cobra.Command {
-	var name, addr, protocol, pages string
+	var name, addr, protocol, handler, pages string
 	cmd := &cobra.Command{
 		Use:   "serve --transport kernel|accel --listen ADDR",
 		Short: "Serve Redis, echo, discard, digest or HTTP",
@@ -29,7 +29,10 @@ with the port that was chosen when ADDR ends in :0. Protocols:
             half and everything is sent back
   discard   reads until the peer has closed its half
   digest    likewise, and answers by the SHA-256 of what it read
-  http      a page of 64 bytes on every path`,
+  http      a page of 64 bytes on every path
+
+--handler coroutine or callback runs the code of accelerated connections in the
+poller, without a goroutine to wake for each request.`,
 		Example: `  tpa-bench serve --transport kernel --listen 127.0.0.1:6379
   tpa-bench serve --transport accel --listen :6379 --dev eth0
   tpa-bench serve --transport accel --listen :6379 \
@@ -39,7 +42,7 @@ with the port that was chosen when ADDR ends in :0. Protocols:
 			if err := checkTransport(name); err != nil {
 				return err
 			}
-			serve, err := server.New(protocol)
+			serve, err := server.New(protocol, handler)
 			if err != nil {
 				return usageError{err}
 			}
@@ -53,6 +56,7 @@ with the port that was chosen when ADDR ends in :0. Protocols:
 	f.StringVar(&name, "transport", transport.Kernel, "whose TCP: "+strings.Join(transport.Names, " or "))
 	f.StringVar(&addr, "listen", "127.0.0.1:6379", "`ADDR` to listen on")
 	f.StringVar(&protocol, "protocol", "resp", "one of "+strings.Join(server.Protocols, ", "))
+	f.StringVar(&handler, "handler", server.Handlers[0], "where connections are handled: "+strings.Join(server.Handlers, ", "))
 	f.StringVar(&pages, "http", "", "serve /metrics and /debug/tpa/ of the accelerated side by the kernel's TCP on `ADDR`, such as 127.0.0.1:9464")
 	addDeviceFlags(cmd)
 	return cmd

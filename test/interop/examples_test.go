@@ -81,6 +81,8 @@ func TestExamples(t *testing.T) {
 			tool(client, "redis-cli", "-h", ip, "-p", "6380", "set", "key", "value"), "OK"},
 		{"redis on the same host", func(t *testing.T) { serve(t, "redis") },
 			tool(server, "redis-cli", "-p", "6380", "set", "key", "value"), "OK"},
+		{"cache", func(t *testing.T) { serve(t, "cache") },
+			tool(client, "redis-cli", "-h", ip, "-p", "6381", "set", "key", "value"), "OK"},
 		{"proxy", func(t *testing.T) {
 			serve(t, "redis")
 			ask(t, tool(server, "redis-cli", "-p", "6380", "ping"))

@@ -13,6 +13,10 @@ type Config struct {
 	Workload Workload
 	// Dial makes a connection to the server.
 	Dial func(context.Context) (net.Conn, error)
+	// Coroutines has the connections worked on in the pollers of their shards, by
+	// accel.Go. It needs a closed loop on connections that stay, and no second
+	// goroutine for the replies.
+	Coroutines bool
 	// Conns is the number of connections, 1 to 100,000.
 	Conns int
 	// Payload is the size of a value or message in bytes, 1 to 16 MB. Default: the
@@ -123,6 +127,9 @@ func (c *Config) normalise() error {
 		c.Pipeline = c.Workload.pipeline
 	}
 	name := c.Workload.Name
+	if c.Coroutines && (c.Rate > 0 || len(c.Schedule) > 0 || c.Workload.fresh || c.duplex()) {
+		return fmt.Errorf("workload %s as it is asked for needs goroutines: in the poller there are closed loops without a second goroutine per connection", name)
+	}
 	for i, s := range c.Schedule {
 		if s.Rate <= 0 || s.For <= 0 {
 			return fmt.Errorf("step %d of the schedule, %v requests per second for %v: want more than 0", i+1, s.Rate, s.For)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
 )
 
@@ -144,7 +145,15 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	r.start = time.Now()
 	var working sync.WaitGroup
 	for _, w := range r.workers {
-		working.Go(w.work)
+		if !cfg.Coroutines {
+			working.Go(w.work)
+			continue
+		}
+		working.Add(1)
+		accel.Go(w.conn, func(net.Conn) {
+			defer working.Done()
+			w.work()
+		})
 	}
 	live := newTicker(r)
 	defer live.stop()

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gotpa/tpa/accel"
 )
 
 const (
@@ -149,7 +151,7 @@ func (w *worker) work() {
 			pause = firstPause
 			continue
 		}
-		time.Sleep(pause)
+		accel.Detach(func() { time.Sleep(pause) })
 		pause = min(2*pause, lastPause)
 	}
 	w.missed()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/redis"
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // Protocols lists what New takes.
@@ -21,21 +22,70 @@ var Protocols = []string{"resp", "echo", "discard", "digest", "http"}
 // closeTimeout is how long Serve waits for connections that it has closed.
 const closeTimeout = 2 * time.Second
 
-// New returns the handler of a protocol.
-func New(protocol string) (Handler, error) {
+// Handlers are the ways to run the code of a connection: in a goroutine, or in the
+// poller of its shard as a coroutine or by callbacks.
+var Handlers = []string{"goroutine", "coroutine", "callback"}
+
+// New returns the handler of a protocol. Its connections are handled in one of the
+// Handlers' ways.
+func New(protocol, handler string) (Handler, error) {
+	if !slices.Contains(Handlers, handler) {
+		return nil, fmt.Errorf("unknown handler %q: want one of %s", handler, strings.Join(Handlers, ", "))
+	}
+	var serve func(net.Conn) error
+	var open func(*tpanet.CallbackConn) tpanet.Callbacks
 	switch protocol {
 	case "resp":
-		return perConn(redis.NewStore().Serve), nil
+		store := redis.NewStore()
+		serve, open = store.Serve, store.Open
 	case "echo":
-		return perConn(echo), nil
+		serve, open = echo, openEcho
 	case "discard":
-		return perConn(discard), nil
+		serve = discard
 	case "digest":
-		return perConn(digest), nil
+		serve = digest
 	case "http":
+		if handler != "goroutine" {
+			return nil, fmt.Errorf("protocol http has goroutines of its own: want handler goroutine, not %s", handler)
+		}
 		return web, nil
+	default:
+		return nil, fmt.Errorf("unknown protocol %q: want one of %s", protocol, strings.Join(Protocols, ", "))
 	}
-	return nil, fmt.Errorf("unknown protocol %q: want one of %s", protocol, strings.Join(Protocols, ", "))
+	switch {
+	case handler == "coroutine":
+		return inPoller(&tpanet.Server{Handler: func(c net.Conn) { ended(c, serve(c)) }}), nil
+	case handler == "callback" && open == nil:
+		return nil, fmt.Errorf("protocol %s has no callbacks: want resp or echo", protocol)
+	case handler == "callback":
+		return inPoller(&tpanet.Server{Open: open}), nil
+	}
+	return perConn(serve), nil
+}
+
+// ended notes why a connection ended, if not in order.
+func ended(c net.Conn, err error) {
+	if err != nil {
+		slog.Debug("connection ended", "peer", c.RemoteAddr(), "error", err)
+	}
+}
+
+// inPoller makes a Handler of a server in the pollers.
+func inPoller(s *tpanet.Server) Handler {
+	return func(ctx context.Context, ln net.Listener) error {
+		defer context.AfterFunc(ctx, func() { s.Close() })()
+		err := s.Serve(ln)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		s.Close()
+		if s.Shutdown(limit) != nil {
+			slog.Warn("connections did not end in time", "timeout", closeTimeout)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 }
 
 // Handler serves a listener until ctx is done, then closes the listener and all
@@ -72,9 +122,7 @@ func perConn(serve func(net.Conn) error) Handler {
 			s.add(conn)
 			go func() {
 				defer s.remove(conn)
-				if err := serve(conn); err != nil {
-					slog.Debug("connection ended", "peer", conn.RemoteAddr(), "error", err)
-				}
+				ended(conn, serve(conn))
 			}()
 		}
 	}

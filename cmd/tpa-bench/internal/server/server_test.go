@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // address and a function that ends it and returns its error.
 func start(t *testing.T, protocol string) (addr string, stop func() error) {
 	t.Helper()
-	serve, err := New(protocol)
+	serve, err := New(protocol, "goroutine")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestAcceptFailsForAWhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	serve, _ := New("echo")
+	serve, _ := New("echo", "goroutine")
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, &flaky{ln, 3}) }()
 	c := dial(t, ln.Addr().String())
@@ -190,7 +190,14 @@ func TestAcceptFailsForAWhile(t *testing.T) {
 }
 
 func TestUnknownProtocol(t *testing.T) {
-	if _, err := New("gopher"); err == nil || !strings.Contains(err.Error(), "resp, echo, discard, digest, http") {
-		t.Errorf("error %v does not say what there is", err)
+	for _, tt := range []struct{ protocol, handler, want string }{
+		{"gopher", "goroutine", "resp, echo, discard, digest, http"},
+		{"echo", "thread", "goroutine, coroutine, callback"},
+		{"digest", "callback", "resp or echo"},
+		{"http", "coroutine", "goroutine"},
+	} {
+		if _, err := New(tt.protocol, tt.handler); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("New(%q, %q): error %v does not say %q", tt.protocol, tt.handler, err, tt.want)
+		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+
+	tpanet "github.com/gotpa/tpa/net"
 )
 
 // Buffers start small, for thousands of quiet connections, and double while
@@ -22,6 +24,49 @@ func echo(conn net.Conn) error {
 		return err
 	})
 }
+
+// openEcho is echo by callbacks.
+func openEcho(c *tpanet.CallbackConn) tpanet.Callbacks {
+	return &echoer{conn: c, buf: make([]byte, firstBuffer)}
+}
+
+type echoer struct {
+	conn    *tpanet.CallbackConn
+	buf     []byte
+	pending []byte // of buf: what found no room
+	full    bool   // the last read filled buf
+}
+
+// Data sends back what has arrived. While that finds no room it reads no more.
+func (e *echoer) Data() {
+	for {
+		if len(e.pending) > 0 {
+			n, err := e.conn.TryWrite(e.pending)
+			if e.pending = e.pending[n:]; err != nil {
+				e.failed(err)
+				return
+			}
+		}
+		if e.full && len(e.buf) < lastBuffer {
+			e.buf = make([]byte, 2*len(e.buf))
+		}
+		n, err := e.conn.TryRead(e.buf)
+		if err != nil {
+			e.failed(err)
+			return
+		}
+		e.pending, e.full = e.buf[:n], n == len(e.buf)
+	}
+}
+
+func (e *echoer) failed(err error) {
+	if err != tpanet.ErrWouldBlock {
+		e.conn.Close()
+	}
+}
+
+// Closed implements tpanet.Callbacks.
+func (*echoer) Closed() {}
 
 // discard reads until the peer has closed its half.
 func discard(conn net.Conn) error {
