@@ -28,6 +28,7 @@ const given = `
 	header, body []byte
 	dev link.Device
 	addrs []netip.Prefix
+	parser io.Writer
 	err error
 `
 
