@@ -16,6 +16,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
 )
@@ -104,7 +105,7 @@ type Config struct {
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
 	// the runtime, open to the same user and to root; "off" for none. It is there
 	// while the runtime is accelerated: one that fell back leaves nothing on the
-	// host. Default: in the first of DebugSocketDirs that can be used.
+	// host, and neither does one on a system other than Linux. Default: in the first of DebugSocketDirs that can be used.
 	DebugSocket string
 
 	// Logger receives what an operator should know. Default: slog.Default().
@@ -257,16 +258,21 @@ func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 	return list, nil
 }
 
+const (
+	minMTU, maxMTU = transport.MinMTU6, 65535 // bytes; a host with IPv6 has no smaller one
+	maxQueues      = 256
+)
+
 // check refuses what no device could satisfy. The message names the field and
 // its range.
 func (c *Config) check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.Queues < 0 || c.Queues > 256 {
-		bad("Config.Queues is %d: want 1 to 256, or 0 for the default", c.Queues)
+	if c.Queues < 0 || c.Queues > maxQueues {
+		bad("Config.Queues is %d: want 1 to %d, or 0 for the default", c.Queues, maxQueues)
 	}
-	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
-		bad("Config.MTU is %d: want 1280 to 65535 bytes, or 0 for the device's", c.MTU)
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		bad("Config.MTU is %d: want %d to %d bytes, or 0 for the device's", c.MTU, minMTU, maxMTU)
 	}
 	if c.Record > recorder.MaxConns {
 		bad("Config.Record is %d: want 1 to %d connections, 0 for the default, or less for none", c.Record, recorder.MaxConns)

@@ -36,7 +36,7 @@ func openDevice(c *Config) (link.Device, error) {
 	}
 	// Anything else is the name of an interface.
 	if c.Steering != SteerAuto {
-		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; an interface of the kernel's has a filter: leave out TPA_STEERING", c.Device, c.Steering)
+		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; a kernel interface has a filter: leave out TPA_STEERING", c.Device, c.Steering)
 	}
 	return openInterface(c)
 }

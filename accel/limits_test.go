@@ -223,7 +223,7 @@ func timeWaitLimit(t *testing.T, engine accel.Engine) {
 	const limit = 8
 	client, server := limited(t, engine, accel.Limits{}, accel.Limits{TimeWait: limit})
 	addr := serve(t, server, accel.ListenConfig{}, func(c net.Conn) { c.Close() })
-	knock := func() {
+	handshake := func() {
 		c, err := dial(t, client, addr, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -232,11 +232,11 @@ func timeWaitLimit(t *testing.T, engine accel.Engine) {
 		c.Close()
 	}
 	waits := func() int { return server.Stats().Shards[0].Limits.Census.TimeWait }
-	eventually(t, "the limit is reached", func() bool { knock(); return waits() >= limit })
+	eventually(t, "the limit is reached", func() bool { handshake(); return waits() >= limit })
 	before := waits()
 	for range limit {
-		knock()
+		handshake()
 	}
 	// Those wait for a second instead of a minute.
-	eventually(t, "the last ones are gone", func() bool { knock(); return waits() <= before+limit })
+	eventually(t, "the last ones are gone", func() bool { handshake(); return waits() <= before+limit })
 }

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// debugSockets tells whether a debug socket knows its clients.
+const debugSockets = true
+
 // ended tells whether there is no process of that number.
 func ended(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
 

@@ -33,7 +33,9 @@ func (rt *Runtime) openRecorder() {
 	o := recorder.Options{Conns: conns, Program: filepath.Base(os.Args[0]), Logger: rt.log}
 	var errs []error
 	dirs := DebugSocketDirs()
-	if name := rt.config.DebugSocket; name != "" && name != socketOff {
+	if !debugSockets {
+		dirs = nil
+	} else if name := rt.config.DebugSocket; name != "" && name != socketOff {
 		dirs = nil
 		o.Path = strings.TrimSuffix(name, ".sock") + ".rec"
 		if err := os.Rename(o.Path, o.Path+oldRecording); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/link/dpdk"
 )
@@ -74,8 +75,8 @@ var settings = []Setting{
 	list("gateways", "TPA_GATEWAY", "Gateways", func(c *Config) *[]netip.Addr { return &c.Gateways }, netip.ParseAddr,
 		"addresses, such as 10.0.0.1,fd00::1, one per IP version", "the kernel's routes if the interface is shared, else none",
 		"the next hops for everything outside the prefixes"),
-	number("mtu", "TPA_MTU", "MTU", func(c *Config) *int { return &c.MTU }, 1280, 65535, "bytes, at most the device's", "the device's", "the greatest IP packet"),
-	number("queues", "TPA_QUEUES", "Queues", func(c *Config) *int { return &c.Queues }, 1, 256, "queues, at most the device's", "1", "device queues, each with a shard"),
+	number("mtu", "TPA_MTU", "MTU", func(c *Config) *int { return &c.MTU }, minMTU, maxMTU, "bytes, at most the device's", "the device's", "the greatest IP packet"),
+	number("queues", "TPA_QUEUES", "Queues", func(c *Config) *int { return &c.Queues }, 1, maxQueues, "queues, at most the device's", "1", "device queues, each with a shard"),
 	list("cpus", "TPA_CPUS", "CPUs", func(c *Config) *[]int { return &c.CPUs }, strconv.Atoi,
 		"CPU numbers, such as 2,3, one per queue", "pollers float", "the CPUs that pollers are pinned to"),
 	live(Setting{
@@ -136,12 +137,12 @@ var settings = []Setting{
 	flag("tcp.no_coalescing", "", "TCP.NoCoalescing", func(c *Config) *bool { return &c.TCP.NoCoalescing }, "delivers each received segment by itself"),
 	form("tcp.congestion", "", "TCP.Congestion", func(c *Config) *Congestion { return &c.TCP.Congestion }, congestions.want(), "auto",
 		"the congestion control: auto is cubic, but reno with gVisor's TCP; with gVisor's TCP cubic's window arithmetic can overflow"),
-	live(number("limits.connections", "TPA_MAX_CONNS", "Limits.Connections", func(c *Config) *int { return &c.Limits.Connections }, 1, 1<<24, "connections", "65536", "see Limits")),
-	live(number("limits.half_open", "", "Limits.HalfOpen", func(c *Config) *int { return &c.Limits.HalfOpen }, 1, 65535, "handshakes", "1024", "see Limits")),
-	live(number("limits.closing", "", "Limits.Closing", func(c *Config) *int { return &c.Limits.Closing }, 1, 1<<24, "connections", "16384", "see Limits")),
-	live(number("limits.time_wait", "", "Limits.TimeWait", func(c *Config) *int { return &c.Limits.TimeWait }, 1, 1<<24, "connections", "65536", "see Limits")),
+	live(number("limits.connections", "TPA_MAX_CONNS", "Limits.Connections", func(c *Config) *int { return &c.Limits.Connections }, 1, limits.MaxConnections, "connections", "65536", "see Limits")),
+	live(number("limits.half_open", "", "Limits.HalfOpen", func(c *Config) *int { return &c.Limits.HalfOpen }, 1, limits.MaxHalfOpen, "handshakes", "1024", "see Limits")),
+	live(number("limits.closing", "", "Limits.Closing", func(c *Config) *int { return &c.Limits.Closing }, 1, limits.MaxConnections, "connections", "16384", "see Limits")),
+	live(number("limits.time_wait", "", "Limits.TimeWait", func(c *Config) *int { return &c.Limits.TimeWait }, 1, limits.MaxConnections, "connections", "65536", "see Limits")),
 	live(memoryLimit()),
-	live(number("limits.resets", "", "Limits.Resets", func(c *Config) *int { return &c.Limits.Resets }, 1, 1e6, "resets per second", "1000", "see Limits")),
+	live(number("limits.resets", "", "Limits.Resets", func(c *Config) *int { return &c.Limits.Resets }, 1, limits.MaxResets, "resets per second", "1000", "see Limits")),
 	form("dpdk.huge_pages", "TPA_HUGEPAGES", "DPDK.HugePages", func(c *Config) *dpdk.Policy { return &c.DPDK.HugePages }, "auto, always or never", "auto",
 		"whether packet buffers of DPDK live in huge pages"),
 	number("dpdk.memory_mb", "TPA_MEMORY_MB", "DPDK.MemoryMB", func(c *Config) *int { return &c.DPDK.MemoryMB }, 16, 65536, "MB", "what the first port needs, at least 64",
@@ -362,7 +363,7 @@ func list[T any](key, env, field string, of func(*Config) *[]T, parse func(strin
 
 // memoryLimit is limits.memory: bytes in a file, MB in the environment.
 func memoryLimit() Setting {
-	const least, most = 16, 1 << 20 // MB
+	const least, most = limits.MinMemory >> 20, limits.MaxMemory >> 20 // MB
 	return Setting{
 		Key: "limits.memory", Env: "TPA_MAX_MEMORY_MB", Field: "Limits.Memory",
 		Values: fmt.Sprintf("%d to %d bytes (16 MB to 1 TB)", least<<20, most<<20), Default: "a quarter of the machine's memory", About: "see Limits",

@@ -68,6 +68,12 @@ func (rt *Runtime) openSocket() {
 	if rt.config.DebugSocket == socketOff {
 		return
 	}
+	if !debugSockets {
+		if rt.config.DebugSocket != "" {
+			rt.log.Warn("no debug socket: on this system it could not tell who asks", "path", rt.config.DebugSocket)
+		}
+		return
+	}
 	l, err := listenDebug(rt.config.DebugSocket)
 	if err != nil {
 		level := slog.LevelInfo

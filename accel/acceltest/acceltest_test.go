@@ -92,7 +92,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestCut cuts the cable of a running connection, and mends it.
+// TestCut cuts the cable of a running connection, and repairs it.
 func TestCut(t *testing.T) {
 	n := acceltest.New(t, acceltest.Options{})
 	go func() {

@@ -201,7 +201,7 @@ func (a *Account) tend() {
 // speak first, because it has nothing to send again.
 func (a *Account) Listening(ep transport.Endpoint, backlog int, waiting func() int) int {
 	a.listeners.Store(ep, acceptQueue{port: ep.LocalAddr().Port(), backlog: backlog, waiting: waiting})
-	return maxConnections
+	return MaxConnections
 }
 
 // NotListening ends what Listening began.

@@ -47,14 +47,17 @@ type Limits struct {
 }
 
 // defaultMemory is a quarter of the machine's memory in bytes.
-func defaultMemory() int64 { return min(max(int64(machineMemory()/4), minMemory), maxMemory) }
+func defaultMemory() int64 { return min(max(int64(machineMemory()/4), MinMemory), MaxMemory) }
 
+// The greatest values, and the least of memory; of the others it is 1.
 const (
-	// maxConnections is also the backlog of listeners below, which keep none
+	// MaxConnections is also the backlog of listeners below, which keep none
 	// themselves.
-	maxConnections = 1 << 24
-	minMemory      = 16 << 20
-	maxMemory      = 1 << 40
+	MaxConnections = 1 << 24
+	MaxHalfOpen    = 1<<16 - 1
+	MinMemory      = 16 << 20 // bytes
+	MaxMemory      = 1 << 40
+	MaxResets      = 1_000_000 // per second
 )
 
 // WithDefaults fills in what is 0.
@@ -78,12 +81,12 @@ func (l Limits) Check() error {
 		value, least, most int64
 		unit               string
 	}{
-		{"Connections", int64(l.Connections), 1, maxConnections, ""},
-		{"HalfOpen", int64(l.HalfOpen), 1, 65535, ""},
-		{"Closing", int64(l.Closing), 1, maxConnections, ""},
-		{"TimeWait", int64(l.TimeWait), 1, maxConnections, ""},
-		{"Memory", l.Memory, minMemory, maxMemory, " bytes, 16 MB to 1 TB"},
-		{"Resets", int64(l.Resets), 1, 1e6, ""},
+		{"Connections", int64(l.Connections), 1, MaxConnections, ""},
+		{"HalfOpen", int64(l.HalfOpen), 1, MaxHalfOpen, ""},
+		{"Closing", int64(l.Closing), 1, MaxConnections, ""},
+		{"TimeWait", int64(l.TimeWait), 1, MaxConnections, ""},
+		{"Memory", l.Memory, MinMemory, MaxMemory, " bytes, 16 MB to 1 TB"},
+		{"Resets", int64(l.Resets), 1, MaxResets, ""},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.most) {
 			errs = append(errs, fmt.Errorf("%s is %d: want %d to %d%s", "Limits."+f.name, f.value, f.least, f.most, f.unit))

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testnet"
+)
+
+// pages returns the documentation, by its names from the root of the module.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	names, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, name := range append(names, "../../README.md", "../../SECURITY.md", "../../packaging/README.md") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimPrefix(name, "../../")] = string(text)
+	}
+	return all
+}
+
+// words splits a command line as a shell does, as far as the documentation goes:
+// quotes, and comments at the end.
+func words(line string) (all []string) {
+	for _, m := range regexp.MustCompile(`'([^']*)'|(\S+)`).FindAllStringSubmatch(line, -1) {
+		if strings.HasPrefix(m[0], "#") {
+			break
+		}
+		all = append(all, m[1]+m[2])
+	}
+	return all
+}
+
+// TestDocumentedCommands checks that each command line of tpa-bench in the
+// documentation is one: the command, its flags and its arguments exist.
+func TestDocumentedCommands(t *testing.T) {
+	call := regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:[A-Z_]+=\S+ )*(?:bin/)?tpa-bench (.*)`)
+	found := 0
+	for name, text := range pages(t) {
+		joined := strings.ReplaceAll(text, "\\\n", " ")
+		for line := range strings.SplitSeq(joined, "\n") {
+			code, ok := strings.CutPrefix(line, "    ")
+			m := call.FindStringSubmatch(strings.TrimSpace(code))
+			if !ok || m == nil || regexp.MustCompile(`^\(pid`).MatchString(m[1]) { // the head of an output
+				continue
+			}
+			found++
+			args := words(m[1])
+			for i, a := range args {
+				args[i] = map[string]string{"PID": "1"}[a]
+				if args[i] == "" {
+					args[i] = a
+				}
+			}
+			cmd, rest, err := newRoot().Find(args)
+			if err == nil {
+				err = cmd.ParseFlags(rest)
+			}
+			if err == nil {
+				err = cmd.ValidateArgs(cmd.Flags().Args())
+			}
+			if err != nil {
+				t.Errorf("%s: %q: %v", name, m[0], err)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("%d command lines found, there were more", found)
+	}
+}
+
+// A block is a documented command and what it prints.
+type block struct {
+	args  []string
+	lines []string
+}
+
+// blocks returns those of a page that begin with $ tpa-bench.
+func blocks(page string) (all []block) {
+	for line := range strings.SplitSeq(page, "\n") {
+		code, ok := strings.CutPrefix(line, "    ")
+		args, isCall := strings.CutPrefix(code, "$ tpa-bench ")
+		switch {
+		case ok && isCall:
+			all = append(all, block{args: words(args)})
+		case ok && len(all) > 0:
+			b := &all[len(all)-1]
+			b.lines = append(b.lines, code)
+		case len(all) > 0 && line != "":
+			all = append(all, block{}) // text ends an output
+		}
+	}
+	return slices.DeleteFunc(all, func(b block) bool { return b.args == nil })
+}
+
+var (
+	columns = regexp.MustCompile(`\s{2,}`)
+	figure  = regexp.MustCompile(`[+-]?\d+(\.\d+)?(µs|ms|s|k|M|G|T|%)?`)
+)
+
+// shape is a line of an output without its figures.
+func shape(line string) string {
+	cells := columns.Split(strings.TrimSpace(line), -1)
+	for i, c := range cells {
+		cells[i] = figure.ReplaceAllString(c, "N")
+	}
+	return strings.Join(cells, " | ")
+}
+
+// TestDocumentedOutputs runs the inspecting commands of docs/observability.md and
+// wants the shape of each documented line: columns, and words where the documentation
+// has words.
+func TestDocumentedOutputs(t *testing.T) {
+	rt, socket := program(t)
+	status := rt.Status()
+	known := counters(&status)
+	ran := map[string]bool{}
+	for _, b := range blocks(pages(t)["docs/observability.md"]) {
+		name := b.args[0]
+		if name == "doctor" || ran[name] && name != "trace" {
+			continue
+		}
+		ran[name] = true
+		t.Run(strings.Join(b.args, " "), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			args := append(slices.Clone(b.args), "--addr", socket)
+			for i, a := range args {
+				switch {
+				case a == "3" && args[i-1] == "--id":
+					args[i] = "1"
+				case a == "4" && args[i-1] == "-n":
+					args[i] = "1" // so that there are more
+				case strings.HasPrefix(a, "--watch"):
+					args[i] = "--watch=100ms"
+					go func() { time.Sleep(500 * time.Millisecond); cancel() }()
+				}
+			}
+			got, err := command(ctx, args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var shapes []string
+			for line := range strings.SplitSeq(got, "\n") {
+				shapes = append(shapes, shape(line))
+			}
+			for i, line := range b.lines {
+				switch {
+				case name == "stats":
+					if key := strings.Fields(line + " .")[0]; line != "" && !hasKey(known, key) {
+						t.Errorf("the documentation has %s, and status.json has not", key)
+					}
+					continue
+				case line == "" || line == "…" || name == "trace" && i > 2:
+					continue
+				}
+				want := strings.ReplaceAll(shape(line), "tpa-bench (pid N)", filepath.Base(os.Args[0])+" (pid N)")
+				if !slices.ContainsFunc(shapes, func(s string) bool { return alike(s, want) }) {
+					t.Errorf("the documentation has\n%s\nof the shape %s, and it printed\n%s", line, want, got)
+				}
+			}
+		})
+	}
+	for _, name := range []string{"sockets", "shards", "stats", "trace"} {
+		if !ran[name] {
+			t.Errorf("docs/observability.md has no output of %s", name)
+		}
+	}
+}
+
+func hasKey(all map[string]uint64, key string) bool {
+	_, ok := all[key]
+	return ok
+}
+
+// alike compares shapes cell by cell. Where one has a figure the other may have none,
+// or a dash.
+func alike(a, b string) bool {
+	x, y := strings.Split(a, " | "), strings.Split(b, " | ")
+	if len(x) != len(y) {
+		return false
+	}
+	for i := range x {
+		open := func(c string) bool { return c == "-" || c == "–" || strings.Contains(c, "N") }
+		if x[i] != y[i] && !(open(x[i]) && open(y[i])) && !strings.HasPrefix(x[i], "closed") && !strings.HasPrefix(y[i], "closed") {
+			return false
+		}
+	}
+	return true
+}
+
+// TestQuickStart runs the commands of docs/quickstart.md for an interface that the
+// kernel keeps, word for word but for the names of namespaces and sudo.
+func TestQuickStart(t *testing.T) {
+	redisCLI := testnet.Requirement{
+		Name:  "redis-cli",
+		Probe: func() error { _, err := exec.LookPath("redis-cli"); return err },
+		Mend:  "apt-get install redis-tools",
+	}
+	testnet.Need(t, testnet.Root, redisCLI)
+	page := pages(t)["docs/quickstart.md"]
+	_, section, ok := strings.Cut(page, "## 2. An interface that the kernel keeps")
+	if !ok {
+		t.Fatal("docs/quickstart.md has no section about AF_XDP")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	bin := t.TempDir()
+	id := os.Getpid()
+	names := strings.NewReplacer("tpa-server", fmt.Sprintf("tpaqs%d", id), "tpa-client", fmt.Sprintf("tpaqc%d", id),
+		"-o bin/", "-o "+bin+"/", "bin/tpa-bench", os.Args[0], "bin/redis", filepath.Join(bin, "redis"), "sudo ", "")
+	socket := filepath.Join(bin, "debug.sock")
+	environ := append(os.Environ(), "TPA_TEST_BENCH_MAIN=1", "TPA_SOCKET="+socket)
+	shell := func(line string) *exec.Cmd {
+		c := exec.CommandContext(context.WithoutCancel(t.Context()), "sh", "-c", line) // the server is to end in peace
+		c.Dir, c.Env = "../..", environ
+		return c
+	}
+	cleanup := regexp.MustCompile("To clean up: `([^`]+)`").FindStringSubmatch(section)
+	if cleanup == nil {
+		t.Fatal("docs/quickstart.md does not say how to clean up")
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("sh", "-c", names.Replace(cleanup[1])).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", cleanup[1], err, out)
+		}
+	})
+	answers := map[string]string{ // by a part of the command
+		"set greeting": "^OK\n$", "ping": "1 received", "sockets": `(?s)State +Shard.*LISTEN +all +0 +\[::\]:6380`,
+	}
+	for line := range strings.SplitSeq(section, "\n") {
+		code, ok := strings.CutPrefix(line, "    ")
+		if !ok {
+			continue
+		}
+		code, _, _ = strings.Cut(code, " #")
+		run := names.Replace(strings.TrimSpace(code))
+		if strings.HasSuffix(run, "redis") && strings.Contains(run, "TPA_DEV") {
+			// sh takes variables before the command, as sudo does.
+			serveQuickStart(t, shell("exec env "+run))
+			continue
+		}
+		out, err := shell(run).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", code, err, out)
+		}
+		for part, want := range answers {
+			if strings.Contains(code, part) {
+				delete(answers, part)
+				if !regexp.MustCompile(want).Match(out) {
+					t.Errorf("%s: got\n%swant %s", code, out, want)
+				}
+			}
+		}
+	}
+	if len(answers) > 0 {
+		t.Errorf("docs/quickstart.md lacks commands: %v", answers)
+	}
+}
+
+// serveQuickStart starts the server and waits for the lines that the page has.
+func serveQuickStart(t *testing.T, c *exec.Cmd) {
+	t.Helper()
+	logs, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Process.Signal(os.Interrupt)
+		if err := c.Wait(); err != nil {
+			t.Errorf("the server ended by %v, want in peace after Ctrl-C", err)
+		}
+	})
+	watchdog := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
+	defer watchdog.Stop()
+	var seen bytes.Buffer
+	r := bufio.NewReader(logs)
+	for !strings.Contains(seen.String(), "serving [::]:6380") {
+		line, err := r.ReadString('\n')
+		seen.WriteString(line)
+		if err != nil {
+			t.Fatalf("it ended: %v, %s", err, seen.String())
+		}
+	}
+	go io.Copy(io.Discard, r)
+	if want := `accelerating device=veth0 driver=veth mode="XDP native, copy"`; !strings.Contains(seen.String(), want) {
+		t.Errorf("it logged\n%swant %s", seen.String(), want)
+	}
+}
+
+// TestCurl asks the debug socket by the commands that docs/observability.md has for curl.
+func TestCurl(t *testing.T) {
+	_, socket := program(t)
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("no curl")
+	}
+	page := pages(t)["docs/observability.md"]
+	n := 0
+	for _, m := range regexp.MustCompile("`(curl --unix-socket /run/tpa/PID.sock [^`]+)`").FindAllStringSubmatch(page, -1) {
+		n++
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(m[1], "/run/tpa/PID.sock", socket, 1)+" -s --fail").Output()
+		var s accel.Status
+		if err != nil || strings.Contains(m[1], "status.json") && (json.Unmarshal(out, &s) != nil || len(s.Conns) != 2) {
+			t.Errorf("%s: %v\n%.200s", m[1], errors.Join(err), out)
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d commands of curl, want 2", n)
+	}
+}
