@@ -61,6 +61,12 @@ type Config struct {
 	// device takes. Default: the device's.
 	MTU int
 
+	// VLAN is the number of the VLAN (IEEE 802.1Q) that a device of DPDK belongs to,
+	// 1 to 4094: its frames have tags then, and those of other VLANs or of none are
+	// dropped. Of an interface of the kernel's, name the VLAN's own: eth0.10.
+	// Default: 0, no tags.
+	VLAN int
+
 	// Queues is the number of device queues, and so of shards, 1 to 256. Default:
 	// 1, or the queues of Link.
 	Queues int
@@ -131,6 +137,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_ZONE      Config.Zone
 //	TPA_GATEWAY   Config.Gateways, separated by commas
 //	TPA_MTU       Config.MTU
+//	TPA_VLAN      Config.VLAN
 //	TPA_QUEUES    Config.Queues
 //	TPA_CPUS      Config.CPUs, separated by commas
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
@@ -257,6 +264,9 @@ func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 	return list, nil
 }
 
+// maxVLAN is the greatest number of a VLAN; 4095 is reserved.
+const maxVLAN = 4094
+
 // check refuses what no device could satisfy. The message names the field and
 // its range.
 func (c *Config) check() error {
@@ -264,6 +274,9 @@ func (c *Config) check() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.Queues < 0 || c.Queues > 256 {
 		bad("Config.Queues is %d: want 1 to 256, or 0 for the default", c.Queues)
+	}
+	if c.VLAN < 0 || c.VLAN > maxVLAN {
+		bad("Config.VLAN is %d: want 1 to 4094, or 0 for no tags", c.VLAN)
 	}
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		bad("Config.MTU is %d: want 1280 to 65535 bytes, or 0 for the device's", c.MTU)
