@@ -62,6 +62,12 @@ type Config struct {
 	// device takes. Default: the device's.
 	MTU int
 
+	// VLAN is the number of the VLAN (IEEE 802.1Q) that a device of DPDK belongs to,
+	// 1 to 4094: its frames have tags then, and those of other VLANs or of none are
+	// dropped. Of an interface of the kernel's, name the VLAN's own: eth0.10.
+	// Default: 0, no tags.
+	VLAN int
+
 	// Queues is the number of device queues, and so of shards, 1 to 256. Default:
 	// 1, or the queues of Link.
 	Queues int
@@ -132,6 +138,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_ZONE      Config.Zone
 //	TPA_GATEWAY   Config.Gateways, separated by commas
 //	TPA_MTU       Config.MTU
+//	TPA_VLAN      Config.VLAN
 //	TPA_QUEUES    Config.Queues
 //	TPA_CPUS      Config.CPUs, separated by commas
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us
@@ -261,6 +268,8 @@ func parseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 const (
 	minMTU, maxMTU = transport.MinMTU6, 65535 // bytes; a host with IPv6 has no smaller one
 	maxQueues      = 256
+	// maxVLAN is the greatest number of a VLAN; 4095 is reserved.
+	maxVLAN = 4094
 )
 
 // check refuses what no device could satisfy. The message names the field and
@@ -270,6 +279,9 @@ func (c *Config) check() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.Queues < 0 || c.Queues > maxQueues {
 		bad("Config.Queues is %d: want 1 to %d, or 0 for the default", c.Queues, maxQueues)
+	}
+	if c.VLAN < 0 || c.VLAN > maxVLAN {
+		bad("Config.VLAN is %d: want 1 to 4094, or 0 for no tags", c.VLAN)
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		bad("Config.MTU is %d: want %d to %d bytes, or 0 for the device's", c.MTU, minMTU, maxMTU)

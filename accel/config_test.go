@@ -30,7 +30,7 @@ func TestConfigFromEnv(t *testing.T) {
 		{env: "PATH=/bin;TPA_TEST_STRICT=1;TPA_MTU="},
 		{
 			env: "TPA_DEV=net_memif0;TPA_ADDR=10.0.0.2/24, fd00::2/64;TPA_ZONE=tpa0;TPA_GATEWAY=10.0.0.1,fd00::1;" +
-				"TPA_MTU=9000;TPA_QUEUES=4;TPA_CPUS=2,3,4,5;TPA_SPIN=20us;TPA_MAX_SLEEP=2ms;TPA_KERNEL=true;TPA_TCP=gvisor;" +
+				"TPA_MTU=9000;TPA_VLAN=12;TPA_QUEUES=4;TPA_CPUS=2,3,4,5;TPA_SPIN=20us;TPA_MAX_SLEEP=2ms;TPA_KERNEL=true;TPA_TCP=gvisor;" +
 				"TPA_FALLBACK=never;TPA_STEERING=rules;TPA_RECORD=10;TPA_SOCKET=/x.sock;TPA_MAX_CONNS=100;TPA_MAX_MEMORY_MB=16;" +
 				"TPA_HUGEPAGES=always;TPA_MEMORY_MB=128",
 			want: Config{
@@ -38,7 +38,7 @@ func TestConfigFromEnv(t *testing.T) {
 				Addrs:    []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")},
 				Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
 				Zone:     "tpa0",
-				MTU:      9000, Queues: 4, CPUs: []int{2, 3, 4, 5},
+				MTU:      9000, VLAN: 12, Queues: 4, CPUs: []int{2, 3, 4, 5},
 				Polling: Polling{Spin: 20 * time.Microsecond, MaxSleep: 2 * time.Millisecond},
 				Kernel:  true, TCP: TCP{Engine: EngineGVisor}, Fallback: FallbackNever, Steering: SteerRules,
 				Record: 10, DebugSocket: "/x.sock", Limits: Limits{Connections: 100, Memory: 16 << 20},
@@ -74,6 +74,8 @@ func TestConfigFromEnv(t *testing.T) {
 		{env: "TPA_QUEUE=2", wantErr: "TPA_QUEUE is no setting"},
 		{env: "TPA_MTU=0", wantErr: "1280"},
 		{env: "TPA_MTU=500", wantErr: "1280"},
+		{env: "TPA_VLAN=0", wantErr: "1 to 4094"},
+		{env: "TPA_VLAN=4095", wantErr: "1 to 4094"},
 		{env: "TPA_CPUS=-1", wantErr: "CPU"},
 		{env: "TPA_CPUS=2;TPA_CPU=3", wantErr: "TPA_CPU is no setting"},
 		{env: "TPA_MAX_CONNS=0", wantErr: "16777216"},

@@ -35,6 +35,10 @@ func openDevice(c *Config) (link.Device, error) {
 		return openPort(env, c)
 	}
 	// Anything else is the name of an interface.
+	if c.VLAN != 0 {
+		return nil, fmt.Errorf("%s: Config.VLAN is for devices of DPDK; the kernel has an interface for each VLAN: TPA_DEV=%s.%d (ip link add link %s name %s.%d type vlan id %d), without TPA_VLAN",
+			c.Device, c.Device, c.VLAN, c.Device, c.Device, c.VLAN, c.VLAN)
+	}
 	if c.Steering != SteerAuto {
 		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; a kernel interface has a filter: leave out TPA_STEERING", c.Device, c.Steering)
 	}
@@ -55,7 +59,7 @@ func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
 	if strings.Count(c.Device, ":") == 1 && pciAddress.MatchString(c.Device) {
 		c.Device = "0000:" + c.Device
 	}
-	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU}
+	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU, VLAN: c.VLAN}
 	switch c.Steering {
 	case SteerRules:
 		cfg.Isolated = true

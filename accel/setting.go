@@ -75,6 +75,7 @@ var settings = []Setting{
 	list("gateways", "TPA_GATEWAY", "Gateways", func(c *Config) *[]netip.Addr { return &c.Gateways }, netip.ParseAddr,
 		"addresses, such as 10.0.0.1,fd00::1, one per IP version", "the kernel's routes if the interface is shared, else none",
 		"the next hops for everything outside the prefixes"),
+	number("vlan", "TPA_VLAN", "VLAN", func(c *Config) *int { return &c.VLAN }, 1, maxVLAN, "(its number)", "no tags", "the VLAN that a device of DPDK belongs to; see nics.md"),
 	number("mtu", "TPA_MTU", "MTU", func(c *Config) *int { return &c.MTU }, minMTU, maxMTU, "bytes, at most the device's", "the device's", "the greatest IP packet"),
 	number("queues", "TPA_QUEUES", "Queues", func(c *Config) *int { return &c.Queues }, 1, maxQueues, "queues, at most the device's", "1", "device queues, each with a shard"),
 	list("cpus", "TPA_CPUS", "CPUs", func(c *Config) *[]int { return &c.CPUs }, strconv.Atoi,

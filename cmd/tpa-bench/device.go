@@ -19,6 +19,7 @@ var deviceFlags = []deviceFlag{
 	{"zone", "TPA_ZONE", "NAME", "zone of link-local addresses, as in [fe80::1%NAME]:80"},
 	{"gateway", "TPA_GATEWAY", "ADDRS", "next hops for everything else: 10.0.0.1"},
 	{"mtu", "TPA_MTU", "BYTES", "greatest IP packet"},
+	{"vlan", "TPA_VLAN", "N", "the VLAN that a device of DPDK belongs to"},
 	{"queues", "TPA_QUEUES", "N", "device queues, each with a stack and a poller"},
 	{"cpus", "TPA_CPUS", "LIST", "CPUs to pin the pollers to: 2,3"},
 	{"tcp", "TPA_TCP", "ENGINE", "the TCP: tpa or gvisor"},

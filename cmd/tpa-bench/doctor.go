@@ -141,10 +141,10 @@ func (m *host) examine(dev string) ([]finding, best) {
 	xdp := add(m.afXDP()) && capable
 	add(m.lockedMemory())
 	hasDPDK := add(m.dpdkVersion())
-	huge := add(m.hugePages())
-	vfio := add(m.vfio())
+	nics, bound, uio := m.interfaces(dev), m.devicesOf("vfio-pci"), m.devicesOf("uio_pci_generic", "igb_uio")
+	huge := add(m.hugePages(uio))
+	vfio := add(m.vfio(uio))
 	all = append(all, m.cards()...)
-	nics, bound := m.interfaces(dev), m.vfioDevices()
 	usable := slices.DeleteFunc(slices.Clone(nics), func(n iface) bool { return n.attached != 0 })
 	for _, n := range nics {
 		all = append(all, n.findings(m.queues)...)
@@ -156,11 +156,9 @@ func (m *host) examine(dev string) ([]finding, best) {
 	add(m.runtimeDir())
 	switch {
 	case hasDPDK && vfio && len(bound) > 0:
-		why := "DPDK drives " + bound[0] + ", which is bound to vfio-pci"
-		if !huge {
-			why += "; without huge pages, slower"
-		}
-		return all, best{modeDPDK, why, "TPA_DEV=" + bound[0]}
+		return all, best{modeDPDK, "DPDK drives " + bound[0] + ", which is bound to vfio-pci", "TPA_DEV=" + bound[0]}
+	case hasDPDK && huge && len(uio) > 0:
+		return all, best{modeDPDK, "DPDK drives " + uio[0] + ", which is bound to a driver of UIO", "TPA_DEV=" + uio[0]}
 	case xdp && len(usable) > 0:
 		n := usable[0]
 		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
@@ -168,7 +166,7 @@ func (m *host) examine(dev string) ([]finding, best) {
 		n := nics[0]
 		return all, best{modePacket, "a packet socket on " + n.name + ", behind the XDP program of another", "TPA_DEV=" + n.name}
 	case hasDPDK:
-		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci, and no interface can be used by AF_XDP", "TPA_DEV=net_memif0,…"}
+		return all, best{modeDPDK, "DPDK with virtual devices only: no device is bound to vfio-pci or to a driver of UIO, and no interface can be used by AF_XDP", "TPA_DEV=net_memif0,…"}
 	case xdp:
 		return all, best{modeKernel, "AF_XDP works, but there is no interface to use it on, or another program has them", ""}
 	}
@@ -344,7 +342,8 @@ func (m *host) installedDPDK() string {
 	return ""
 }
 
-func (m *host) hugePages() finding {
+// hugePages are asked for more strictly where devices are bound to drivers of UIO.
+func (m *host) hugePages(uio []string) finding {
 	f := finding{Name: "huge pages", State: stateOK}
 	free, total, size := 0, 0, ""
 	dirs, _ := fs.Glob(m.fs, "sys/kernel/mm/hugepages/hugepages-*kB")
@@ -360,42 +359,64 @@ func (m *host) hugePages() finding {
 		return f
 	}
 	f.State, f.Found = stateNote, "none free"
-	f.Consequence = "DPDK uses ordinary pages: virtual devices only, and slower"
+	f.Consequence = "DPDK uses ordinary pages: slower, and only for virtual devices and those behind an IOMMU"
 	f.Mend = "sysctl -w vm.nr_hugepages=256"
+	if len(uio) > 0 {
+		f.State = stateMissing
+		f.Consequence = "DPDK cannot drive " + strings.Join(uio, ", ") + ", which is given physical addresses"
+	}
 	return f
 }
 
-func (m *host) vfio() finding {
+// vfio is about what PCI devices can be bound to. uio are those that are bound to
+// a driver of UIO, which needs no IOMMU.
+func (m *host) vfio(uio []string) finding {
 	f := finding{Name: "VFIO", State: stateOK}
 	groups, _ := fs.ReadDir(m.fs, "sys/class/iommu")
 	_, loaded := fs.Stat(m.fs, "sys/module/vfio_pci")
-	unsafe := m.read("sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y"
+	const parameter = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+	_, hasUnsafe := fs.Stat(m.fs, parameter) // not in the kernels of all distributions
+	const iommu = "boot with intel_iommu=on (or amd_iommu=on) iommu=pt where the machine has one"
 	switch {
 	case loaded == nil && len(groups) > 0:
 		f.Found = "vfio-pci is loaded, with an IOMMU"
-	case loaded == nil && unsafe:
+	case loaded == nil && m.read(parameter) == "Y":
 		f.State, f.Found = stateNote, "vfio-pci is loaded, without an IOMMU"
 		f.Consequence = "DPDK works, but the device can write to all memory"
-		f.Mend = "boot with intel_iommu=on (or amd_iommu=on) iommu=pt where the machine has one"
+		f.Mend = iommu
+	case len(uio) > 0:
+		f.State, f.Found = stateNote, "not needed: UIO has "+strings.Join(uio, ", ")
+		f.Consequence = "DPDK works, but the device can write to all memory"
+		f.Mend = iommu + ", and bind the device to vfio-pci"
 	case loaded == nil:
 		f.State, f.Found = stateMissing, "vfio-pci is loaded, but there is no IOMMU"
-		f.Consequence = "DPDK cannot drive PCI devices"
-		f.Mend = "boot with intel_iommu=on iommu=pt; in a virtual machine: echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
+		f.Mend = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
+		if hasUnsafe == nil {
+			f.Mend = iommu + "; in a virtual machine without: echo 1 > /" + parameter
+		}
+	case len(groups) == 0:
+		f.State, f.Found = stateMissing, "vfio-pci is not loaded, and there is no IOMMU"
+		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
+		f.Mend = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
 	default:
 		f.State, f.Found = stateMissing, "vfio-pci is not loaded"
 		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
-		f.Mend = "modprobe vfio-pci && dpdk-devbind.py --bind vfio-pci 0000:3b:00.0"
+		f.Mend = "modprobe vfio-pci && dpdk-devbind.py --bind vfio-pci ADDRESS"
 	}
 	return f
 }
 
-// vfioDevices are the PCI addresses that are bound to vfio-pci.
-func (m *host) vfioDevices() []string {
-	found, _ := fs.Glob(m.fs, "sys/bus/pci/drivers/vfio-pci/*:*:*.*")
-	for i := range found {
-		found[i] = path.Base(found[i])
+// devicesOf are the PCI addresses that are bound to drivers.
+func (m *host) devicesOf(drivers ...string) []string {
+	var all []string
+	for _, d := range drivers {
+		found, _ := fs.Glob(m.fs, path.Join("sys/bus/pci/drivers", d, "*:*:*.*"))
+		for _, name := range found {
+			all = append(all, path.Base(name))
+		}
 	}
-	return found
+	return all
 }
 
 // An iface is a network interface of the kernel.

@@ -80,6 +80,17 @@ func TestDoctor(t *testing.T) {
 			without(m, "sys/class/iommu")
 			set(m, "sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y")
 		}, []string{"VFIO"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
+		{"no IOMMU, and a kernel without the unsafe mode", func(m *host) {
+			without(m, "sys/class/iommu", "sys/module/vfio/parameters", "sys/bus/pci")
+		}, []string{"VFIO"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		{"UIO", func(m *host) {
+			without(m, "sys/class/iommu", "sys/module/vfio", "sys/bus/pci")
+			set(m, "sys/bus/pci/drivers/uio_pci_generic/0000:00:04.0/vendor", "0x8086")
+		}, []string{"VFIO"}, modeDPDK, "TPA_DEV=0000:00:04.0"},
+		{"UIO without huge pages", func(m *host) {
+			without(m, "sys/class/iommu", "sys/module/vfio", "sys/bus/pci", "sys/kernel/mm")
+			set(m, "sys/bus/pci/drivers/uio_pci_generic/0000:00:04.0/vendor", "0x8086")
+		}, []string{"huge pages", "VFIO"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
 		{"an ordinary user", func(m *host) {
 			m.uid, m.memlock, m.xdpSocket, m.dpdk = 1000, 8<<20, syscall.EPERM, ""
 			set(m, "proc/self/status", "CapEff:\t0000000000000000")

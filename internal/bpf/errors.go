@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -37,14 +38,56 @@ func NoInterface(name string, err error) error {
 	return &link.InterfaceError{Interface: name, Problem: "no such interface in this network namespace", Remedy: "`ip link` lists those there are", Err: err}
 }
 
-// wantEthernet refuses interfaces whose frames the filter cannot read.
+// wantEthernet refuses interfaces whose frames the filter cannot read, and those
+// whose frames are another interface's, with the addresses.
 func wantEthernet(attrs *netlink.LinkAttrs) error {
+	if attrs.MasterIndex != 0 {
+		// An interface in a VRF keeps its addresses.
+		if m, err := netlink.LinkByIndex(attrs.MasterIndex); err == nil && m.Type() != "vrf" {
+			return &link.InterfaceError{
+				Interface: attrs.Name, Problem: fmt.Sprintf("a part of %s (%s), which has its frames and the addresses", m.Attrs().Name, m.Type()),
+				Remedy: "name " + m.Attrs().Name, Err: errors.ErrUnsupported,
+			}
+		}
+	}
 	if len(attrs.HardwareAddr) != 6 {
 		return &link.InterfaceError{
 			Interface: attrs.Name, Problem: "not an Ethernet interface", Remedy: "name one that has a MAC address of 6 bytes", Err: errors.ErrUnsupported,
 		}
 	}
 	return nil
+}
+
+// Gathers tells whether an interface gathers others, as a bond, a team, and a
+// virtual interface that a passed-through card speeds up do (hv_netvsc,
+// net_failover). In native mode their XDP program runs on the lower interfaces,
+// whose queues are no queues of the upper one: a socket there gets nothing, and the
+// frames are lost (xsk_rcv_check in the kernel's net/xdp/xsk.c). In generic mode the
+// program runs on the upper one.
+func Gathers(l netlink.Link) bool {
+	if kind := l.Type(); kind == "bond" || kind == "team" {
+		return true
+	}
+	s, err := ethtool.Open()
+	if err != nil {
+		return false
+	}
+	defer s.Close()
+	d, err := s.Driver(l.Attrs().Name)
+	return err == nil && (d.Name == "net_failover" || d.Name == "hv_netvsc" && hasParts(l.Attrs().Index))
+}
+
+// hasParts tells whether others are parts of an interface.
+func hasParts(index int) bool {
+	all, err := netlink.LinkList()
+	return err != nil || slices.ContainsFunc(all, func(l netlink.Link) bool { return l.Attrs().MasterIndex == index })
+}
+
+// WhyGathers is why a filter is not attached in native mode to such an interface.
+const WhyGathers = "its XDP program would run on the interfaces below, whose queues are not its own"
+
+func errGathers(l netlink.Link) error {
+	return &link.InterfaceError{Interface: l.Attrs().Name, Problem: WhyGathers, Remedy: "use AttachGeneric or AttachAuto", Err: errors.ErrUnsupported}
 }
 
 // errFilter explains why the filter could not be loaded or attached.

@@ -83,11 +83,19 @@ func Open(l netlink.Link, mode Mode) (_ *Filter, notNative, err error) {
 	if err := wantEthernet(l.Attrs()); err != nil {
 		return nil, nil, err
 	}
+	var gathers error
+	if mode != Generic && Gathers(l) {
+		gathers = errGathers(l)
+		if mode == Native {
+			return nil, nil, gathers
+		}
+		mode = Generic
+	}
 	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode)
 	if err != nil {
 		return nil, nil, errFilter(l, mode, err)
 	}
-	return f, notNative, nil
+	return f, errors.Join(gathers, notNative), nil
 }
 
 func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {

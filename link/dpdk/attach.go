@@ -11,8 +11,6 @@ import (
 	"syscall"
 )
 
-const pciDevices = "/sys/bus/pci/devices"
-
 // attachError says what to do about a device that a driver did not take. reason
 // is what DPDK logged.
 func (c *Config) attachError(err error, reason string) error {
@@ -32,10 +30,7 @@ func (c *Config) attachPCIError(err error, reason string) error {
 	if _, err := os.Stat(device); err != nil {
 		return fmt.Errorf("there is no such PCI device (lspci -D lists them): %w", os.ErrNotExist)
 	}
-	driver := "no driver"
-	if link, err := os.Readlink(filepath.Join(device, "driver")); err == nil {
-		driver = filepath.Base(link)
-	}
+	driver := c.boundDriver(pciDevices)
 	if strings.Contains(reason, "Expecting 'PA' IOVA mode") {
 		return fmt.Errorf("without huge pages, %s has no physical addresses to give to the device: sysctl -w vm.nr_hugepages=256 and, if TPA_HUGEPAGES is set, TPA_HUGEPAGES=auto: %w%s",
 			driver, ErrNotSupported, reason)
@@ -43,6 +38,9 @@ func (c *Config) attachPCIError(err error, reason string) error {
 	switch driver {
 	case "vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core":
 		return attachError("cannot be attached", err, reason)
+	}
+	if driver == "" {
+		driver = "no driver"
 	}
 	return fmt.Errorf("DPDK cannot use it while it is bound to %s: if it is a network device that the kernel can do without, bind it with \"dpdk-devbind.py --bind=vfio-pci %s\": %w%s",
 		driver, c.name(), ErrNotSupported, reason)

@@ -54,9 +54,9 @@ func memory() []Memory {
 	}
 }
 
-// startEAL starts the EAL or checks that the running one is as wanted. needMB is
-// what the port needs. The caller holds environment.mu.
-func startEAL(e EAL, needMB int) error {
+// startEAL starts the EAL or checks that the running one is as wanted. d is what
+// the port needs. The caller holds environment.mu.
+func startEAL(e EAL, d demand) error {
 	env := &environment
 	if env.failed != nil {
 		return fmt.Errorf("the EAL failed to start earlier in this process and cannot be started again: %w", env.failed)
@@ -74,16 +74,13 @@ func startEAL(e EAL, needMB int) error {
 	if e.FilePrefix == "" {
 		e.FilePrefix = fmt.Sprintf("tpa%d", os.Getpid())
 	}
-	if e.MemoryMB == 0 {
-		e.MemoryMB = needMB
-	}
 	if len(e.CPUs) == 0 {
 		var err error
 		if e.CPUs, err = allowedCPUs(); err != nil {
 			return err
 		}
 	}
-	hugePages, err := e.useHugePages(freeHugePagesMB(hugePagesDir))
+	hugePages, err := e.chooseMemory(d, readSupply(hugePagesDir, "/proc/meminfo"))
 	if err != nil {
 		return err
 	}

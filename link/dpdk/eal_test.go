@@ -124,27 +124,42 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-func TestHugePagesPolicy(t *testing.T) {
+func TestChooseMemory(t *testing.T) {
+	const uio = "uio_pci_generic"
 	for _, tt := range []struct {
 		name   string
 		policy Policy
-		free   int
-		want   bool
-		ok     bool
+		given  int // EAL.MemoryMB
+		demand demand
+		supply supply
+		huge   bool
+		mb     int
+		want   string // of the error
 	}{
-		{"auto, enough", HugePagesAuto, 64, true, true},
-		{"auto, too few", HugePagesAuto, 63, false, true},
-		{"always, enough", HugePagesAlways, 64, true, true},
-		{"always, too few", HugePagesAlways, 63, false, false},
-		{"never, enough", HugePagesNever, 64, false, true},
+		{"auto, enough", HugePagesAuto, 64, demand{}, supply{freeMB: 64}, true, 64, ""},
+		{"auto, too few", HugePagesAuto, 64, demand{}, supply{freeMB: 63, availableMB: 64}, false, 64, ""},
+		{"auto, no memory at all", HugePagesAuto, 64, demand{}, supply{freeMB: 63, availableMB: 63}, false, 0, "63 MB of memory are available, 64 MB are needed"},
+		{"always, enough", HugePagesAlways, 64, demand{}, supply{freeMB: 64}, true, 64, ""},
+		{"always, too few", HugePagesAlways, 64, demand{}, supply{freeMB: 62, pages: 40}, false, 0, "sysctl vm.nr_hugepages=42"},
+		{"never, enough", HugePagesNever, 64, demand{}, supply{freeMB: 64, availableMB: 64}, false, 64, ""},
+		{"what the port needs", HugePagesAuto, 0, demand{mb: 200, oneQueueMB: 100, queues: 2}, supply{freeMB: 200}, true, 200, ""},
+		{"many queues", HugePagesAuto, 0, demand{mb: 9000, oneQueueMB: 90, queues: 99}, supply{freeMB: 200, availableMB: 1000}, false, 0, "9000 MB are needed for 99 queues"},
+		{"uio, enough", HugePagesAuto, 0, demand{mb: 100, oneQueueMB: 100, queues: 1, physical: uio}, supply{freeMB: 100}, true, 100, ""},
+		{"uio, too few", HugePagesAuto, 0, demand{mb: 100, oneQueueMB: 100, queues: 1, physical: uio}, supply{freeMB: 20, pages: 10, availableMB: 1000}, false, 0, "sysctl vm.nr_hugepages=51"},
+		{"uio, enough for one queue", HugePagesAuto, 0, demand{mb: 200, oneQueueMB: 100, queues: 2, physical: uio}, supply{freeMB: 150, availableMB: 1000}, true, 100, ""},
+		{"uio, never", HugePagesNever, 0, demand{mb: 100, oneQueueMB: 100, queues: 1, physical: uio}, supply{freeMB: 200, availableMB: 1000}, false, 0, "TPA_HUGEPAGES"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := EAL{HugePages: tt.policy, MemoryMB: 64}.useHugePages(tt.free)
-			if got != tt.want || (err == nil) != tt.ok {
-				t.Errorf("got %v, %v, want %v, ok %v", got, err, tt.want, tt.ok)
+			e := EAL{HugePages: tt.policy, MemoryMB: tt.given}
+			huge, err := e.chooseMemory(tt.demand, tt.supply)
+			if tt.want != "" {
+				if !errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %v, want ErrNotSupported with %q", err, tt.want)
+				}
+				return
 			}
-			if err != nil && (!errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "sysctl vm.nr_hugepages")) {
-				t.Errorf("%v: want ErrNotSupported and what to do", err)
+			if err != nil || huge != tt.huge || e.MemoryMB != tt.mb {
+				t.Errorf("got %v with %d MB, %v; want %v with %d MB", huge, e.MemoryMB, err, tt.huge, tt.mb)
 			}
 		})
 	}

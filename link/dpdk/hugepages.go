@@ -29,16 +29,69 @@ func freeHugePagesMB(dir string) int {
 	return total
 }
 
-// useHugePages decides by the policy, with freeMB of huge pages free.
-func (e EAL) useHugePages(freeMB int) (bool, error) {
-	switch {
-	case e.HugePages == HugePagesNever:
-		return false, nil
-	case freeMB >= e.MemoryMB:
-		return true, nil
-	case e.HugePages == HugePagesAuto:
-		return false, nil
+// A demand is what the first port of a process asks of its memory.
+type demand struct {
+	// mb is the memory in MB, and oneQueueMB what one queue of it takes.
+	mb, oneQueueMB int
+	queues         int
+	// physical is the kernel's driver that gives the device physical addresses,
+	// which only huge pages have; "" where an IOMMU translates, or software reads.
+	physical string
+}
+
+// A supply is the memory that a machine could give.
+type supply struct {
+	freeMB      int // of huge pages
+	pages       int // huge pages of 2 MB, free or not
+	availableMB int // of ordinary memory
+}
+
+// chooseMemory sets MemoryMB and tells whether to use huge pages.
+func (e *EAL) chooseMemory(d demand, m supply) (hugePages bool, err error) {
+	given := e.MemoryMB != 0
+	if !given {
+		e.MemoryMB = d.mb
 	}
-	return false, fmt.Errorf("%d MB of huge pages are free, %d MB are needed: reserve more with \"sysctl vm.nr_hugepages=%d\", or set EAL.HugePages to HugePagesAuto or HugePagesNever: %w",
-		freeMB, e.MemoryMB, e.MemoryMB/2+1, ErrNotSupported)
+	need := fmt.Sprintf("%d MB are needed", e.MemoryMB)
+	if !given && d.queues > 1 {
+		need += fmt.Sprintf(" for %d queues", d.queues)
+	}
+	more := fmt.Sprintf("reserve more with \"sysctl vm.nr_hugepages=%d\"", m.pages+max(0, e.MemoryMB-m.freeMB)/2+1)
+	switch {
+	case d.physical != "" && e.HugePages == HugePagesNever:
+		return false, fmt.Errorf("%s gives the device physical addresses, which only huge pages have: leave EAL.HugePages (TPA_HUGEPAGES) at auto, or bind the device to vfio-pci where there is an IOMMU: %w",
+			d.physical, ErrNotSupported)
+	case e.HugePages != HugePagesNever && m.freeMB >= e.MemoryMB:
+		return true, nil
+	case d.physical != "" && !given && m.freeMB >= d.oneQueueMB:
+		// The device may not even have so many queues, which it tells when it is
+		// open. What else is needed is taken then.
+		e.MemoryMB = d.oneQueueMB
+		return true, nil
+	case d.physical != "":
+		return false, fmt.Errorf("%d MB of huge pages are free, %s, and no other memory will do: %s gives the device physical addresses: %s: %w",
+			m.freeMB, need, d.physical, more, ErrNotSupported)
+	case e.HugePages == HugePagesAlways:
+		return false, fmt.Errorf("%d MB of huge pages are free, %s: %s, or set EAL.HugePages to HugePagesAuto or HugePagesNever: %w",
+			m.freeMB, need, more, ErrNotSupported)
+	case e.MemoryMB > m.availableMB:
+		return false, fmt.Errorf("%d MB of memory are available, %s: %w", m.availableMB, need, ErrNotSupported)
+	}
+	return false, nil
+}
+
+// readSupply asks the kernel. Where it does not tell how much ordinary memory there
+// is, there is a lot. The arguments are its directory of huge pages and its meminfo.
+func readSupply(dir, meminfo string) supply {
+	m := supply{freeMB: freeHugePagesMB(dir), availableMB: maxMemoryMB}
+	text, _ := os.ReadFile(filepath.Join(dir, "hugepages-2048kB/nr_hugepages"))
+	m.pages, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	text, _ = os.ReadFile(meminfo)
+	for line := range strings.Lines(string(text)) {
+		var kB int
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kB); n == 1 {
+			m.availableMB = kB / 1024
+		}
+	}
+	return m
 }

@@ -4,8 +4,12 @@ package dpdk_test
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/dpdk"
 	"github.com/gotpa/tpa/link/dpdk/internal/ringtest"
@@ -22,7 +26,7 @@ func ipv4Frame(change func([]byte)) []byte {
 	return b
 }
 
-func TestVerdict(t *testing.T) {
+func TestChecksumStatus(t *testing.T) {
 	ipv4 := ipv4Frame(nil)
 	ipv6 := ipv4Frame(func(b []byte) { b[12], b[13] = 0x86, 0xdd })
 	arp := ipv4Frame(func(b []byte) { b[13] = 0x06 })
@@ -78,6 +82,54 @@ func TestVerdict(t *testing.T) {
 			}
 			if f.Checksum != tt.want {
 				t.Errorf("got status %d, want %d", f.Checksum, tt.want)
+			}
+		})
+	}
+}
+
+// A frame whose checksum its sender left to the device arrives with a whole one,
+// and nothing else changed.
+func TestUnfinishedChecksum(t *testing.T) {
+	segment := func(src, dst string, size int, sum testframe.Sum) []byte {
+		s := testframe.TCP{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst), Flags: header.TCPFlagAck, Window: 9, Payload: bytesOf(size, 3), Sum: sum}
+		return s.Frame()
+	}
+	ipv4 := func(size int, sum testframe.Sum) []byte { return segment("10.0.0.1:4660", "10.0.0.2:80", size, sum) }
+	ipv6 := func(size int, sum testframe.Sum) []byte { return segment("[fd00::1]:4660", "[fd00::2]:80", size, sum) }
+	change := func(b []byte, f func([]byte)) []byte { f(b); return b }
+	padded := func(b []byte) []byte { return append(b, 1, 2, 3, 4, 5, 6) }
+	udp := change(ipv4(10, testframe.Partial), func(b []byte) { b[23] = 17 })
+	fragment := change(ipv4(10, testframe.Partial), func(b []byte) { b[20] = 0x20 })
+	longer := change(ipv4(10, testframe.Partial), func(b []byte) { b[17]++ })
+	shorter := change(ipv4(10, testframe.Partial), func(b []byte) { b[17] = 39 })
+	shortHeader := change(ipv4(10, testframe.Partial), func(b []byte) { b[14] = 0x44 })
+	for _, tt := range []struct {
+		name      string
+		sent, got []byte
+	}{
+		{"IPv4", ipv4(100, testframe.Partial), ipv4(100, testframe.Whole)},
+		{"IPv4, odd", ipv4(101, testframe.Partial), ipv4(101, testframe.Whole)},
+		{"IPv4, no payload, padded", padded(ipv4(0, testframe.Partial)), padded(ipv4(0, testframe.Whole))},
+		{"IPv6", ipv6(100, testframe.Partial), ipv6(100, testframe.Whole)},
+		{"IPv6, odd, padded", padded(ipv6(1, testframe.Partial)), padded(ipv6(1, testframe.Whole))},
+		{"UDP", udp, udp},
+		{"fragment", fragment, fragment},
+		{"longer than the frame", longer, longer},
+		{"shorter than its headers", shorter, shorter},
+		{"header shorter than 20 bytes", shortHeader, shortHeader},
+		{"14 bytes", ipv4(0, testframe.Partial)[:14], ipv4(0, testframe.Partial)[:14]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, r := openRing(t, dpdk.Config{})
+			if err := r.Put(ringtest.Chain{Segments: [][]byte{tt.sent}, Flags: ringtest.TCPNone}); err != nil {
+				t.Fatal(err)
+			}
+			f, err := receive(p.Queue(0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(f.Data, tt.got) {
+				t.Errorf("got  %x\nwant %x", f.Data, tt.got)
 			}
 		})
 	}

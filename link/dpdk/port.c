@@ -28,6 +28,7 @@ static const struct {
 	{TPA_TX_TSO, 0, RTE_ETH_TX_OFFLOAD_TCP_TSO},
 	{TPA_TX_MULTI_SEGS, 0, RTE_ETH_TX_OFFLOAD_MULTI_SEGS},
 	{TPA_TX_FAST_FREE, 0, RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},
+	{TPA_RX_VLAN_FILTER, RTE_ETH_RX_OFFLOAD_VLAN_FILTER, 0},
 };
 
 #define RSS_TYPES (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_IPV6 | \
@@ -218,6 +219,9 @@ int tpa_start(uint16_t port, const struct tpa_setup *setup)
 		(void)(setup->promiscuous ? rte_eth_promiscuous_enable(port)
 					  : rte_eth_promiscuous_disable(port));
 		(void)rte_eth_allmulticast_enable(port);
+		/* A device that filters (virtio's does so unasked) has to know. */
+		if (setup->offloads & TPA_RX_VLAN_FILTER)
+			ret = rte_eth_dev_vlan_filter(port, setup->vlan, 1);
 	}
 	(void)rte_eth_stats_reset(port);
 	(void)rte_eth_xstats_reset(port);

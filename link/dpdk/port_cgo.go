@@ -27,9 +27,11 @@ type device struct {
 	// kernel is the name of the kernel's interface for the device, if it has one.
 	kernel   string
 	isolated bool // from the start
+	vlan     int  // 0: none
 	// cleanup undoes after a crash what the driver did to the kernel's interface,
 	// nil where the kernel does that alone.
 	cleanup *cleanupHelper
+	claim   *claim
 
 	keySize   C.uint8_t // of RSS, 0: none
 	tableSize C.uint16_t
@@ -63,6 +65,7 @@ const (
 	txTSO          = C.TPA_TX_TSO
 	txMultiSegs    = C.TPA_TX_MULTI_SEGS
 	txFastFree     = C.TPA_TX_FAST_FREE
+	rxVLANFilter   = C.TPA_RX_VLAN_FILTER
 )
 
 // buffersPerQueue is how many mbufs a queue needs so that full rings never starve
@@ -104,7 +107,10 @@ func open(e EAL, c Config) (*Port, error) {
 	environment.mu.Lock()
 	defer environment.mu.Unlock()
 
-	if err := startEAL(e, needMB(c)); err != nil {
+	one := c
+	one.Queues = 1
+	d := demand{mb: needMB(c), oneQueueMB: needMB(one), queues: c.Queues, physical: c.physical(pciDevices)}
+	if err := startEAL(e, d); err != nil {
 		return nil, err
 	}
 	p := new(Port)
@@ -123,11 +129,15 @@ func (d *device) open(c Config) (err error) {
 	d.info.Name = c.name()
 
 	d.cleanup = c.cleanupHelper()
+	if d.claim, err = c.claim(pciDevices); err != nil {
+		return err
+	}
 	args, freeArgs := cString(c.Device)
 	defer freeArgs()
 	name, freeName := cString(c.name())
 	defer freeName()
 	if err := errno(C.tpa_probe(args, name, &d.id)); err != nil {
+		d.claim.Close()
 		return c.attachError(err, env.log.reason())
 	}
 	defer func() {
@@ -148,7 +158,7 @@ func (d *device) open(c Config) (err error) {
 			d.kernel = i.Name
 		}
 	}
-	d.isolated = c.Isolated
+	d.isolated, d.vlan = c.Isolated, c.VLAN
 	setup, err := negotiate(&info, &c)
 	if err != nil {
 		return err
@@ -175,6 +185,9 @@ func (d *device) open(c Config) (err error) {
 			TxIPv4Checksum: setup.offloads&txIPv4Checksum != 0,
 			TxTCPChecksum:  setup.offloads&txTCPChecksum != 0,
 		},
+	}
+	if c.VLAN != 0 {
+		d.info.MaxFrame = mtu + ethernet // the tag is the device's
 	}
 	for i := range d.info.HardwareAddr {
 		d.info.HardwareAddr[i] = byte(info.mac[i])
@@ -210,7 +223,8 @@ func (d *device) open(c Config) (err error) {
 
 // addQueue makes the mempools and both sides of queue i.
 func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_setup, c *Config) error {
-	q := &queue{room: bufferRoom(d.info.MaxFrame)}
+	maxFrame := d.info.MTU + ethernet + vlanTag
+	q := &queue{room: bufferRoom(maxFrame)}
 	buffers, err := newPool(fmt.Sprintf("tpa_p%d_q%d", d.id, i),
 		buffersPerQueue(int(setup.rx_ring), int(setup.tx_ring), c.Staging), q.room, info.numa)
 	if err != nil {
@@ -222,8 +236,8 @@ func (d *device) addQueue(i int, info *C.struct_tpa_info, setup *C.struct_tpa_se
 	}
 	rxLcore, txLcore := takeLcore(), takeLcore()
 	d.lcores = append(d.lcores, rxLcore, txLcore)
-	q.rx = C.tpa_rx_new(d.id, C.uint16_t(i), rxLcore, C.uint32_t(d.info.MaxFrame), setup.offloads)
-	q.tx = C.tpa_tx_new(d.id, C.uint16_t(i), txLcore, buffers.c, C.uint32_t(c.Staging), info.pads, setup.offloads)
+	q.rx = C.tpa_rx_new(d.id, C.uint16_t(i), rxLcore, C.uint32_t(maxFrame), setup.offloads, setup.vlan)
+	q.tx = C.tpa_tx_new(d.id, C.uint16_t(i), txLcore, buffers.c, C.uint32_t(c.Staging), info.pads, setup.offloads, setup.vlan)
 	if q.rx == nil || q.tx == nil {
 		return syscall.ENOMEM
 	}
@@ -284,6 +298,10 @@ func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 		sets_mtu:    info.sets_mtu,
 		promiscuous: C.bool(c.Promiscuous),
 		offloads:    info.offloads,
+		vlan:        C.uint16_t(c.VLAN),
+	}
+	if c.VLAN == 0 {
+		setup.offloads &^= rxVLANFilter
 	}
 	if c.MTU != 0 {
 		setup.mtu = C.uint16_t(c.MTU)
@@ -368,6 +386,14 @@ func (d *device) statsLocked() link.DeviceStats {
 		stats.BuffersTotal += p.size()
 	}
 	stats.Extended = d.extendedLocked()
+	if d.vlan != 0 {
+		if stats.Extended == nil {
+			stats.Extended = make(map[string]uint64)
+		}
+		for _, q := range d.queues {
+			stats.Extended["rx_other_vlan"] += load(&q.rx.n_other_vlan)
+		}
+	}
 	return stats
 }
 
@@ -419,7 +445,7 @@ func (d *device) releaseLocked() error {
 	} else {
 		removed = errno(C.tpa_remove(d.id))
 	}
-	err = errors.Join(err, d.cleanup.finish())
+	err = errors.Join(err, d.cleanup.finish(), d.claim.Close())
 	for _, q := range d.queues {
 		q.free()
 	}

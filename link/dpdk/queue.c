@@ -101,7 +101,7 @@ void tpa_quiesce(void)
 
 /* Receiving */
 
-struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads)
+struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads, uint16_t vlan)
 {
 	struct tpa_rx *rx = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*rx), RTE_CACHE_LINE_SIZE));
 
@@ -117,6 +117,7 @@ struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max
 	side_add(&rx->side, port, queue, lcore);
 	rx->max_frame = max_frame;
 	rx->offloads = offloads;
+	rx->vlan = vlan;
 	return rx;
 }
 
@@ -200,8 +201,9 @@ static bool ipv4_header_good(const uint8_t *frame, uint32_t len)
 
 /* Fills in the TCP checksum of a frame whose sender, such as the host of a virtual
  * machine, left that to its device (RTE_MBUF_F_RX_L4_CKSUM_NONE). The field holds
- * the sum of the pseudo-header, and is a part of what is summed up here. What is
- * not a whole TCP segment stays as it is. */
+ * the sum of the pseudo-header, and is a part of what is summed up here. Behind
+ * this, the checksum holds for those, too, who compute it again, as the slow path
+ * does. What is not a whole TCP segment stays as it is. */
 static void complete(uint8_t *frame, uint32_t len)
 {
 	uint32_t at, size, i;
@@ -228,6 +230,39 @@ static void complete(uint8_t *frame, uint32_t len)
 	sum = ~sum & 0xffff;
 	frame[at + 16] = sum >> 8;
 	frame[at + 17] = sum & 0xff;
+}
+
+/* VLANs (IEEE 802.1Q): frames have a tag behind the addresses, 0x8100 and 16 bits
+ * whose lower 12 are the VLAN's number. Above the queue there are none. */
+
+enum { ADDRESSES = 2 * RTE_ETHER_ADDR_LEN };
+
+/* Takes the tag off a frame. Returns false for frames of other VLANs, or of none. */
+static inline bool untag(struct tpa_frame *f, uint16_t vlan)
+{
+	uint8_t *p = f->data;
+
+	if (f->len < RTE_ETHER_HDR_LEN + RTE_VLAN_HLEN || p[12] != 0x81 || p[13] != 0x00 ||
+	    ((p[14] & 0x0f) << 8 | p[15]) != vlan)
+		return false;
+	memmove(p + RTE_VLAN_HLEN, p, ADDRESSES);
+	f->data = p + RTE_VLAN_HLEN;
+	f->len -= RTE_VLAN_HLEN;
+	return true;
+}
+
+/* Puts a tag into a frame that has none, in front of which there is headroom. */
+static inline void tag(struct rte_mbuf *m, uint16_t vlan)
+{
+	uint8_t *p;
+
+	m->data_off -= RTE_VLAN_HLEN;
+	p = rte_pktmbuf_mtod(m, uint8_t *);
+	memmove(p, p + RTE_VLAN_HLEN, ADDRESSES);
+	p[12] = 0x81;
+	p[13] = 0x00;
+	p[14] = vlan >> 8;
+	p[15] = vlan & 0xff;
 }
 
 /* What the device found of the checksums of a frame of at least 14 bytes. */
@@ -309,6 +344,12 @@ void tpa_rx_burst(struct tpa_rx *rx)
 			}
 		}
 		f->len = len;
+		if (rx->vlan != 0 && !untag(f, rx->vlan)) {
+			/* Its buffer is among those held, and freed with them. */
+			count(&rx->n_other_vlan, 1);
+			continue;
+		}
+		len = f->len;
 		if (unlikely((flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_NONE))
 			complete(f->data, len);
 		f->checksum = checksum_status(flags, rx->offloads, f->data, len);
@@ -336,7 +377,7 @@ void tpa_rx_free(struct tpa_rx *rx)
 
 /* Sending */
 
-struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads)
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads, uint16_t vlan)
 {
 	struct tpa_tx *tx = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*tx), RTE_CACHE_LINE_SIZE));
 
@@ -353,6 +394,7 @@ struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, 
 	tx->depth = depth;
 	tx->pads = pads;
 	tx->offloads = offloads;
+	tx->vlan = vlan;
 	return tx;
 }
 
@@ -419,10 +461,19 @@ void tpa_tx_stock_big(struct tpa_tx *tx)
 
 /* Writes what a slot says into its mbuf. Tells whether the driver must prepare
  * the burst. */
-static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_slot *s)
+static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, struct tpa_slot *s)
 {
 	uint64_t flags = 0;
-	uint32_t len = s->len;
+	uint32_t len = s->len, l2_len = s->l2_len;
+
+	if (tx->vlan != 0) {
+		/* Once only: what a full ring has refused comes here again. */
+		if (!s->tagged)
+			tag(m, tx->vlan);
+		s->tagged = true;
+		len += RTE_VLAN_HLEN;
+		l2_len += RTE_VLAN_HLEN;
+	}
 
 	if (tx->pads && unlikely(len < RTE_ETHER_MIN_LEN - RTE_ETHER_CRC_LEN)) {
 		uint32_t min = RTE_ETHER_MIN_LEN - RTE_ETHER_CRC_LEN;
@@ -449,7 +500,7 @@ static inline bool fill(struct tpa_tx *tx, struct rte_mbuf *m, const struct tpa_
 			flags |= RTE_MBUF_F_TX_IP_CKSUM;
 	}
 	m->ol_flags = flags;
-	m->tx_offload = rte_mbuf_tx_offload(s->l2_len, s->l3_len, s->l4_len, s->mss, 0, 0, 0);
+	m->tx_offload = rte_mbuf_tx_offload(l2_len, s->l3_len, s->l4_len, s->mss, 0, 0, 0);
 	return true;
 }
 

@@ -100,6 +100,7 @@ func (q *queue) Commit(n int, o link.TxOffload) {
 	s.len = C.uint32_t(n)
 	s.mss = C.uint16_t(o.MSS)
 	s.flags = C.uint8_t(o.Flags)
+	s.tagged = false
 	s.l2_len, s.l3_len, s.l4_len = C.uint8_t(o.L2Len), C.uint8_t(o.L3Len), C.uint8_t(o.L4Len)
 	tx.tail++
 }

@@ -33,6 +33,7 @@ enum tpa_offload {
 	TPA_TX_TSO = 1 << 5,
 	TPA_TX_MULTI_SEGS = 1 << 6,
 	TPA_TX_FAST_FREE = 1 << 7,
+	TPA_RX_VLAN_FILTER = 1 << 8,
 };
 
 struct tpa_ring_limits {
@@ -58,6 +59,7 @@ struct tpa_setup {
 	uint16_t queues, rx_ring, tx_ring, mtu;
 	bool sets_mtu, promiscuous;
 	uint32_t offloads;
+	uint16_t vlan; /* 0: none */
 };
 
 struct tpa_link_stats {
@@ -132,13 +134,14 @@ struct tpa_rx {
 	struct tpa_side side;
 	uint32_t max_frame;
 	uint32_t offloads;
+	uint16_t vlan;        /* whose frames these are; 0: no tags */
 	uint32_t count, next; /* frames fetched; the first that Go has not taken */
 	struct tpa_frame frames[TPA_BURST];
 	bool gone;            /* the device was removed */
 	uint32_t nheld;
 	uintptr_t held[TPA_BURST]; /* mbufs behind frames */
 	uint8_t *scratch;          /* TPA_BURST buffers of max_frame for joined chains */
-	uint64_t n_frames, n_bytes, n_malformed;
+	uint64_t n_frames, n_bytes, n_malformed, n_other_vlan;
 };
 
 /* A frame between Commit and Flush. */
@@ -147,6 +150,7 @@ struct tpa_slot {
 	uint32_t len;
 	uint16_t mss;
 	uint8_t flags; /* link.TxFlags */
+	bool tagged;   /* for the VLAN */
 	uint8_t l2_len, l3_len, l4_len;
 };
 
@@ -163,6 +167,7 @@ struct tpa_tx {
 	bool pads;
 	bool gone; /* the device was removed */
 	uint32_t offloads;
+	uint16_t vlan; /* 0: no tags */
 	uint32_t depth, head, tail; /* slots; staged are head up to tail */
 	struct tpa_slot *slots;
 	uint32_t nstock;
@@ -171,12 +176,12 @@ struct tpa_tx {
 	uint64_t n_frames, n_bytes, n_full, n_dropped;
 };
 
-struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads);
+struct tpa_rx *tpa_rx_new(uint16_t port, uint16_t queue, int lcore, uint32_t max_frame, uint32_t offloads, uint16_t vlan);
 void tpa_rx_burst(struct tpa_rx *rx);
 void tpa_rx_release(struct tpa_rx *rx);
 void tpa_rx_free(struct tpa_rx *rx);
 
-struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads);
+struct tpa_tx *tpa_tx_new(uint16_t port, uint16_t queue, int lcore, void *pool, uint32_t depth, bool pads, uint32_t offloads, uint16_t vlan);
 void tpa_tx_stock(struct tpa_tx *tx);
 void tpa_tx_stock_big(struct tpa_tx *tx);
 /* Takes back what the device has sent. -ENOTSUP: it does so only to make room for

@@ -36,7 +36,7 @@ type bench struct {
 
 func newBench(t *testing.T, cfg packet.Config, wire testnet.Wire) *bench {
 	t.Helper()
-	testnet.Need(t, testnet.Root)
+	testnet.Need(t, testnet.Root, testnet.TCX)
 	n := testnet.New(t)
 	b := &bench{T: t, frames: make([]link.Frame, link.MaxBurst)}
 	b.far, b.near = n.Connect(n.Host("far"), n.Host("near"), wire)
@@ -480,7 +480,7 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("Open(%+v): %v, want an error that names the field", cfg, err)
 		}
 	}
-	testnet.Need(t, testnet.Root)
+	testnet.Need(t, testnet.Root, testnet.TCX)
 	h := testnet.New(t).Host("h")
 	for name, want := range map[string]string{"nowhere": "no such interface", "lo": "Ethernet"} {
 		var err error

@@ -46,7 +46,7 @@ var drivers = map[string]driver{
 	// netvsc_bpf.c: the program is handed on to the VF, whose frames carry the VF's
 	// queues, so that sockets at the master never get them.
 	"hv_netvsc": {native: true, maxMTU: 3506, traps: []string{
-		"with accelerated networking most frames come from the VF below, and sockets here lose them: use the VF, or switch accelerated networking off",
+		"with accelerated networking most frames come from the VF below: native mode is not used, for its sockets would lose them",
 		"XDP is refused while LRO is on: ethtool -K DEVICE lro off",
 	}},
 	// MANA_XDP_MTU_MAX; mana_xdp_set takes all queues down and makes them anew.
@@ -82,9 +82,6 @@ var drivers = map[string]driver{
 	"sfc":         {native: true},
 	"thunder-nic": {native: true},
 	"tun":         {native: true},
-	"bonding": {traps: []string{
-		"the sockets must be on the devices below: a bond gets no frames of theirs",
-	}},
 }
 
 // features returns what a driver does according to its name.

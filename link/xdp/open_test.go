@@ -11,9 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	ebpflink "github.com/cilium/ebpf/link"
-
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
@@ -64,19 +61,11 @@ func firstLine(t *testing.T, cmd *exec.Cmd) string {
 // attached returns whether a program is attached, as XDP or behind it.
 func attached(t *testing.T, i *testnet.Interface) bool {
 	t.Helper()
-	l, err := i.Host.Netlink.LinkByName(i.Name)
+	is, err := i.Filtered()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var behind *ebpflink.QueryResult
-	i.Host.Do(func() {
-		behind, err = ebpflink.QueryPrograms(ebpflink.QueryOptions{Target: i.Index, Attach: ebpf.AttachTCXIngress})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := l.Attrs().Xdp
-	return x != nil && x.Attached || len(behind.Programs) > 0
+	return is
 }
 
 func wire(t *testing.T, w testnet.Wire) (far, near *testnet.Interface) {

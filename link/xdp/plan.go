@@ -72,13 +72,15 @@ type facts struct {
 	kernel   string        // "6.1.0-18-amd64"
 	// queues are those that there are, in use or not.
 	queues int
+	// gathers: see bpf.Gathers.
+	gathers bool
 }
 
 // ask asks in the network namespace of the calling thread. What the kernel does
 // not know stays zero.
 func ask(l netlink.Link) facts {
 	attrs := l.Attrs()
-	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, kernel: bpf.KernelRelease()}
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease()}
 	if s, err := ethtool.Open(); err == nil {
 		defer s.Close()
 		f.driver, _ = s.Driver(attrs.Name)
@@ -123,6 +125,8 @@ func (c Config) plan(f facts) Plan {
 	switch {
 	case c.Attach == AttachGeneric:
 		p.NotNative, p.Remedy = "AttachGeneric was asked for", "use AttachAuto"
+	case f.gathers:
+		p.NotNative, p.Remedy = bpf.WhyGathers, "none: generic mode or a packet socket has it"
 	case !features.Has(netdevgenl.Basic):
 		p.NotNative, p.Remedy = "the driver does not run XDP", "use an interface whose driver does, or a newer kernel"
 	case !features.Has(netdevgenl.Redirect):

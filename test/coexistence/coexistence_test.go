@@ -191,6 +191,7 @@ func TestDial(t *testing.T) {
 // interface. A port that one has is refused to the other at once, both ways round.
 // None notices when others come, are refused, are loaded and are killed.
 func TestTwoServers(t *testing.T) {
+	testnet.Need(t, testnet.TCX)
 	s := newSite(t, testnet.Wire{})
 	before := s.resets()
 	var ports, servers []int

@@ -84,7 +84,7 @@ func TestRights(t *testing.T) {
 	_, list, _ := strings.Cut(xdp.Capabilities, "setcap cap_")
 	list, _, _ = strings.Cut(list, "+ep")
 	rights := "-all,+" + strings.ReplaceAll(list, ",cap_", ",+")
-	for _, dev := range []string{"xdp:", "packet:"} {
+	for _, dev := range ways() {
 		t.Run(dev, func(t *testing.T) {
 			s := newSite(t, testnet.Wire{})
 			p := s.launchWithout(rights, "TPA_DEV="+dev+s.si.Name)

@@ -88,6 +88,7 @@ func TestHandOver(t *testing.T) {
 // one before finishes its connections. The interface's XDP goes from one to another,
 // too. No connection is lost.
 func TestTakeOver(t *testing.T) {
+	testnet.Need(t, testnet.TCX)
 	s := newSite(t, testnet.Wire{})
 	before := s.resets()
 	addr4, addr6 := at(s.si, port)
@@ -139,7 +140,7 @@ func TestTakeOver(t *testing.T) {
 // TestRestart: a server that is killed under load leaves nothing behind, its
 // clients hear of it, and the next one serves at once.
 func TestRestart(t *testing.T) {
-	for _, dev := range []string{"xdp:", "packet:"} {
+	for _, dev := range ways() {
 		t.Run(strings.TrimSuffix(dev, ":"), func(t *testing.T) { testRestart(t, dev) })
 	}
 }

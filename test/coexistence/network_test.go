@@ -124,6 +124,7 @@ func bulk(c net.Conn, n int) error {
 // TestJumbo: an interface with an MTU that XDP cannot have is shared by a packet
 // socket, with all of its MTU.
 func TestJumbo(t *testing.T) {
+	testnet.Need(t, testnet.TCX)
 	for _, offloads := range []bool{false, true} {
 		s := newSite(t, testnet.Wire{MTU: 9000, Offloads: offloads})
 		p := s.start(port)
@@ -147,7 +148,7 @@ func TestJumbo(t *testing.T) {
 
 // TestGone: a server whose interface is removed says so, and ends when told to.
 func TestGone(t *testing.T) {
-	for _, dev := range []string{"xdp:", "packet:"} {
+	for _, dev := range ways() {
 		s := newSite(t, testnet.Wire{})
 		p := s.start(port, "TPA_DEV="+dev+s.si.Name)
 		addr, _ := at(s.si, port)

@@ -15,9 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
-
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -61,6 +58,14 @@ func (j *output) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.b.String()
+}
+
+// ways are the prefixes of TPA_DEV by which this kernel shares an interface.
+func ways() []string {
+	if testnet.TCX.Probe() != nil {
+		return []string{"xdp:"}
+	}
+	return []string{"xdp:", "packet:"}
 }
 
 // start starts a server, and waits until it serves.
@@ -218,19 +223,9 @@ func (s *site) resets() int {
 // or behind it.
 func (s *site) attached() bool {
 	s.Helper()
-	l, err := s.server.Netlink.LinkByName(s.si.Name)
+	is, err := s.si.Filtered()
 	if err != nil {
 		s.Fatal(err)
 	}
-	if x := l.Attrs().Xdp; x != nil && x.Attached {
-		return true
-	}
-	var behind *link.QueryResult
-	s.server.Do(func() {
-		behind, err = link.QueryPrograms(link.QueryOptions{Target: s.si.Index, Attach: ebpf.AttachTCXIngress})
-	})
-	if err != nil {
-		s.Fatal(err)
-	}
-	return len(behind.Programs) > 0
+	return is
 }

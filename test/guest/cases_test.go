@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,9 +46,21 @@ func runCell(m *machine, r *result) {
 			c.nic = n
 		}
 	}
+	if err := c.kernelsDriver(); err != nil {
+		c.fail("bound to the kernel's driver", err)
+	}
 	undo := c.prepare()
 	defer undo()
-	if err := c.start("server", port, ""); err != nil {
+	err := c.start("server", port, "")
+	if r.refused != "" {
+		if err == nil || !strings.Contains(err.Error(), r.refused) {
+			c.fail("start", fmt.Errorf("got %v, want a refusal with %q", err, r.refused))
+		}
+		r.how = "refused: " + r.refused
+		c.stop("server", syscall.SIGKILL)
+		return
+	}
+	if err != nil {
 		c.fail("start", err)
 		return
 	}
@@ -63,19 +76,26 @@ func runCell(m *machine, r *result) {
 		{"kernel", c.kernelTraffic, !r.dpdk()},
 		{"queues", c.queuesLoaded, r.queues > 1},
 		{"second", c.second, !r.dpdk()},
+		{"second", c.secondOfDevice, r.dpdk()},
 		{"mtu", c.mtuChange, !r.dpdk() && r.mtu == 0},
 		{"link", c.linkDown, true},
 		{"counters", c.counters, true},
 		{"kill", c.kill, true},
+		{"refusals", c.refusals, r.dpdk() && r.queues == 0},
+		{"huge pages", c.hugePages, r.dpdk() && r.queues == 0},
+		{"doctor", c.doctor, true},
 		{"restart", c.restart, true},
 	}
 	for _, cs := range cases {
 		if !cs.applies {
 			continue
 		}
-		if err := cs.run(); err != nil {
+		began := time.Now()
+		err := cs.run()
+		if err != nil {
 			c.fail(cs.name, err)
 		}
+		m.t.Logf("%s: %s took %.1fs: %v", r.cell, cs.name, time.Since(began).Seconds(), err)
 		// Where little works, the rest would only be slow.
 		if len(c.failed) == 2 {
 			if err := c.counters(); err != nil {
@@ -97,11 +117,14 @@ func (c *cellRun) prepare() func() {
 	if c.result.dpdk() {
 		driver := map[string]string{modeVFIO: "vfio_pci", modeUIO: "uio_pci_generic"}[c.mode]
 		c.load(driver)
-		c.sh("echo 128 >/proc/sys/vm/nr_hugepages")
+		if c.mode == modeVFIO {
+			c.load("vfio_iommu_type1") // modprobe loads it, too: it is a soft dependency
+		}
+		c.reserve(hugePages)
 		c.bind(c.nic, strings.ReplaceAll(driver, "vfio_pci", "vfio-pci"))
 		return func() {
 			c.bind(c.nic, "")
-			c.sh("echo 0 >/proc/sys/vm/nr_hugepages")
+			c.reserve(0)
 		}
 	}
 	if c.result.mtu != 0 {
@@ -130,8 +153,15 @@ func (c *cellRun) device() string {
 	return c.mode + ":" + c.nic.name
 }
 
-// start starts an echo server; dev is "" for the cell's device.
-func (c *cellRun) start(name, port, dev string) error {
+// hugePages is how many pages of 2 MB a guest reserves for DPDK.
+const hugePages = 128
+
+// reserve reserves huge pages.
+func (c *cellRun) reserve(n int) { c.sh(fmt.Sprintf("echo %d >/proc/sys/vm/nr_hugepages", n)) }
+
+// start starts an echo server; dev is "" for the cell's device, and args are more
+// arguments.
+func (c *cellRun) start(name, port, dev string, more ...string) error {
 	program := "tpa-bench"
 	if dev == "" {
 		dev = c.device()
@@ -144,10 +174,11 @@ func (c *cellRun) start(name, port, dev string) error {
 	if c.queues > 0 {
 		args = append(args, "--queues", fmt.Sprint(c.queues))
 	}
+	args = append(args, more...)
 	res := c.ask(control.Request{Operation: control.Start, Name: name, Args: append([]string{"/bin/" + program}, args...),
 		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: 30 * time.Second})
 	if !strings.Contains(res.Output, "ready:") {
-		return fmt.Errorf("the server does not start (exit status %d, -1 for a signal): %s%s", res.Code, res.Err, tail(res.Output, 600))
+		return fmt.Errorf("the server does not start (exit status %d, -1 for a signal): %s%s", res.Code, res.Err, tail(res.Output, 900))
 	}
 	if name == "server" {
 		status, err := c.status()
@@ -399,6 +430,114 @@ func (c *cellRun) second() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// secondOfDevice starts another server on the same device, which is refused, and
+// does no harm to the first.
+func (c *cellRun) secondOfDevice() error {
+	err := c.start("second", secondPort, "")
+	if err == nil {
+		c.stop("second", syscall.SIGKILL)
+		return errors.New("a second server starts on the same device")
+	}
+	if !strings.Contains(err.Error(), "another process has it") {
+		return fmt.Errorf("got %w, want that another process has the device", err)
+	}
+	return c.echoAt(c.addrs(port)[0], 5, 4000)
+}
+
+// refusal has a server not start, with a reason and what to do about it.
+func (c *cellRun) refusal(want, dev string, more ...string) error {
+	err := c.start("refused", secondPort, dev, more...)
+	if err == nil {
+		c.stop("refused", syscall.SIGKILL)
+		return fmt.Errorf("%s %s: the server starts, want %q", dev, more, want)
+	}
+	if !strings.Contains(err.Error(), want) {
+		return fmt.Errorf("%s %s: got %w, want %q", dev, more, err, want)
+	}
+	return nil
+}
+
+// kernelsDriver asks for a card that is not bound to a driver of DPDK's.
+func (c *cellRun) kernelsDriver() error {
+	if !c.result.dpdk() {
+		return nil
+	}
+	return c.refusal("dpdk-devbind.py --bind=", "")
+}
+
+// refusals are wrong settings, while no server runs.
+func (c *cellRun) refusals() error {
+	short := strings.TrimPrefix(c.nic.pci, "0000:")
+	err := c.start("short", secondPort, short)
+	c.stop("short", syscall.SIGTERM)
+	if err != nil {
+		err = fmt.Errorf("PCI address %s, as lspci prints it: %w", short, err)
+	}
+	return errors.Join(err,
+		c.refusal("there is no such PCI device", "0000:77:00.0"),
+		c.refusal("queues", "", "--queues", "99"))
+}
+
+// nrHugepages finds the advice.
+var nrHugepages = regexp.MustCompile(`sysctl vm\.nr_hugepages=(\d+)`)
+
+// hugePages starts a server with too few huge pages. One that can do without does;
+// the others say how many there have to be, and start with as many.
+func (c *cellRun) hugePages() error {
+	c.reserve(8)
+	defer c.reserve(hugePages)
+	err := c.start("few", secondPort, "")
+	if err == nil {
+		defer c.stop("few", syscall.SIGTERM)
+		return c.echoAt(c.addrs(secondPort)[0], 5, 4000)
+	}
+	advice := nrHugepages.FindStringSubmatch(err.Error())
+	if advice == nil {
+		return fmt.Errorf("got %w, want how many huge pages to reserve", err)
+	}
+	c.sh("echo " + advice[1] + " >/proc/sys/vm/nr_hugepages")
+	err = c.start("few", secondPort, "")
+	c.stop("few", syscall.SIGTERM)
+	if err != nil {
+		return fmt.Errorf("with as many huge pages as were asked for (%s): %w", advice[1], err)
+	}
+	return nil
+}
+
+// doctor has tpa-bench look at the guest: the best mode that it names is the one
+// that works here.
+func (c *cellRun) doctor() error {
+	program, args := "/bin/tpa-bench", []string{"doctor", "--json"}
+	if c.result.dpdk() {
+		program += "-dpdk"
+	} else {
+		args = append(args, "--dev", c.nic.name)
+	}
+	out, err := c.machine.run(append([]string{program}, args...)...)
+	if err != nil {
+		return err
+	}
+	var report struct {
+		Findings []struct{ Name, State, Found, Consequence, Mend string }
+		Best     struct{ Mode, Use string }
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		return fmt.Errorf("%w: %s", err, tail(out, 300))
+	}
+	if c.result.dpdk() {
+		if want := "TPA_DEV=" + c.nic.pci; report.Best.Use != want {
+			return fmt.Errorf("the best mode is %+v, want %s", report.Best, want)
+		}
+		return nil
+	}
+	for _, f := range report.Findings {
+		if native := strings.HasPrefix(f.Found, "native"); f.Name == c.nic.name+" XDP" && c.mode == modeXDP && native != strings.Contains(c.how, "native") {
+			return fmt.Errorf("it says %q of an interface on which the server says %q", f.Found, c.how)
+		}
+	}
+	return nil
 }
 
 // mtuChange changes the MTU under the running server. A kernel may refuse; if it

@@ -1,12 +1,15 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +20,8 @@ import (
 
 var (
 	which = flag.String("guest.cells", "", "which cells to run: short, chosen or all; none by default")
-	only  = flag.String("guest.only", "", "run the cells whose names contain `TEXT`")
+	only  = flag.String("guest.only", "", "run the cells whose names match `REGEXP`")
+	keep  = flag.String("guest.programs", "", "build what runs in guests in `DIR` and keep it there; go build leaves alone what is up to date")
 	table = flag.String("guest.table", "", "write the table of cells to `FILE`, between its marks")
 )
 
@@ -42,8 +46,9 @@ var sets = map[string]int{"short": short, "chosen": chosen, "all": all}
 // A cell is a kernel, a card and a way to drive it.
 type cell struct {
 	kernel, model, mode string
-	queues              int // of the server; 0 for all that are in use
-	mtu                 int // when the server starts; 0 for 1500
+	queues              int    // of the server; 0 for all that are in use
+	mtu                 int    // when the server starts; 0 for 1500
+	refused             string // a part of the reason why no server starts; "" where one does
 	set                 int
 }
 
@@ -96,9 +101,11 @@ func cells() []cell {
 				list = append(list, cell{kernel: k.name, model: model, mode: mode, set: set})
 			}
 		}
-		for _, model := range []string{"virtio-mq", "virtio-rss", "igb", "vmxnet3"} {
+		for _, model := range []string{"virtio-mq", "virtio-rss", "igb", "vmxnet3", "e1000e"} {
 			list = append(list, cell{kernel: k.name, model: model, mode: modeVFIO, queues: 2, set: all})
 		}
+		list = append(list, cell{kernel: k.name, model: "virtio-mq", mode: modeVFIO, queues: 4, set: all},
+			cell{kernel: k.name, model: "virtio-mq", mode: modeUIO, queues: 4, set: all})
 	}
 	// What stands twice is the first.
 	seen := map[string]bool{}
@@ -158,33 +165,56 @@ type boot struct {
 	iommu  bool
 }
 
-func TestCells(t *testing.T) {
+// newBench builds what guests run, or skips the test.
+func newBench(t *testing.T) *bench {
+	t.Helper()
 	if *which == "" {
 		t.Skip("guests take minutes: make test-guest runs them")
 	}
-	set, ok := sets[*which]
-	if !ok {
+	b := &bench{t: t, dir: t.TempDir(), hasDPDK: testnet.DPDK.Probe() == nil}
+	var ok bool
+	if b.set, ok = sets[*which]; !ok {
 		t.Fatalf("-guest.cells=%s: want short, chosen or all", *which)
 	}
-	testnet.Need(t, testnet.Root, testnet.Netns, archives)
-	ctx := t.Context()
-	b := &bench{t: t, dir: t.TempDir()}
 	var err error
-	if b.qemu, err = openEmulator(ctx); err != nil {
+	if b.only, err = regexp.Compile(*only); err != nil {
+		t.Fatalf("-guest.only: %v", err)
+	}
+	testnet.Need(t, testnet.Root, testnet.Netns, archives)
+	if b.qemu, err = openEmulator(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	hasDPDK := testnet.DPDK.Probe() == nil
-	if b.programs, err = build(ctx, b.dir, hasDPDK); err != nil {
+	if b.programs, err = build(t.Context(), cmp.Or(*keep, b.dir), b.hasDPDK); err != nil {
 		t.Fatal(err)
 	}
 	b.base = filepath.Join(b.dir, "base")
-	if err := base(ctx, b.base, b.programs); err != nil {
+	if err := base(t.Context(), b.base, b.programs); err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// wants tells whether a cell was asked for.
+func (b *bench) wants(c cell) bool {
+	return c.set <= b.set && b.only.MatchString(c.String()) && (b.hasDPDK || !c.dpdk())
+}
+
+// image returns a kernel, or skips the test where the archive cannot be reached.
+func (b *bench) image(t *testing.T, name string) *image {
+	t.Helper()
+	img, err := kernelNamed(name).open(t.Context())
+	if err != nil {
+		testnet.Need(t, testnet.Requirement{Name: "Debian's kernel " + name, Probe: func() error { return err }, Mend: archives.Mend})
+	}
+	return img
+}
+
+func TestCells(t *testing.T) {
+	b := newBench(t)
 	groups := map[boot][]cell{}
 	var order []boot
 	for _, c := range cells() {
-		if c.set > set || !strings.Contains(c.String(), *only) || c.dpdk() && !hasDPDK {
+		if !b.wants(c) {
 			continue
 		}
 		g := boot{c.kernel, c.mode == modeVFIO}
@@ -200,11 +230,7 @@ func TestCells(t *testing.T) {
 			name += "-iommu"
 		}
 		t.Run(name, func(t *testing.T) {
-			i := slices.IndexFunc(kernels, func(k kernel) bool { return k.name == g.kernel })
-			img, err := kernels[i].open(t.Context())
-			if err != nil {
-				testnet.Need(t, testnet.Requirement{Name: "Debian's kernel " + g.kernel, Probe: func() error { return err }, Mend: archives.Mend})
-			}
+			img := b.image(t, g.kernel)
 			var models []string
 			for _, c := range groups[g] {
 				if !slices.Contains(models, c.model) {
@@ -230,52 +256,92 @@ func TestCells(t *testing.T) {
 			}
 		})
 	}
+	b.write(t, "cells", results)
+}
+
+// write writes a table into the document that was asked for.
+func (b *bench) write(t *testing.T, name string, results []*result) {
+	t.Helper()
 	if len(results) == 0 {
-		t.Fatal("no cell was run")
+		t.Skip("no cell was asked for")
 	}
 	if *table != "" {
-		if err := writeTable(*table, results); err != nil {
+		if err := writeTable(*table, name, results); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// Marks of the table in a document.
-const (
-	tableBegin = "<!-- cells: written by make test-guest TABLE=docs/nics.md -->\n"
-	tableEnd   = "<!-- end of cells -->\n"
-)
-
-// writeTable puts the results between the marks of a file.
-func writeTable(name string, results []*result) error {
+// writeTable puts the results between the table's marks in a file. Rows of cells that
+// were not run stay.
+func writeTable(name, table string, results []*result) error {
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	before, rest, ok := strings.Cut(string(b), tableBegin)
-	_, after, ok2 := strings.Cut(rest, tableEnd)
+	begin, end := "<!-- "+table+": written by make test-guest TABLE=docs/nics.md -->\n", "<!-- end of "+table+" -->\n"
+	before, rest, ok := strings.Cut(string(b), begin)
+	old, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s has no marks for the table", name)
+		return fmt.Errorf("%s has no marks for the table of %s", name, table)
 	}
-	var s strings.Builder
-	s.WriteString("\n| kernel | card | by | runs as | result |\n|---|---|---|---|---|\n")
+	const head = "| kernel | card | by | runs as | result |\n|---|---|---|---|---|\n"
+	rows := map[string]string{} // by the cell
+	for line := range strings.Lines(old) {
+		if f := strings.SplitN(line, "|", 5); len(f) == 5 && !strings.Contains(head, line) {
+			rows[strings.Join(f[:4], "|")] = line
+		}
+	}
 	for _, r := range results {
-		outcome := "passes"
-		if len(r.failed) > 0 {
-			outcome = "**fails**"
-			if r.known != "" {
-				outcome = "**fails**: " + r.known
-			}
-		}
-		by := r.mode
-		if r.queues > 0 {
-			by += fmt.Sprintf(", %d queues", r.queues)
-		}
-		if r.mtu > 0 {
-			by += fmt.Sprintf(", MTU %d", r.mtu)
-		}
-		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s |\n", r.kernel, r.model, by, r.how, outcome)
+		row := r.row()
+		rows[strings.Join(strings.SplitN(row, "|", 5)[:4], "|")] = row
 	}
-	s.WriteString("\n")
-	return os.WriteFile(name, []byte(before+tableBegin+s.String()+tableEnd+after), 0o644)
+	list := slices.Sorted(maps.Values(rows))
+	return os.WriteFile(name, []byte(before+begin+"\n"+head+strings.Join(list, "")+"\n"+end+after), 0o644)
+}
+
+// row is the result's line in the table.
+func (r *result) row() string {
+	outcome := "passes"
+	if len(r.failed) > 0 {
+		outcome = "**fails**"
+		if r.known != "" {
+			outcome = "**fails**: " + r.known
+		}
+	} else if r.refused != "" {
+		outcome = "refused, as it should be"
+	}
+	by := r.mode
+	if r.queues > 0 {
+		by += fmt.Sprintf(", %d queues", r.queues)
+	}
+	if r.mtu > 0 {
+		by += fmt.Sprintf(", MTU %d", r.mtu)
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", r.kernel, r.model, by, r.how, outcome)
+}
+
+// A table keeps what was not run, and replaces what was.
+func TestWriteTable(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "doc.md")
+	const text = "before\n<!-- cells: written by make test-guest TABLE=docs/nics.md -->\n%s<!-- end of cells -->\nafter\n"
+	if err := os.WriteFile(name, fmt.Appendf(nil, text, ""), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	one := &result{cell: cell{kernel: "6.12", model: "virtio", mode: modeXDP}, how: "XDP native", failed: []string{"bulk"}}
+	two := &result{cell: cell{kernel: "6.1", model: "igb", mode: modeVFIO, queues: 2}, how: "net_igb"}
+	for _, results := range [][]*result{{one}, {two}, {{cell: one.cell, how: "XDP native"}}} {
+		if err := writeTable(name, "cells", results); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(name)
+	want := fmt.Sprintf(text, "\n| kernel | card | by | runs as | result |\n|---|---|---|---|---|\n"+
+		"| 6.1 | igb | vfio, 2 queues | net_igb | passes |\n| 6.12 | virtio | xdp | XDP native | passes |\n\n")
+	if err != nil || string(got) != want {
+		t.Errorf("got %v %s\nwant %s", err, got, want)
+	}
+	if err := writeTable(name, "others", []*result{one}); err == nil {
+		t.Error("no error for a table that is not there")
+	}
 }

@@ -179,7 +179,7 @@ func (img *image) initrd(ctx context.Context, name, base string) (map[string][]s
 	files := map[string][]string{}
 	for _, wanted := range []string{
 		"virtio_pci", "virtio_console", "virtio_net", "e1000e", "e1000", "vmxnet3", "igb",
-		"vfio_pci", "uio_pci_generic", "8021q", "bonding", "sch_netem", "sch_fq", "af_packet", "unix", "ipv6",
+		"vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "8021q", "bonding", "bridge", "veth", "sch_netem", "sch_fq", "af_packet", "unix", "ipv6",
 	} {
 		list, err := img.closure(ctx, wanted)
 		if err != nil {
