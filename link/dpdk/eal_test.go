@@ -138,7 +138,8 @@ func TestChooseMemory(t *testing.T) {
 	}{
 		{"auto, enough", HugePagesAuto, 64, demand{}, supply{freeMB: 64}, true, 64, ""},
 		{"auto, too few", HugePagesAuto, 64, demand{}, supply{freeMB: 63, availableMB: 64}, false, 64, ""},
-		{"auto, no memory at all", HugePagesAuto, 64, demand{}, supply{freeMB: 63, availableMB: 63}, false, 0, "63 MB of memory are available, 64 MB are needed"},
+		{"given, whatever is available", HugePagesAuto, 64, demand{}, supply{freeMB: 63, availableMB: 1}, false, 64, ""},
+		{"an estimate near what is available", HugePagesAuto, 0, demand{mb: 200, oneQueueMB: 100, queues: 2}, supply{availableMB: 100}, false, 200, ""},
 		{"always, enough", HugePagesAlways, 64, demand{}, supply{freeMB: 64}, true, 64, ""},
 		{"always, too few", HugePagesAlways, 64, demand{}, supply{freeMB: 62, pages: 40}, false, 0, "sysctl vm.nr_hugepages=42"},
 		{"never, enough", HugePagesNever, 64, demand{}, supply{freeMB: 64, availableMB: 64}, false, 64, ""},

@@ -74,7 +74,8 @@ func (e *EAL) chooseMemory(d demand, m supply) (hugePages bool, err error) {
 	case e.HugePages == HugePagesAlways:
 		return false, fmt.Errorf("%d MB of huge pages are free, %s: %s, or set EAL.HugePages to HugePagesAuto or HugePagesNever: %w",
 			m.freeMB, need, more, ErrNotSupported)
-	case e.MemoryMB > m.availableMB:
+	case !given && e.MemoryMB > 2*m.availableMB:
+		// What is needed is an estimate from above, and what was given is taken as it is.
 		return false, fmt.Errorf("%d MB of memory are available, %s: %w", m.availableMB, need, ErrNotSupported)
 	}
 	return false, nil
