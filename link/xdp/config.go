@@ -37,7 +37,8 @@ type Config struct {
 	// does nothing but poll. 1 µs to 1 s. Default: off.
 	BusyPoll time.Duration
 
-	sendByRing bool // in copy mode, too: for tests
+	sendByRing       bool // in copy mode, too: for tests
+	softwareChecksum bool // with TX metadata for the kernel: for tests
 }
 
 // Attach is how the filter is attached to an interface.

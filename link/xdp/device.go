@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
@@ -105,8 +104,12 @@ func Open(cfg Config) (_ *Device, err error) {
 	case zeroCopy > 0:
 		copying = fmt.Sprintf("zero-copy on %d of %d queues", zeroCopy, cfg.Queues)
 	}
-	if !slices.ContainsFunc(dev.queues, func(q *Queue) bool { return q.out == nil }) {
-		dev.info.Capabilities = packetsocket.Capabilities
+	dev.info.Capabilities = packetsocket.Capabilities
+	for _, q := range dev.queues {
+		if q.out == nil {
+			dev.info.Capabilities.TSO = 0
+			dev.info.Capabilities.TxTCPChecksum = dev.info.Capabilities.TxTCPChecksum && q.memory.metadata
+		}
 	}
 	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Mode(), copying)
 	return dev, nil
@@ -156,7 +159,7 @@ func (d *Device) openQueue(cfg Config, plan Plan, i, receive int) (q *Queue, err
 	l := d.netdev.Link
 	copies := plan.Copies
 	for _, m := range drivers[plan.Driver].memoryModes(l.Attrs().MTU, cfg.Copy || d.filter.Mode() == bpf.Generic) {
-		if q, err = d.openQueueAs(m, cfg, l, i, receive); err == nil {
+		if q, err = d.openQueueAs(m, cfg, plan, i, receive); err == nil {
 			q.copies = copies
 			return q, nil
 		}
@@ -185,8 +188,8 @@ func refused(err error) bool {
 
 // openQueueAs opens link queue i in one mode. It serves the receive queues i,
 // i+cfg.Queues, i+2*cfg.Queues and so on.
-func (d *Device) openQueueAs(m memoryMode, cfg Config, l netlink.Link, i, receive int) (_ *Queue, err error) {
-	attrs := l.Attrs()
+func (d *Device) openQueueAs(m memoryMode, cfg Config, plan Plan, i, receive int) (_ *Queue, err error) {
+	attrs := d.netdev.Link.Attrs()
 	count := (receive - i + cfg.Queues - 1) / cfg.Queues
 	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0, zeroCopy: !m.copy}
 	defer func() {
@@ -197,6 +200,8 @@ func (d *Device) openQueueAs(m memoryMode, cfg Config, l netlink.Link, i, receiv
 	if q.memory, err = newUmem((1+count)*cfg.RingSize, m.chunk); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
 	}
+	q.memory.metadata = !m.copy && plan.TxChecksum || cfg.softwareChecksum
+	q.memory.software = cfg.softwareChecksum
 	for n := range cfg.RingSize {
 		q.free = append(q.free, uint64(n*m.chunk))
 	}

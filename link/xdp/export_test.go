@@ -68,3 +68,10 @@ func (c Config) SendByRing() Config {
 	c.sendByRing = true
 	return c
 }
+
+// SoftwareChecksum has a device that sends by the ring ask for checksums as one with
+// zero-copy mode may, and the kernel sum up.
+func (c Config) SoftwareChecksum() Config {
+	c.softwareChecksum = true
+	return c
+}
