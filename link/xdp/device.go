@@ -21,8 +21,12 @@ type Device struct {
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
-	zeroCopy  bool
-	queues    []*Queue
+	// interrupts are deferred, nil where they are not, and notDeferred is why then
+	// although Config.BusyPoll wants it.
+	interrupts  *interrupts
+	notDeferred error
+	zeroCopy    bool
+	queues      []*Queue
 }
 
 var (
@@ -51,6 +55,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	l := dev.netdev.Link
 	attrs := l.Attrs()
 
+	cleanInterface(attrs.Index)
 	plan := cfg.plan(ask(l))
 	receive := plan.Queues
 	if cfg.Queues == 0 {
@@ -94,6 +99,9 @@ func Open(cfg Config) (_ *Device, err error) {
 		if most := q.memory.maxFrame(); i == 0 || most < dev.info.MaxFrame {
 			dev.info.MaxFrame = most
 		}
+	}
+	if cfg.BusyPoll > 0 {
+		dev.interrupts, dev.notDeferred = deferInterrupts(attrs.Index)
 	}
 	dev.zeroCopy = zeroCopy == cfg.Queues
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
@@ -255,6 +263,9 @@ func (d *Device) Sharing() (link.Sharing, bool) {
 // mode was tried, else nil.
 func (d *Device) NotNative() error { return d.notNative }
 
+// NotDeferred returns why Config.BusyPoll could not defer interrupts, else nil.
+func (d *Device) NotDeferred() error { return d.notDeferred }
+
 // ZeroCopy tells whether the interface itself reads and writes the chunks, of all
 // queues.
 func (d *Device) ZeroCopy() bool { return d.zeroCopy }
@@ -292,8 +303,11 @@ func (d *Device) Close() error { return d.netdev.Close(d.count, d.free) }
 
 // free closes the filter first: nothing is redirected to a socket that is gone.
 func (d *Device) free() (err error) {
+	if d.interrupts != nil {
+		err = d.interrupts.restore()
+	}
 	if d.filter != nil {
-		err = d.filter.Close()
+		err = errors.Join(err, d.filter.Close())
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())

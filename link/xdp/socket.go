@@ -158,8 +158,8 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 // live owner has a filter attached too, which is found first and not waited for.
 const bindPatience = 5 * time.Second
 
-// setBusyPoll has empty receive calls run the driver's receive routine, and keeps
-// interrupts off while they do.
+// setBusyPoll has empty receive calls run the driver's receive routine. Interrupts
+// stay off between two calls only where they are deferred: see deferInterrupts.
 func setBusyPoll(fd int, d time.Duration) error {
 	for _, o := range []struct{ option, value int }{
 		{unix.SO_PREFER_BUSY_POLL, 1},
