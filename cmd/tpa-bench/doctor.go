@@ -55,7 +55,7 @@ type host struct {
 
 func newDoctor() *cobra.Command {
 	var dev string
-	var asJSON bool
+	var asJSON, clean bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check what the machine offers, and say how to mend what is missing",
@@ -63,16 +63,28 @@ func newDoctor() *cobra.Command {
 VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers,
 queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account.
 For each it prints what it found, what follows from it, and the command that mends
-it; at the end, the best mode that works now. It changes nothing. Run it as the
-user and in the container that the program runs in.
+it; at the end, the best mode that works now. It changes nothing, but with --clean:
+that puts back what killed programs have left on interfaces, which is how
+interrupts are deferred. Run it as the user and in the container that the program
+runs in.
 
 Exit status: 0 if a mode other than the kernel's works, else 1.`,
 		Example: `  tpa-bench doctor --dev eth0`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			if clean {
+				cleaned, err := xdp.Clean()
+				for _, name := range cleaned {
+					fmt.Fprintf(out, "put back: %s\n", name)
+				}
+				if len(cleaned) == 0 && err == nil {
+					fmt.Fprintln(out, "nothing was left")
+				}
+				return err
+			}
 			m := thisHost()
 			findings, best := m.examine(dev)
-			out := cmd.OutOrStdout()
 			if asJSON {
 				e := json.NewEncoder(out)
 				e.SetIndent("", "  ")
@@ -90,6 +102,7 @@ Exit status: 0 if a mode other than the kernel's works, else 1.`,
 	}
 	cmd.Flags().StringVar(&dev, "dev", "", "look at this `INTERFACE` (default all)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&clean, "clean", false, "put back what killed programs have left on interfaces, and look at nothing")
 	return cmd
 }
 

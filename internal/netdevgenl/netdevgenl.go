@@ -15,12 +15,19 @@ const family = "netdev"
 
 // Commands and attributes of <linux/netdev.h>.
 const (
-	cmdDevGet = 1
+	cmdDevGet  = 1
+	cmdNAPIGet = 11
+	cmdNAPISet = 14
 
 	devIfindex      = 1
 	devXDPFeatures  = 3
 	devZeroCopySegs = 4
 	devXSKFeatures  = 6
+
+	napiIfindex      = 1
+	napiID           = 2
+	napiDeferIRQs    = 5
+	napiFlushTimeout = 6
 )
 
 // Features are bits of what a driver does with XDP (NETDEV_XDP_ACT_*).

@@ -33,11 +33,15 @@ type Config struct {
 	RingSize int
 
 	// BusyPoll makes an empty Receive run the driver's own receive routine, for up
-	// to that long, in place of interrupts (SO_BUSY_POLL). It pays when a core
-	// does nothing but poll. 1 µs to 1 s. Default: off.
+	// to that long (SO_PREFER_BUSY_POLL). It pays when a core does nothing but poll.
+	// From Linux 6.13 on, interrupts are deferred meanwhile, for 200 µs after a poll
+	// (napi_defer_hard_irqs, gro_flush_timeout); the device puts that back when it is
+	// closed, and Open or Clean after a crash. Before, they go on unless both were set
+	// by hand: see Device.NotDeferred. 1 µs to 1 s. Default: off.
 	BusyPoll time.Duration
 
-	sendByRing bool // in copy mode, too: for tests
+	sendByRing       bool // in copy mode, too: for tests
+	softwareChecksum bool // with TX metadata for the kernel: for tests
 }
 
 // Attach is how the filter is attached to an interface.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
@@ -22,8 +21,12 @@ type Device struct {
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
-	zeroCopy  bool
-	queues    []*Queue
+	// interrupts are deferred, nil where they are not, and notDeferred is why then
+	// although Config.BusyPoll wants it.
+	interrupts  *interrupts
+	notDeferred error
+	zeroCopy    bool
+	queues      []*Queue
 }
 
 var (
@@ -52,6 +55,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	l := dev.netdev.Link
 	attrs := l.Attrs()
 
+	cleanInterface(attrs.Index)
 	plan := cfg.plan(ask(l))
 	receive := plan.Queues
 	if cfg.Queues == 0 {
@@ -96,6 +100,9 @@ func Open(cfg Config) (_ *Device, err error) {
 			dev.info.MaxFrame = most
 		}
 	}
+	if cfg.BusyPoll > 0 {
+		dev.interrupts, dev.notDeferred = deferInterrupts(attrs.Index)
+	}
 	dev.zeroCopy = zeroCopy == cfg.Queues
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
 	copying := "copy"
@@ -105,8 +112,12 @@ func Open(cfg Config) (_ *Device, err error) {
 	case zeroCopy > 0:
 		copying = fmt.Sprintf("zero-copy on %d of %d queues", zeroCopy, cfg.Queues)
 	}
-	if !slices.ContainsFunc(dev.queues, func(q *Queue) bool { return q.out == nil }) {
-		dev.info.Capabilities = packetsocket.Capabilities
+	dev.info.Capabilities = packetsocket.Capabilities
+	for _, q := range dev.queues {
+		if q.out == nil {
+			dev.info.Capabilities.TSO = 0
+			dev.info.Capabilities.TxTCPChecksum = dev.info.Capabilities.TxTCPChecksum && q.memory.metadata
+		}
 	}
 	dev.info.Mode = fmt.Sprintf("XDP %v, %s", dev.filter.Mode(), copying)
 	return dev, nil
@@ -156,7 +167,7 @@ func (d *Device) openQueue(cfg Config, plan Plan, i, receive int) (q *Queue, err
 	l := d.netdev.Link
 	copies := plan.Copies
 	for _, m := range drivers[plan.Driver].memoryModes(l.Attrs().MTU, cfg.Copy || d.filter.Mode() == bpf.Generic) {
-		if q, err = d.openQueueAs(m, cfg, l, i, receive); err == nil {
+		if q, err = d.openQueueAs(m, cfg, plan, i, receive); err == nil {
 			q.copies = copies
 			return q, nil
 		}
@@ -185,8 +196,8 @@ func refused(err error) bool {
 
 // openQueueAs opens link queue i in one mode. It serves the receive queues i,
 // i+cfg.Queues, i+2*cfg.Queues and so on.
-func (d *Device) openQueueAs(m memoryMode, cfg Config, l netlink.Link, i, receive int) (_ *Queue, err error) {
-	attrs := l.Attrs()
+func (d *Device) openQueueAs(m memoryMode, cfg Config, plan Plan, i, receive int) (_ *Queue, err error) {
+	attrs := d.netdev.Link.Attrs()
 	count := (receive - i + cfg.Queues - 1) / cfg.Queues
 	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0, zeroCopy: !m.copy}
 	defer func() {
@@ -197,6 +208,8 @@ func (d *Device) openQueueAs(m memoryMode, cfg Config, l netlink.Link, i, receiv
 	if q.memory, err = newUmem((1+count)*cfg.RingSize, m.chunk); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
 	}
+	q.memory.metadata = !m.copy && plan.TxChecksum || cfg.softwareChecksum
+	q.memory.software = cfg.softwareChecksum
 	for n := range cfg.RingSize {
 		q.free = append(q.free, uint64(n*m.chunk))
 	}
@@ -250,6 +263,9 @@ func (d *Device) Sharing() (link.Sharing, bool) {
 // mode was tried, else nil.
 func (d *Device) NotNative() error { return d.notNative }
 
+// NotDeferred returns why Config.BusyPoll could not defer interrupts, else nil.
+func (d *Device) NotDeferred() error { return d.notDeferred }
+
 // ZeroCopy tells whether the interface itself reads and writes the chunks, of all
 // queues.
 func (d *Device) ZeroCopy() bool { return d.zeroCopy }
@@ -287,8 +303,11 @@ func (d *Device) Close() error { return d.netdev.Close(d.count, d.free) }
 
 // free closes the filter first: nothing is redirected to a socket that is gone.
 func (d *Device) free() (err error) {
+	if d.interrupts != nil {
+		err = d.interrupts.restore()
+	}
 	if d.filter != nil {
-		err = d.filter.Close()
+		err = errors.Join(err, d.filter.Close())
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())

@@ -7,6 +7,8 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/internal/genetlink"
+	"github.com/gotpa/tpa/internal/netdevgenl"
 )
 
 // Filter returns the filter of the device.
@@ -68,3 +70,30 @@ func (c Config) SendByRing() Config {
 	c.sendByRing = true
 	return c
 }
+
+// SoftwareChecksum has a device that sends by the ring ask for checksums as one with
+// zero-copy mode may, and the kernel sum up.
+func (c Config) SoftwareChecksum() Config {
+	c.softwareChecksum = true
+	return c
+}
+
+// Deferral returns whether the interrupts of all NAPI contexts of an interface are
+// deferred as Config.BusyPoll wants it, and how many contexts there are.
+func Deferral(ifindex int) (deferred bool, n int, err error) {
+	c, err := genetlink.Open()
+	if err != nil {
+		return false, 0, err
+	}
+	defer c.Close()
+	all, err := netdevgenl.NAPIs(c, ifindex)
+	for _, i := range all {
+		if i.Deferral != deferral {
+			return false, len(all), err
+		}
+	}
+	return len(all) > 0, len(all), err
+}
+
+// LeaveIn sets where records of deferred interrupts lie.
+func LeaveIn(dir string) { leftoversDir = dir }

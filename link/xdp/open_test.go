@@ -23,7 +23,12 @@ import (
 // outside.
 func TestMain(m *testing.M) {
 	if name := os.Getenv("XDP_TEST_INTERFACE"); name != "" {
-		dev, err := xdp.Open(xdp.Config{Interface: name})
+		cfg := xdp.Config{Interface: name}
+		if dir := os.Getenv("XDP_TEST_LEAVE"); dir != "" {
+			xdp.LeaveIn(dir)
+			cfg.BusyPoll = 20 * time.Microsecond
+		}
+		dev, err := xdp.Open(cfg)
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)

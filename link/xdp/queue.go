@@ -66,10 +66,17 @@ var (
 	_ link.Waiter = (*Queue)(nil)
 )
 
+// tcpChecksumOffset is where a TCP header has its checksum, in bytes.
+const tcpChecksumOffset = 16
+
 // mode describes for people how the queue gets at frames, and why it does no better.
 func (q *Queue) mode() string {
 	if q.zeroCopy {
-		return fmt.Sprintf("zero-copy, chunks of %d bytes", q.memory.chunk)
+		s := fmt.Sprintf("zero-copy, chunks of %d bytes", q.memory.chunk)
+		if q.memory.metadata {
+			s += ", the device sums up"
+		}
+		return s
 	}
 	return "copy: " + q.copies
 }
@@ -169,7 +176,7 @@ func (q *Queue) Reserve(n int) []byte {
 	}
 	addr := q.free[len(q.free)-1]
 	end := addr + uint64(q.memory.chunk)
-	return q.memory.mem[addr:end:end]
+	return q.memory.mem[addr+sendOffset : end : end]
 }
 
 // Commit implements link.Queue.
@@ -180,7 +187,12 @@ func (q *Queue) Commit(n int, tx link.TxOffload) {
 	}
 	last := len(q.free) - 1
 	// There is room: the ring has as many entries as there are chunks.
-	q.sockets[0].tx.put(unix.XDPDesc{Addr: q.free[last], Len: uint32(n)})
+	d := unix.XDPDesc{Addr: q.free[last] + sendOffset, Len: uint32(n)}
+	if tx.Flags&link.TxTCPChecksum != 0 {
+		askChecksum(q.memory.mem, d.Addr, uint16(tx.L2Len)+uint16(tx.L3Len), tcpChecksumOffset)
+		d.Options = unix.XDP_TX_METADATA
+	}
+	q.sockets[0].tx.put(d)
 	q.free = q.free[:last]
 }
 
@@ -239,7 +251,7 @@ func (q *Queue) reclaim() {
 	}
 	if n := completion.available(); n > 0 {
 		for range n {
-			q.free = append(q.free, completion.get())
+			q.free = append(q.free, completion.get()&^uint64(q.memory.chunk-1))
 		}
 		completion.release()
 	}

@@ -15,6 +15,9 @@ import (
 type umem struct {
 	mem   []byte
 	chunk int // bytes, halfPage or pageSize
+	// metadata: frames to send may have a txMetadata in front (Linux 6.8). software
+	// has the kernel sum up instead of the device, in copy mode alone: for tests.
+	metadata, software bool
 }
 
 func newUmem(chunks, chunk int) (*umem, error) {
@@ -23,12 +26,37 @@ func newUmem(chunks, chunk int) (*umem, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %d chunks of %d bytes: %w", chunks, chunk, err)
 	}
-	return &umem{mem, chunk}, nil
+	return &umem{mem: mem, chunk: chunk}, nil
 }
 
 // maxFrame returns the longest frame that fits a chunk: the kernel keeps some room
 // in front of those that arrive.
 func (u *umem) maxFrame() int { return u.chunk - headroom }
+
+// sendOffset is where in its chunk a frame to send begins: room for a txMetadata, and
+// aligned as a cache line.
+const sendOffset = 64
+
+// register makes the memory the region of a socket. Kernels and drivers without
+// metadata get it without.
+func (u *umem) register(fd int) error {
+	if u.metadata {
+		flags := uint32(0)
+		if u.software {
+			flags = unix.XDP_UMEM_TX_SW_CSUM
+		}
+		// Before Linux 6.11 there is no flag for the length.
+		err := registerMemory(fd, u, flags|unix.XDP_UMEM_TX_METADATA_LEN)
+		if err != nil {
+			err = registerMemory(fd, u, flags)
+		}
+		if err == nil {
+			return nil
+		}
+		u.metadata = false
+	}
+	return registerMemory(fd, u, 0)
+}
 
 func (u *umem) free() { unix.Munmap(u.mem) }
 
@@ -65,7 +93,7 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 
 	address := &unix.SockaddrXDP{Ifindex: uint32(ifindex), QueueID: uint32(queue), Flags: flags}
 	if shared == nil {
-		if err := registerMemory(fd, memory.mem, memory.chunk); err != nil {
+		if err := memory.register(fd); err != nil {
 			return nil, fmt.Errorf("register %d bytes of memory: %w", len(memory.mem), err)
 		}
 	} else {
@@ -130,8 +158,8 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 // live owner has a filter attached too, which is found first and not waited for.
 const bindPatience = 5 * time.Second
 
-// setBusyPoll has empty receive calls run the driver's receive routine, and keeps
-// interrupts off while they do.
+// setBusyPoll has empty receive calls run the driver's receive routine. Interrupts
+// stay off between two calls only where they are deferred: see deferInterrupts.
 func setBusyPoll(fd int, d time.Duration) error {
 	for _, o := range []struct{ option, value int }{
 		{unix.SO_PREFER_BUSY_POLL, 1},

@@ -247,3 +247,40 @@ func TestSend(t *testing.T) {
 		}
 	}
 }
+
+// Through the ring, checksums are asked for by metadata in front of the frame; the
+// kernel plays the device that fills them in.
+func TestSendChecksum(t *testing.T) {
+	b := newBench(t, xdp.Config{RingSize: 64}.SendByRing().SoftwareChecksum(), testnet.Wire{})
+	if c := b.dev.Info().Capabilities; !c.TxTCPChecksum || c.TSO != 0 {
+		testnet.Need(t, testnet.Requirement{Name: "AF_XDP metadata for sending", Mend: "use Linux 6.8 or newer",
+			Probe: func() error { return fmt.Errorf("capabilities %+v", c) }})
+	}
+	q := b.dev.Queue(0)
+	// More frames than there are chunks: those that come back are used again.
+	for n := range 300 {
+		s := testframe.TCP{DstMAC: b.far.MAC, SrcMAC: b.near.MAC, Flags: header.TCPFlagAck, Window: 0xffff,
+			Src: netip.AddrPortFrom(b.near.IPv4.Addr(), 6379), Dst: netip.AddrPortFrom(b.far.IPv4.Addr(), 40000),
+			Seq: uint32(n), Payload: bytes.Repeat([]byte{byte(n)}, n%1400)}
+		tx := link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 20}
+		if n%2 == 1 {
+			s.Src, s.Dst = netip.AddrPortFrom(b.near.IPv6.Addr(), 6379), netip.AddrPortFrom(b.far.IPv6.Addr(), 40000)
+			tx.L3Len = 40
+		}
+		want := s.Frame()
+		s.Sum = testframe.Partial
+		frame := s.Frame()
+		if n%3 == 0 { // one that is complete, between those that are not
+			frame, tx.Flags = want, 0
+		}
+		copy(q.Reserve(len(frame)), frame)
+		q.Commit(len(frame), tx)
+		if pending, err := q.Flush(); pending != 0 || err != nil {
+			t.Fatalf("Flush() = %d, %v", pending, err)
+		}
+		// The kernel, too, sends from here: to look for neighbours.
+		if got := b.sniff(want[:14+tx.L3Len]); !bytes.Equal(got, want) {
+			t.Fatalf("segment %d arrived as\n%x, want\n%x", n, got, want)
+		}
+	}
+}
