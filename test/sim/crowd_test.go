@@ -135,10 +135,11 @@ func crowdHost(t *testing.T, d link.Device, ip string) *accel.Runtime {
 	return rt
 }
 
-// deviceCalls is how often a host called its device.
+// deviceCalls is how often a host called its device, in vain or not: to receive, to
+// flush, and where it found it full.
 func deviceCalls(rt *accel.Runtime) (n uint64) {
 	s := &rt.Stats().Shards[0]
-	n = s.Poller.Polls + s.Queue.TxFull
+	n = s.Poller.Polls + s.Queue.TxFull + s.Link.TxWaits
 	for _, flushes := range s.Link.TxBursts {
 		n += flushes
 	}
