@@ -9,11 +9,11 @@ import (
 // goroutines run between polls, then sleeps for times that double up to MaxSleep,
 // or until the device wakes it. Any frame starts it over.
 type Polling struct {
-	// Spin is how long an idle poller keeps polling before it sleeps, at most: it
-	// spins less, down to 10 µs, while frames take longer to come or other threads
-	// want its processor. Longer means less latency after a pause and more processor
-	// time. 1 µs to 1 s; negative: never sleep. Default: 1 ms; 10 µs in a control
-	// group with a quota of less than two processors.
+	// Spin is how long an idle poller keeps polling before it sleeps, at most: if its
+	// device can wake it, it spins less, down to 10 µs, while frames take longer to come
+	// or other threads want its processor. Longer means less latency after a pause and
+	// more processor time. 1 µs to 1 s; negative: never sleep. Default: 1 ms; 10 µs in a
+	// control group with a quota of less than two processors.
 	Spin time.Duration
 	// MaxSleep is the longest sleep between two polls of a device that cannot
 	// wake its poller. It bounds the latency of the first frame after a pause.

@@ -175,7 +175,7 @@ func (i *idler) pause(now int64) {
 	// In virtual time the clock stands still for as long as anybody runs.
 	polling := s.polling.Load()
 	if i.spinner.most != polling.Spin {
-		i.spinner = spinner{most: polling.Spin} // it was changed
+		i.spinner = spinner{most: polling.Spin, fixed: i.waiter == nil} // it was changed
 	}
 	if spent := time.Duration(now - i.since); polling.Spin != noSpin && i.spinner.spin(spent) {
 		gsync.Goyield()

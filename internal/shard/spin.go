@@ -21,6 +21,11 @@ const (
 type spinner struct {
 	// most is Polling.Spin; negative: the poller never sleeps.
 	most time.Duration
+	// fixed: most is spun, whatever comes. So it is where the device cannot wake its
+	// poller: the shortest sleep of a Go program that has nothing else to do is a
+	// millisecond (the granularity of epoll_wait), and two ends that sleep for so long
+	// would each learn from the other that pauses are long.
+	fixed bool
 	// budget is how long the next pause is spun for, 0 before the first.
 	budget time.Duration
 	// held pauses more are spun for the least time only. penalty is what held was last.
@@ -40,7 +45,7 @@ func (s *spinner) spin(idle time.Duration) bool {
 
 // ended says that frames came after a pause, whether it was slept or spun.
 func (s *spinner) ended(pause time.Duration) {
-	if s.most <= leastSpin || s.budget == 0 {
+	if s.fixed || s.most <= leastSpin || s.budget == 0 {
 		return
 	}
 	switch {
@@ -59,7 +64,7 @@ func (s *spinner) ended(pause time.Duration) {
 
 // disturbed says that others wanted the processor while the poller span.
 func (s *spinner) disturbed() {
-	if s.most <= leastSpin {
+	if s.fixed || s.most <= leastSpin {
 		return
 	}
 	s.penalty = min(max(2*s.penalty, firstPenalty), lastPenalty)

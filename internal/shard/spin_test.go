@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -19,12 +20,13 @@ func TestSpinner(t *testing.T) {
 		{"a frame now and then", time.Millisecond, 5 * time.Millisecond, false, 10 * us},
 		{"requests with short pauses", time.Millisecond, 100 * us, false, 100 * us},
 		{"as short on a shared processor", time.Millisecond, 100 * us, true, 10 * us},
+		{"a device that cannot wake its poller", time.Millisecond, 5 * time.Millisecond, true, time.Millisecond},
 		{"no pauses", time.Millisecond, 2 * us, false, 2 * us},
 		{"a short spin by choice", 5 * us, 100 * us, true, 5 * us},
 		{"never sleeping by choice", -1, 5 * time.Millisecond, true, 5 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := spinner{most: c.spin}
+			s := spinner{most: c.spin, fixed: strings.Contains(c.name, "cannot wake")}
 			var spun time.Duration
 			const pauses, last = 1000, 100
 			for i := range pauses {
