@@ -126,10 +126,11 @@ func (h *half) close() bool {
 }
 
 // settle waits for the operation that has the turn and those behind it, after close.
+// In callbacks it does not: that operation may be one of the same poller's.
 func (h *half) settle() {
-	h.mu.Lock()
-	//lint:ignore SA2001 taking turns is all there is to do
-	h.mu.Unlock()
+	if h.lock() == nil {
+		h.mu.Unlock()
+	}
 }
 
 // setDeadline makes operations fail from t on; the zero time means never.

@@ -3,7 +3,9 @@ package tpanet
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,10 +175,12 @@ func (s *Server) Close() error {
 	for i := range s.shards {
 		at := &s.shards[i]
 		at.mu.Lock()
-		for c := range at.all {
+		conns := slices.Collect(maps.Keys(at.all))
+		at.mu.Unlock()
+		// Not under the lock, which pollers take: SetLinger has Close wait for them.
+		for _, c := range conns {
 			c.Close()
 		}
-		at.mu.Unlock()
 	}
 	return err
 }
