@@ -29,6 +29,10 @@ const given = `
 	dev link.Device
 	addrs []netip.Prefix
 	parser io.Writer
+	ln net.Listener
+	buf []byte
+	serve func(net.Conn)
+	open func(*tpanet.CallbackConn) tpanet.Callbacks
 	err error
 `
 
