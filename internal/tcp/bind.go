@@ -124,6 +124,9 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		return &tcpip.ErrInvalidEndpointState{}
 	}
 	s := e.p.stack
+	if a := addr.Addr; header.IsV4MulticastAddress(a) || header.IsV6MulticastAddress(a) || a == header.IPv4Broadcast || s.IsSubnetBroadcast(0, proto, a) {
+		return &tcpip.ErrNetworkUnreachable{} // RFC 9293 section 3.9.2.3, as Linux says it
+	}
 	epoch := e.p.routes.Load()
 	source := e.ID.LocalAddress
 	if source.Len() == 0 {
