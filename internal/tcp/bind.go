@@ -127,6 +127,9 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		return &tcpip.ErrInvalidEndpointState{}
 	}
 	s := e.p.stack
+	if a := addr.Addr; header.IsV4MulticastAddress(a) || header.IsV6MulticastAddress(a) || a == header.IPv4Broadcast || s.IsSubnetBroadcast(0, proto, a) {
+		return &tcpip.ErrNetworkUnreachable{} // RFC 9293 section 3.9.2.3, as Linux says it
+	}
 	epoch := e.p.routes.Load()
 	way, err := e.p.findWay(epoch, addr.NIC, e.ID.LocalAddress, addr.Addr, proto)
 	if err != nil {

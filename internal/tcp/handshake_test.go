@@ -1,7 +1,9 @@
 package tcp
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -126,5 +128,17 @@ func TestListenerGoesAway(t *testing.T) {
 	id := stack.TransportEndpointID{LocalPort: localPort, LocalAddress: localAddr, RemotePort: peerPort, RemoteAddress: peerAddr}
 	if ep := h.p.connection(&id); ep != nil {
 		t.Errorf("%v is known still", ep)
+	}
+}
+
+// TestConnectToMany: no connection begins to a broadcast or multicast address.
+func TestConnectToMany(t *testing.T) {
+	for _, addr := range []string{"255.255.255.255", "224.0.0.1", "239.1.2.3"} {
+		h := newHost(t, false)
+		e := h.newEndpoint()
+		if err := e.Connect(netip.AddrPortFrom(netip.MustParseAddr(addr), 80)); !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("Connect to %s: %v, want %v", addr, err, syscall.ENETUNREACH)
+		}
+		h.expect("a connection that does not begin")
 	}
 }
