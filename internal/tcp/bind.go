@@ -18,7 +18,7 @@ import (
 func (e *Endpoint) reservation(port uint16) ports.Reservation {
 	return ports.Reservation{
 		Networks: e.protocols, Transport: header.TCPProtocolNumber,
-		Addr: e.ID.LocalAddress, Port: port, Flags: e.boundFlags, Dest: e.destination,
+		Addr: e.ID.LocalAddress, Port: port, Flags: e.boundFlags,
 	}
 }
 

@@ -58,6 +58,7 @@ type Endpoint struct {
 	// From here on is what few segments need.
 
 	options
+	moderation
 	lossState
 	patience
 
@@ -69,14 +70,16 @@ type Endpoint struct {
 	// What gVisor knows of the endpoint.
 	protocols         []tcpip.NetworkProtocolNumber
 	flags, boundFlags ports.Flags
-	destination       tcpip.FullAddress
 	// registered: gVisor delivers to this listener; reserved: its port is held there;
 	// added: the connection is in Protocol.flows.
 	registered, reserved, added bool
 
 	user transport.User // nil before Engine.Established and after Engine.Closed
 
-	way netif.Route // of path
+	way    netif.Route // of path
+	shared shared      // with the device's ring
+	// challenged is when the last acknowledgement of an unacceptable segment left.
+	challenged int64
 
 	listen *listener // of an endpoint that listens
 	parent *Endpoint // of one that was not accepted yet
