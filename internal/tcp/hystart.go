@@ -16,10 +16,10 @@ import (
 // joined to whoever polls.
 type hystart struct {
 	end           uint32 // of the round
-	last, current int64  // the shortest round trip of the round before, and of this one
-	samples       int
+	samples       uint8
+	rounds        uint8 // of conservative slow start
+	last, current int64 // the shortest round trip of the round before, and of this one
 	baseline      int64 // that of the round before conservative slow start, 0 outside
-	rounds        int   // of it
 }
 
 const (

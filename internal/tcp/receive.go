@@ -161,7 +161,7 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	if s.flags&syn == 0 {
 		return
 	}
-	o := synOptions(s, e.protocols[0])
+	o := synOptions(s, (*e.protocols)[0])
 	e.negotiate(s, &o)
 	if s.flags&ack == 0 {
 		// Both ends open at once.
