@@ -172,6 +172,10 @@ type Info struct {
 	MTU, MaxFrame int
 	// Queues is the number of queues, at least 1.
 	Queues int
+	// RxRing is how many frames wait in each queue for Receive at most: those that come
+	// when as many do are lost, and TCP keeps its windows small enough. 0: the sender
+	// waits, or nobody knows.
+	RxRing int
 	// Mode says for people how an interface of the kernel is used: "XDP native,
 	// zero-copy". It is empty for devices that can be used in one way only.
 	Mode string

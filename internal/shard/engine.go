@@ -104,7 +104,7 @@ func (s *Shard) newEngine(l limits.Limits) (Engine, error) {
 	}
 	if s.tcp.Engine == "tpa" {
 		return tcp.NewEngine(tcp.Config{
-			Link: s.link, MAC: s.mac, Slow: s.slow, Record: record,
+			Link: s.link, MAC: s.mac, RxRing: s.rxRing, Slow: s.slow, Record: record,
 			Departing: func(k *flow.Key) {
 				if m := s.handover; m != nil {
 					m.Departing(k)

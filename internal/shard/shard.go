@@ -78,6 +78,7 @@ type Shard struct {
 	// recorder records the connections, nil does not.
 	recorder *recorder.Recorder
 	maxFrame int // of the device, in bytes
+	rxRing   int
 
 	clock  *clock.Clock
 	link   *netif.Endpoint
@@ -123,7 +124,7 @@ func New(o Options) (*Shard, error) {
 		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
 		tcp: o.TCP.withDefaults(),
 		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
-		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame,
+		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame, rxRing: o.Device.RxRing,
 	}
 	if o.Budget == nil {
 		o.Budget = limits.NewBudget(limits.Limits{})

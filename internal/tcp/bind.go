@@ -17,8 +17,8 @@ import (
 
 func (e *Endpoint) reservation(port uint16) ports.Reservation {
 	return ports.Reservation{
-		Networks: e.protocols, Transport: header.TCPProtocolNumber,
-		Addr: e.ID.LocalAddress, Port: port, Flags: e.boundFlags, Dest: e.destination,
+		Networks: *e.protocols, Transport: header.TCPProtocolNumber,
+		Addr: e.ID.LocalAddress, Port: port, Flags: e.boundFlags,
 	}
 }
 
@@ -40,13 +40,13 @@ func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
 		return err
 	}
 	s := e.p.stack
-	protocols := []tcpip.NetworkProtocolNumber{proto}
+	protocols := protocolsOf(proto)
 	if addr.Addr.Len() != 0 {
 		if s.CheckLocalAddress(addr.NIC, proto, addr.Addr) == 0 {
 			return &tcpip.ErrBadLocalAddress{}
 		}
 	} else if proto == header.IPv6ProtocolNumber && !e.v6Only && s.CheckNetworkProtocol(header.IPv4ProtocolNumber) {
-		protocols = append(protocols, header.IPv4ProtocolNumber)
+		protocols = &bothIP
 	}
 	e.protocols, e.boundFlags = protocols, e.flags
 	e.ID.LocalAddress = addr.Addr
@@ -56,7 +56,7 @@ func (e *Endpoint) bind(addr tcpip.FullAddress) tcpip.Error {
 		if !e.flags.TupleOnly && e.p.bound(port) {
 			return false, nil
 		}
-		return s.CheckRegisterTransportEndpoint(protocols, header.TCPProtocolNumber, id, e.boundFlags, 0) == nil, nil
+		return s.CheckRegisterTransportEndpoint(*protocols, header.TCPProtocolNumber, id, e.boundFlags, 0) == nil, nil
 	})
 	if err != nil {
 		s.Stats().TCP.FailedPortReservations.Increment()
@@ -91,7 +91,7 @@ func (e *Endpoint) startListening(backlog int) tcpip.Error {
 	}
 	e.listen = &listener{backlog: backlog, synQueue: make(map[*Endpoint]struct{})}
 	e.setState(transport.StateListen)
-	if err := e.p.stack.RegisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
+	if err := e.p.stack.RegisterTransportEndpoint(*e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0); err != nil {
 		e.setState(transport.StateBound)
 		return err
 	}
@@ -143,7 +143,7 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		err = e.pickPort()
 	case !e.addLocked() && !(e.succeed(e.ID) && e.addLocked()):
 		err = &tcpip.ErrPortInUse{}
-	case e.reserved && (bound != e.ID.LocalAddress || len(old) > 1):
+	case e.reserved && (bound != e.ID.LocalAddress || len(*old) > 1):
 		// The reservation was made for all addresses, or both IP versions.
 		err = e.narrow(bound, old, proto)
 	}
@@ -166,12 +166,12 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 
 // narrow changes a reservation that was made for all addresses, or both IP
 // versions, to one for the connection's own.
-func (e *Endpoint) narrow(bound tcpip.Address, old []tcpip.NetworkProtocolNumber, proto tcpip.NetworkProtocolNumber) tcpip.Error {
+func (e *Endpoint) narrow(bound tcpip.Address, old *[]tcpip.NetworkProtocolNumber, proto tcpip.NetworkProtocolNumber) tcpip.Error {
 	s := e.p.stack
-	wide := ports.Reservation{Networks: old, Transport: header.TCPProtocolNumber, Addr: bound, Port: e.ID.LocalPort, Flags: e.boundFlags}
+	wide := ports.Reservation{Networks: *old, Transport: header.TCPProtocolNumber, Addr: bound, Port: e.ID.LocalPort, Flags: e.boundFlags}
 	s.ReleasePort(wide)
 	exact := wide
-	exact.Networks, exact.Addr = protocolsOf(proto), e.ID.LocalAddress
+	exact.Networks, exact.Addr = *protocolsOf(proto), e.ID.LocalAddress
 	if _, err := s.ReservePort(s.SecureRNG(), exact, nil); err != nil {
 		e.reserved = false
 		e.removeLocked()
@@ -217,14 +217,15 @@ func (e *Endpoint) From(local netip.AddrPort) error {
 var (
 	onlyIPv4 = []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber}
 	onlyIPv6 = []tcpip.NetworkProtocolNumber{header.IPv6ProtocolNumber}
+	bothIP   = []tcpip.NetworkProtocolNumber{header.IPv6ProtocolNumber, header.IPv4ProtocolNumber}
 )
 
 // protocolsOf is one IP version as gVisor wants it. Nobody may change it.
-func protocolsOf(proto tcpip.NetworkProtocolNumber) []tcpip.NetworkProtocolNumber {
+func protocolsOf(proto tcpip.NetworkProtocolNumber) *[]tcpip.NetworkProtocolNumber {
 	if proto == header.IPv6ProtocolNumber {
-		return onlyIPv6
+		return &onlyIPv6
 	}
-	return onlyIPv4
+	return &onlyIPv4
 }
 
 // reuseAfter is how old TIME-WAIT must be before a new connection from here may

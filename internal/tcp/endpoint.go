@@ -58,6 +58,7 @@ type Endpoint struct {
 	// From here on is what few segments need.
 
 	options
+	moderation
 	lossState
 	patience
 
@@ -67,16 +68,18 @@ type Endpoint struct {
 	soft tcpip.Error
 
 	// What gVisor knows of the endpoint.
-	protocols         []tcpip.NetworkProtocolNumber
+	protocols         *[]tcpip.NetworkProtocolNumber // one of bind.go's
 	flags, boundFlags ports.Flags
-	destination       tcpip.FullAddress
 	// registered: gVisor delivers to this listener; reserved: its port is held there;
 	// added: the connection is in Protocol.flows.
 	registered, reserved, added bool
 
-	user transport.User // nil before Engine.Established and after Engine.Closed
+	user *transport.User // nil before Engine.Established and after Engine.Closed
 
-	way netif.Route // of path
+	way    *way   // of path
+	shared shared // with the device's ring
+	// challenged is when the last acknowledgement of an unacceptable segment left.
+	challenged int64
 
 	listen *listener // of an endpoint that listens
 	parent *Endpoint // of one that was not accepted yet
@@ -148,14 +151,20 @@ func (e *Endpoint) SetSink(s transport.Sink) {
 
 func (e *Endpoint) setUser(u transport.User) {
 	e.mu.Lock()
-	e.user = u
+	e.user = nil
+	if u != nil {
+		e.user = &u
+	}
 	e.mu.Unlock()
 }
 
 func (e *Endpoint) currentUser() transport.User {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.user
+	if e.user == nil {
+		return nil
+	}
+	return *e.user
 }
 
 // Trace returns what records the connection, nil when there is no room. It asks

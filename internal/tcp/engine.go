@@ -22,6 +22,8 @@ import (
 type Config struct {
 	Link *netif.Endpoint
 	MAC  link.MAC
+	// RxRing is link.Info's.
+	RxRing int
 	// Slow takes a frame that does not take the fast path. k is the key of a plain
 	// segment of a flow that is not in the table, nil for all else.
 	Slow func(f *link.Frame, k *flow.Key)
@@ -72,7 +74,7 @@ func (*Engine) MakeStack(f func()) error {
 // NewProtocol is the stack's factory of its TCP.
 func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
 	g.p = New(g.c.Link)(s).(*Protocol)
-	g.p.record, g.p.departing = g.c.Record, g.c.Departing
+	g.p.record, g.p.departing, g.p.ring.frames = g.c.Record, g.c.Departing, g.c.RxRing
 	g.c.Link.CountSegments(s.Stats().TCP.SegmentsSent)
 	return g.p
 }

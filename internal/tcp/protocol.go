@@ -73,6 +73,7 @@ type Protocol struct {
 	// flows has all connections, in whatever state: see connections.go.
 	flows flow.Table[*Endpoint]
 	ways  ways
+	ring  ring
 	// departing, if any, is told of each flow whose SYN is about to leave.
 	departing func(*flow.Key)
 

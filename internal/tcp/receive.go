@@ -52,15 +52,14 @@ type receiver struct {
 	// without mu. ackListed is the poller's alone: Acknowledge will be called.
 	ackOwed   counter.Flag
 	ackListed bool
-	// challenged is when the last acknowledgement of an unacceptable segment left.
-	challenged int64
-	heard      int64 // when the last segment came
+	heard     int64 // when the last segment came
+	copied    int   // bytes read since moderation.copiedAt
+}
 
-	// moderate: the receive buffer grows with what the program reads, up to
-	// receiveMax.
+// moderation: the receive buffer grows with what the program reads, up to receiveMax.
+type moderation struct {
 	moderate   bool
 	receiveMax int
-	copied     int
 	copiedAt   int64
 }
 
@@ -167,7 +166,7 @@ func (e *Endpoint) receiveSynSent(s *segment) {
 	if s.flags&syn == 0 {
 		return
 	}
-	o := synOptions(s, e.protocols[0])
+	o := synOptions(s, (*e.protocols)[0])
 	e.negotiate(s, &o)
 	if s.flags&ack == 0 {
 		// Both ends open at once.
@@ -638,7 +637,7 @@ func (e *Endpoint) consumed(n int) {
 		return
 	}
 	left := int(e.receiveEdge - e.receiveNext)
-	room := min(e.room(), 0xffff<<e.receiveShift)
+	room := min(e.room(), 0xffff<<e.receiveShift, e.ringShareLocked())
 	// As Linux: only when what the peer knows is at most half, and doubles.
 	if half := e.receiveSize / 2; left <= half && room >= 2*left && room-left >= min(half, e.mss) {
 		e.sendAck()
@@ -656,7 +655,7 @@ func (e *Endpoint) advertise() uint16 {
 	if int32(left) < 0 {
 		left = 0
 	}
-	room := uint32(min(e.room(), 0xffff<<e.receiveShift))
+	room := uint32(min(e.room(), 0xffff<<e.receiveShift, e.ringShareLocked()))
 	// Silly window avoidance, receiver's side (RFC 9293 section 3.8.6.2.2).
 	step := uint32(min(e.receiveSize/2, e.mss))
 	if room < left+step || int32(room-left) < 0 {

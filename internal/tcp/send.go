@@ -78,7 +78,7 @@ func (e *Endpoint) setWay(w *way, epoch uint64) {
 		e.route.Release()
 	}
 	e.route, e.routeEpoch = w.route, epoch
-	e.way, e.path = w.Route, w.path
+	e.way, e.path = w, w.path
 }
 
 // routed makes sure of the route, which may have changed.
@@ -186,7 +186,7 @@ func (e *Endpoint) negotiate(s *segment, o *header.TCPSynOptions) {
 func (e *Endpoint) updateMSS() {
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = routeMSS(e.route, e.way)
+		mss = routeMSS(e.route, e.way.Route)
 		if e.mtu > 0 {
 			mss = min(mss, e.mtu-header.TCPMinimumSize)
 		}
@@ -244,7 +244,7 @@ func (e *Endpoint) sendSyn() {
 	b := e.header(e.iss, flags, uint16(wnd))
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = announcedMSS(e.route, e.way)
+		mss = announcedMSS(e.route, e.way.Route)
 	}
 	o := b[header.TCPMinimumSize:cap(b)]
 	n := header.EncodeMSSOption(uint32(mss), o)

@@ -107,7 +107,7 @@ func (e *Endpoint) finish(s transport.State, err tcpip.Error) {
 		e.parent = nil
 	}
 	if e.registered {
-		e.p.stack.UnregisterTransportEndpoint(e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
+		e.p.stack.UnregisterTransportEndpoint(*e.protocols, header.TCPProtocolNumber, e.ID, e, e.boundFlags, 0)
 		e.registered = false
 	}
 	e.removeLocked()

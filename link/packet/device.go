@@ -71,6 +71,7 @@ func Open(cfg Config) (*Device, error) {
 	}
 	d.info.MaxFrame = maxFrame
 	d.info.Queues = 1
+	d.info.RxRing = cfg.RingSize
 	d.info.Mode = "packet socket"
 	d.info.Capabilities = packetsocket.Capabilities
 	d.info.Capabilities.RxChecksum = true

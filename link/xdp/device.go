@@ -105,6 +105,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 	dev.zeroCopy = zeroCopy == cfg.Queues
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
+	dev.info.RxRing = cfg.RingSize
 	copying := "copy"
 	switch {
 	case dev.zeroCopy:
