@@ -18,7 +18,7 @@ BENCHFLAGS ?= --workload get --conns 50 --payload 64 --pipeline 1 --duration 5s 
 # DPDK and the C compiler for it: all that the benchmark needs.
 BENCH_PACKAGES := gcc libc6-dev pkg-config libdpdk-dev
 # The clients that the tests run against our servers, and a database, too.
-PACKAGES := $(BENCH_PACKAGES) iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump python3-scapy
+PACKAGES := $(BENCH_PACKAGES) iproute2 iputils-ping util-linux redis-tools curl wrk hping3 nmap postgresql tcpdump python3-scapy iptables prometheus
 # Tells Debian's PostgreSQL not to make a database, and so not to start: the tests
 # have servers of their own. Another opinion of this machine's stays.
 CLUSTER := /etc/postgresql-common/createcluster.conf

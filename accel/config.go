@@ -44,7 +44,7 @@ type Config struct {
 	Steering Steering
 
 	// Addrs are the local addresses with their prefix lengths, IPv4 and IPv6, at
-	// most 64. fe80::/64 stands for the link-local address that comes of the
+	// most 256. fe80::/64 stands for the link-local address that comes of the
 	// device's MAC address (EUI-64, RFC 4291). Default: those of the interface for a
 	// shared device, none (an error) for others.
 	Addrs []netip.Prefix
@@ -57,6 +57,12 @@ type Config struct {
 	// Gateways are the next hops for everything outside the prefixes, at most one
 	// per IP version. Default: those of the kernel for a shared device, else none.
 	Gateways []netip.Addr
+
+	// AllowFrom are the sources that may connect to listeners, at most 1024 prefixes:
+	// SYNs of others are dropped and counted, on a shared interface by the filter in the
+	// kernel. Connections of this host itself, and those by the kernel
+	// (ListenConfig.Kernel), are not concerned. Default: everybody.
+	AllowFrom []netip.Prefix
 
 	// MTU is the greatest IP packet in bytes, 1280 to 65535 and at most what the
 	// device takes. Default: the device's.
@@ -96,6 +102,10 @@ type Config struct {
 	// Fallback is what happens when acceleration cannot start. A wrong setting is an
 	// error whatever it is. Default: FallbackAuto.
 	Fallback Fallback
+
+	// Firewall is what becomes of ports that the host's firewall has rules for. It is
+	// asked when a listener is opened. Default: FirewallIgnore.
+	Firewall Firewall
 
 	// Random is where initial sequence numbers, ports and hash keys come from. Who
 	// knows it can forge segments: only simulations that must repeat set it. It must
@@ -137,6 +147,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_ADDR      Config.Addrs, separated by commas: 10.0.0.2/24,fd00::2/64
 //	TPA_ZONE      Config.Zone
 //	TPA_GATEWAY   Config.Gateways, separated by commas
+//	TPA_ALLOW_FROM Config.AllowFrom, separated by commas: 10.0.0.0/8,fd00::/8
 //	TPA_MTU       Config.MTU
 //	TPA_VLAN      Config.VLAN
 //	TPA_QUEUES    Config.Queues
@@ -146,6 +157,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_KERNEL    Config.Kernel: true or false
 //	TPA_TCP       Config.TCP.Engine: tpa or gvisor
 //	TPA_FALLBACK  Config.Fallback: auto or never
+//	TPA_FIREWALL  Config.Firewall: ignore or respect
 //	TPA_RECORD    Config.Record: a number of connections or off
 //	TPA_SOCKET    Config.DebugSocket: a path or off
 //	TPA_LOG_LEVEL Config.LogLevel: debug, info, warn or error
@@ -272,6 +284,13 @@ const (
 	maxVLAN = 4094
 )
 
+// maxAddrs is the number of addresses that a runtime serves at most: that of the
+// filter of a shared interface (internal/bpf).
+const maxAddrs = 256
+
+// maxSources is the number of prefixes that the filter has room for.
+const maxSources = 1024
+
 // check refuses what no device could satisfy. The message names the field and
 // its range.
 func (c *Config) check() error {
@@ -289,12 +308,14 @@ func (c *Config) check() error {
 	if c.Record > recorder.MaxConns {
 		bad("Config.Record is %d: want 1 to %d connections, 0 for the default, or less for none", c.Record, recorder.MaxConns)
 	}
-	if len(c.Addrs) > 64 {
-		bad("Config.Addrs has %d addresses: at most 64", len(c.Addrs))
+	if len(c.Addrs) > maxAddrs {
+		bad("Config.Addrs has %d addresses: at most %d", len(c.Addrs), maxAddrs)
 	}
 	for _, a := range c.Addrs {
 		if !a.IsValid() || a.Addr().IsMulticast() || a.Addr().IsUnspecified() || a.Addr().Is4In6() {
 			bad("Config.Addrs has %v: want unicast addresses", a)
+		} else if wholeNetwork(a) {
+			bad("Config.Addrs has %v, which is the address of a network: want that of a host in it", a)
 		}
 	}
 	if strings.ContainsAny(c.Zone, "%[]") {
@@ -308,6 +329,17 @@ func (c *Config) check() error {
 		if versions[g.Is4()]++; versions[g.Is4()] > 1 {
 			bad("Config.Gateways has two addresses of one IP version: at most one each")
 		}
+		if !reachable(g, c.Addrs) {
+			bad("Config.Gateways has %v, which is in no prefix of Config.Addrs: nobody could answer for it", g)
+		}
+	}
+	if len(c.AllowFrom) > maxSources {
+		bad("Config.AllowFrom has %d prefixes: at most %d", len(c.AllowFrom), maxSources)
+	}
+	for _, p := range c.AllowFrom {
+		if !p.IsValid() || p.Addr().Is4In6() || p != p.Masked() {
+			bad("Config.AllowFrom has %v: want prefixes without bits behind them, such as %v", p, p.Masked())
+		}
 	}
 	for _, cpu := range c.CPUs {
 		if cpu < 0 {
@@ -320,6 +352,9 @@ func (c *Config) check() error {
 	if !fallbacks.has(c.Fallback) {
 		bad("Config.Fallback is %v: want FallbackAuto or FallbackNever", c.Fallback)
 	}
+	if !firewalls.has(c.Firewall) {
+		bad("Config.Firewall is %v: want FirewallIgnore or FirewallRespect", c.Firewall)
+	}
 	if err := c.Polling.check(); err != nil {
 		errs = append(errs, err)
 	}
@@ -330,6 +365,37 @@ func (c *Config) check() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// wholeNetwork tells whether a prefix has the first or, with IPv4, the last address of
+// a network, where no host is. fe80::/64 stands for the address made from the MAC
+// address.
+func wholeNetwork(p netip.Prefix) bool {
+	if p.Bits() >= p.Addr().BitLen()-1 || p == netip.MustParsePrefix("fe80::/64") {
+		return false
+	}
+	last := p.Masked().Addr().AsSlice()
+	for bit := p.Bits(); bit < len(last)*8; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	broadcast, _ := netip.AddrFromSlice(last)
+	return p == p.Masked() || p.Addr().Is4() && p.Addr() == broadcast
+}
+
+// reachable tells whether a gateway can be a neighbour. With addresses of their own
+// length (10.0.0.2/32), as clouds have them, any can.
+func reachable(gateway netip.Addr, addrs []netip.Prefix) bool {
+	known := false
+	for _, p := range addrs {
+		if p.Addr().Is4() != gateway.Is4() || p.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		known = true
+		if p.Contains(gateway) || p.IsSingleIP() {
+			return true
+		}
+	}
+	return !known || gateway.IsLinkLocalUnicast()
 }
 
 // checkNetwork refuses networks other than TCP, as package net words it.

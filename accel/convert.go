@@ -36,7 +36,8 @@ func limitStats(s limits.Stats) LimitStats {
 	return LimitStats{
 		Census: Census(s.Census), HalfOpen: s.HalfOpen,
 		RefusedConnections: s.RefusedConnections, RefusedMemory: s.RefusedMemory, RefusedBacklog: s.RefusedBacklog,
-		ResetMemory: s.ResetMemory, ResetClosing: s.ResetClosing, Cut: s.Cut, Unanswered: s.Unanswered,
+		RefusedSource: s.RefusedSource,
+		ResetMemory:   s.ResetMemory, ResetClosing: s.ResetClosing, Cut: s.Cut, Unanswered: s.Unanswered,
 	}
 }
 

@@ -83,7 +83,11 @@ func (d *Dialer) dialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return fail(err)
 	}
-	if rt.reason != nil {
+	byKernel, err := rt.useKernel()
+	if err != nil {
+		return fail(err)
+	}
+	if byKernel {
 		kernel := net.Dialer{
 			Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr, FallbackDelay: d.FallbackDelay,
 			KeepAlive: d.KeepAlive, KeepAliveConfig: d.KeepAliveConfig, Resolver: d.Resolver,

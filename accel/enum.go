@@ -73,6 +73,31 @@ func (f Fallback) MarshalText() ([]byte, error) { return fallbacks.marshal(f) }
 // UnmarshalText implements encoding.TextUnmarshaler: it takes what String returns.
 func (f *Fallback) UnmarshalText(text []byte) error { return fallbacks.parse(f, text) }
 
+// Firewall is what becomes of ports that the rules of the host's firewall are about, on
+// an interface shared with the kernel, where accelerated connections do not meet them.
+type Firewall int
+
+const (
+	// FirewallIgnore accelerates them, and names the rules in the log.
+	FirewallIgnore Firewall = iota
+	// FirewallRespect leaves them to the kernel, as when acceleration cannot start:
+	// Config.Fallback decides between that and an error. A rule counts that has the
+	// port in it, or that could drop or divert its segments for all that can be told,
+	// and so does a chain whose policy is to drop.
+	FirewallRespect
+)
+
+var firewalls = enum[Firewall]{"Firewall", []string{"ignore", "respect"}}
+
+// String returns the name as TPA_FIREWALL spells it.
+func (f Firewall) String() string { return firewalls.text(f) }
+
+// MarshalText implements encoding.TextMarshaler: it returns what String does.
+func (f Firewall) MarshalText() ([]byte, error) { return firewalls.marshal(f) }
+
+// UnmarshalText implements encoding.TextUnmarshaler: it takes what String returns.
+func (f *Firewall) UnmarshalText(text []byte) error { return firewalls.parse(f, text) }
+
 // Steering is a way to tell our flows from the kernel's.
 type Steering int
 

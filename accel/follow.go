@@ -50,11 +50,39 @@ func (s *sharing) changed(state follower.State) {
 
 // apply makes the shards' view that of the kernel.
 func (s *sharing) apply(state follower.State) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	return s.applyLocked(state)
+}
+
+// expect makes an address ours that the kernel lets us listen at.
+func (s *sharing) expect(addr netip.Addr) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if !s.follow || slices.Contains(s.expected, addr) || contains(s.addrs, addr) {
+		return nil
+	}
+	s.expected = append(s.expected, addr)
+	return s.applyLocked(s.follower.State())
+}
+
+// applyLocked is apply, with applying held.
+func (s *sharing) applyLocked(state follower.State) error {
 	rt := s.rt
 	var errs []error
-	addrs := state.Addrs
+	addrs := state.Local()
 	if !s.follow {
 		addrs = rt.config.Addrs
+	}
+	for _, a := range s.expected {
+		if s.follow && !contains(addrs, a) {
+			addrs = append(addrs, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	if len(addrs) > maxAddrs {
+		s.log.Warn("more addresses than the filter has room for: the kernel has the last ones", "device", state.Name,
+			"addresses", len(addrs), "limit", maxAddrs)
+		addrs = addrs[:maxAddrs]
 	}
 	local := make([]netip.Addr, len(addrs))
 	for i, p := range addrs {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"syscall"
-
-	"github.com/gotpa/tpa/internal/ports"
 )
 
 // Listening by the kernel's TCP beside our own: what ListenConfig.Kernel asks
@@ -40,7 +38,7 @@ func (lc *ListenConfig) kernelConfig() net.ListenConfig {
 // A kernelListener is the listening socket of a reservation.
 type kernelListener struct {
 	*net.TCPListener
-	hold      *ports.Reservation
+	hold      *hold
 	keepAlive net.KeepAliveConfig
 }
 

@@ -25,7 +25,7 @@ const (
 // on the device.
 type lease struct {
 	sharing *sharing
-	hold    *ports.Reservation // nil once the port has been given back
+	hold    *hold // nil once the port has been given back
 	claim   *bifurcation.Claim
 	first   uint16
 	count   int
@@ -40,11 +40,17 @@ type lease struct {
 // that open. The error is that of package net for a port in use.
 func (s *sharing) listen(network string, addr *net.TCPAddr) (*lease, error) {
 	ip := listenAddr(network, addr)
-	hold, err := ports.Reserve(network, netip.AddrPortFrom(ip, uint16(addr.Port)))
+	hold, err := holdPort(network, netip.AddrPortFrom(ip, uint16(addr.Port)), s)
 	if err != nil {
 		return nil, err
 	}
 	addr.Port = int(hold.First())
+	if ip.IsValid() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast() {
+		if err := s.expect(ip); err != nil {
+			hold.release(s)
+			return nil, err
+		}
+	}
 	kept, err := s.flowsOfOthers(hold.First())
 	if err != nil {
 		s.log.Warn("connections that others have at this port may be reset", "port", addr.Port, "err", err)
@@ -80,19 +86,19 @@ func listenAddr(network string, addr *net.TCPAddr) netip.Addr {
 }
 
 // lease claims held ports on the device.
-func (s *sharing) lease(hold *ports.Reservation, want bifurcation.Ports) (*lease, error) {
-	want.First, want.Count = hold.First(), hold.Count()
+func (s *sharing) lease(held *hold, want bifurcation.Ports) (*lease, error) {
+	want.First, want.Count = held.First(), held.Count()
 	claim, err := s.steering.Claim(want)
 	if err != nil {
-		hold.Close()
+		held.release(s)
 		return nil, err
 	}
-	l := &lease{sharing: s, hold: hold, claim: claim, first: want.First, count: want.Count, kept: want.Kept}
+	l := &lease{sharing: s, hold: held, claim: claim, first: want.First, count: want.Count, kept: want.Kept}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		claim.Release()
-		hold.Close()
+		held.release(s)
 		return nil, errClosed
 	}
 	s.leases[l] = struct{}{}
@@ -135,15 +141,15 @@ func (s *sharing) addBlock(had int) error {
 		reserve = ports.ReserveMore
 	}
 	n := min(min(outboundPorts<<min(had, 16), mostOutbound)*shards, 16384)
-	hold, err := reserve(n)
+	block, err := reserve(n)
 	for err != nil && n > leastOutbound*shards {
 		n /= 2
-		hold, err = reserve(n)
+		block, err = reserve(n)
 	}
 	if err != nil {
 		return err
 	}
-	l, err := s.lease(hold, bifurcation.Ports{})
+	l, err := s.lease(&hold{Reservation: block, users: map[*sharing]bool{s: true}}, bifurcation.Ports{})
 	if err != nil {
 		return err
 	}
@@ -192,7 +198,7 @@ func (l *lease) release() {
 	s.mu.Unlock()
 	l.claim.Release()
 	if l.hold != nil {
-		l.hold.Close()
+		l.hold.release(s)
 		l.hold = nil
 	}
 }
@@ -218,7 +224,7 @@ func (l *lease) end() {
 		delete(s.leases, l)
 		l.claim.Release()
 	}
-	l.hold.Close()
+	l.hold.release(s)
 	l.hold = nil
 }
 
@@ -250,7 +256,7 @@ func (s *sharing) tend() {
 			delete(s.leases, l)
 			l.claim.Release()
 			if l.hold != nil {
-				l.hold.Close()
+				l.hold.release(s)
 				l.hold = nil
 			}
 			continue

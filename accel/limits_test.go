@@ -46,6 +46,72 @@ func limited(t *testing.T, engine accel.Engine, clientLimits, serverLimits accel
 	return start(cd, "10.0.0.1/24", clientLimits), start(sd, "10.0.0.2/24", serverLimits)
 }
 
+// TestAllowFrom: on a device without a filter of its own, the shards refuse strangers.
+func TestAllowFrom(t *testing.T) {
+	engines(t, func(t *testing.T, engine accel.Engine) {
+		cd, sd, err := memory.Pair(memory.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leak.Check(t, cd, sd)
+		start := func(d *memory.Device, allow []netip.Prefix, addrs ...string) *accel.Runtime {
+			c := accel.Config{
+				Link: d, AllowFrom: allow, TCP: accel.TCP{Engine: engine},
+				Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler),
+			}
+			for _, a := range addrs {
+				c.Addrs = append(c.Addrs, netip.MustParsePrefix(a))
+			}
+			rt, err := accel.New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { rt.Close() })
+			return rt
+		}
+		client := start(cd, nil, "10.0.0.1/24", "10.0.0.3/24", "fd00::1/64", "fd00::3/64")
+		server := start(sd, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/31"), netip.MustParsePrefix("fd00::/127")}, "10.0.0.2/24", "fd00::2/64")
+		ln, err := (&accel.ListenConfig{Runtime: server}).Listen(t.Context(), "tcp", ":7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		for from, allowed := range map[string]bool{"10.0.0.1": true, "10.0.0.3": false, "fd00::1": true, "fd00::3": false} {
+			to := "10.0.0.2:7000"
+			if from[0] == 'f' {
+				to = "[fd00::2]:7000"
+			}
+			d := accel.Dialer{Runtime: client, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
+			if !allowed {
+				d.Timeout = 200 * time.Millisecond
+			}
+			c, err := d.Dial("tcp", to)
+			if err == nil {
+				c.Close()
+			}
+			if (err == nil) != allowed {
+				t.Errorf("from %s: %v, want allowed %v", from, err, allowed)
+			}
+		}
+		if c, err := (&accel.Dialer{Runtime: server, Timeout: 5 * time.Second}).Dial("tcp", "10.0.0.2:7000"); err != nil {
+			t.Errorf("from the program itself: %v", err)
+		} else {
+			c.Close()
+		}
+		if n := server.Stats().Shards[0].Limits.RefusedSource; n < 2 {
+			t.Errorf("%d SYNs are counted, want 2 at least", n)
+		}
+	})
+}
+
 // serve gives each connection to handle, in a goroutine of its own.
 func serve(t *testing.T, rt *accel.Runtime, lc accel.ListenConfig, handle func(net.Conn)) string {
 	t.Helper()

@@ -43,7 +43,7 @@ func Listen(network, address string) (net.Listener, error) {
 }
 
 // Listen announces on a local address, like net.ListenConfig.Listen. All errors
-// are *net.OpError values.
+// are *net.OpError values. Loopback addresses are the kernel's.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	fail := func(addr net.Addr, err error) (net.Listener, error) {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: err}
@@ -55,7 +55,11 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	if err != nil {
 		return fail(nil, err)
 	}
-	if rt.reason != nil {
+	byKernel, err := rt.useKernel()
+	if err != nil {
+		return fail(nil, err)
+	}
+	byTheKernel := func() (net.Listener, error) {
 		kernel := lc.kernelConfig()
 		l, err := kernel.Listen(ctx, network, address)
 		if err == nil {
@@ -63,9 +67,25 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		}
 		return l, err
 	}
+	if byKernel {
+		return byTheKernel()
+	}
 	laddr, err := resolveListen(ctx, network, address)
 	if err != nil {
 		return fail(nil, err)
+	}
+	if laddr.IP.IsLoopback() {
+		kernel := lc.kernelConfig() // no device has the address
+		return kernel.Listen(ctx, network, address)
+	}
+	if rt.sharing != nil {
+		if err := rt.sharing.bypass(network, laddr); err != nil {
+			if rt.config.Fallback == FallbackNever {
+				return fail(laddr, err)
+			}
+			rt.log.Warn("serving a port through the kernel", "port", laddr.Port, "reason", err)
+			return byTheKernel()
+		}
 	}
 	l, err := lc.listen(ctx, rt, network, laddr)
 	if err != nil {
@@ -87,7 +107,7 @@ func (lc *ListenConfig) PerShard(ctx context.Context, network, address string) (
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
 	}
-	if rt.reason != nil || len(rt.stacks) == 1 && !lc.Kernel && !rt.config.Kernel {
+	if why := rt.notAccelerated(); why != nil || len(rt.stacks) == 1 && !lc.Kernel && !rt.config.Kernel {
 		l, err := lc.Listen(ctx, network, address)
 		if err != nil {
 			return nil, err
@@ -100,6 +120,13 @@ func (lc *ListenConfig) PerShard(ctx context.Context, network, address string) (
 	laddr, err := resolveListen(ctx, network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
+	}
+	if laddr.IP.IsLoopback() || rt.sharing != nil && rt.config.Firewall == FirewallRespect && rt.sharing.bypass(network, laddr) != nil {
+		l, err := lc.Listen(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return []net.Listener{l}, nil
 	}
 	whole, err := lc.listen(ctx, rt, network, laddr)
 	if err != nil {
@@ -121,6 +148,12 @@ func (lc *ListenConfig) PerShard(ctx context.Context, network, address string) (
 type part struct {
 	*tpanet.Listener
 	whole *listener
+}
+
+// Accept is net.Listener's, and tells of a lost device.
+func (p *part) Accept() (net.Conn, error) {
+	c, err := p.Listener.Accept()
+	return c, p.whole.why(err)
 }
 
 // Close closes the part. The port is free when all parts are closed.
@@ -195,6 +228,22 @@ type listener struct {
 	kernel net.Listener // nil without one
 	once   sync.Once
 	open   atomic.Int32 // parts that are open, if it was split
+}
+
+// Accept is net.Listener's, and tells of a lost device.
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return c, l.why(err)
+}
+
+// why replaces the error of a listener that the runtime closed because its device is
+// lost.
+func (l *listener) why(err error) error {
+	if failure := l.rt.failure.Load(); failure != nil && errors.Is(err, net.ErrClosed) {
+		l.Close() // returns when the port is free
+		return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: *failure}
+	}
+	return err
 }
 
 func (l *listener) Close() error {

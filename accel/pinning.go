@@ -5,13 +5,13 @@ import (
 	"runtime"
 )
 
-// checkPinning refuses CPUs for pollers that the process may not use, and
-// pollers that would leave no processor for the rest of the program.
+// checkPinning refuses CPUs for pollers that the process may not use, other than one
+// for each queue, and pollers that would leave no processor for the rest of the program.
 func checkPinning(cpus []int, queues int) error {
 	if len(cpus) == 0 {
 		return nil
 	}
-	if len(cpus) < queues {
+	if len(cpus) != queues {
 		return fmt.Errorf("Config.CPUs names %d CPUs for %d queues: want one for each", len(cpus), queues)
 	}
 	if err := checkCPUs(cpus[:queues]); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -35,6 +36,8 @@ type Runtime struct {
 	logTo  slog.Handler // of Config.Logger
 	// reason is why the runtime fell back, nil for an accelerated one.
 	reason error
+	// failure is why it works no longer, nil while it does.
+	failure atomic.Pointer[error]
 
 	device     link.Device
 	sharing    *sharing // nil on a device of our own
@@ -128,6 +131,9 @@ func (rt *Runtime) start() (err error) {
 		if rt.sharing, err = rt.share(dev, name, len(c.Addrs) == 0); err != nil {
 			return err
 		}
+		if err := rt.sharing.checkAddrs(); err != nil {
+			return err
+		}
 		resolver = rt.sharing
 		if c.Zone != "" {
 			return fmt.Errorf("Config.Zone is %q: the zone of a shared device is the name of its interface, %s", c.Zone, name)
@@ -157,7 +163,7 @@ func (rt *Runtime) start() (err error) {
 	}
 	rt.openRecorder()
 	rt.neighbours = netif.NewNeighbours(link.MAC(info.HardwareAddr), clock.New(), resolver)
-	rt.budget = limits.NewBudget(limits.Limits(c.Limits))
+	rt.budget = limits.NewBudget(limits.Limits(c.Limits), c.AllowFrom)
 	for i := range queues {
 		var router netif.Router
 		if rt.sharing != nil {
@@ -172,7 +178,7 @@ func (rt *Runtime) start() (err error) {
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
 			CPU: cpu, Polling: shard.Polling(c.Polling), TCP: shardTCP(c.TCP), Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
-			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Router: router, Logger: rt.log,
+			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Router: router, Logger: rt.log, Broken: rt.fail,
 		})
 		if err != nil {
 			return err
@@ -183,6 +189,12 @@ func (rt *Runtime) start() (err error) {
 	if rt.sharing != nil {
 		if f, ok := rt.sharing.steering.Filter().(limits.Shield); ok {
 			rt.budget.SetShield(f)
+		}
+		// Without such a filter, the shards alone refuse strangers.
+		if f, ok := rt.sharing.steering.Filter().(link.SourceFilter); ok {
+			if err := f.Allow(c.AllowFrom); err != nil {
+				return err
+			}
 		}
 	}
 	if err := shard.Join(rt.shards); err != nil {
@@ -329,7 +341,48 @@ func (rt *Runtime) Close() error {
 }
 
 // Accelerated reports whether connections run on the device, and if not, why.
-func (rt *Runtime) Accelerated() (bool, error) { return rt.reason == nil, rt.reason }
+// A runtime whose device is lost is so no longer.
+func (rt *Runtime) Accelerated() (bool, error) {
+	why := rt.notAccelerated()
+	return why == nil, why
+}
+
+// notAccelerated returns why the runtime does not serve by a device, or nil.
+func (rt *Runtime) notAccelerated() error {
+	if failure := rt.failure.Load(); failure != nil {
+		return *failure
+	}
+	return rt.reason
+}
+
+// fail is called when the device is lost. It closes the listeners, whose Accept
+// returns err from then on. Connections stay, and time out.
+func (rt *Runtime) fail(err error) {
+	if !rt.failure.CompareAndSwap(nil, &err) {
+		return
+	}
+	rt.log.Error("the device is lost: listeners end, connections will time out", "err", err)
+	rt.mu.Lock()
+	listeners := maps.Clone(rt.listeners)
+	rt.mu.Unlock()
+	// Not by the caller: it may be one that the listeners wait for.
+	go func() {
+		for l := range listeners {
+			l.Close()
+		}
+	}()
+}
+
+// useKernel tells whether listeners and dials are the kernel's: the runtime fell
+// back, or would if it started now that its device is lost. An error says that it
+// must not.
+func (rt *Runtime) useKernel() (bool, error) {
+	why := rt.notAccelerated()
+	if why != nil && rt.config.Fallback == FallbackNever {
+		return false, why
+	}
+	return why != nil, nil
+}
 
 // errClosed is what a closed runtime answers.
 var errClosed = fmt.Errorf("the runtime is closed: %w", net.ErrClosed)

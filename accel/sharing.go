@@ -1,9 +1,15 @@
 package accel
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/gotpa/tpa/internal/follower"
 	"github.com/gotpa/tpa/internal/netstack"
@@ -27,14 +33,20 @@ type sharing struct {
 	// notifications from the kernel wait for it.
 	started   chan struct{}
 	startOnce sync.Once
-	running   bool
+	// bypassOnce says once what does not see our connections.
+	bypassOnce sync.Once
+	running    bool
 	// follow: addresses are those of the interface, not of the configuration.
 	follow bool
 	// limit is the greatest MTU that the device and the configuration allow.
 	limit int
 
-	// Owned by the follower's goroutine once started.
-	addrs []netip.Prefix
+	// applying guards the following fields, and is held while the shards are told.
+	applying sync.Mutex
+	addrs    []netip.Prefix
+	// expected are addresses that somebody listens at although no interface has them:
+	// yet (ip_nonlocal_bind), or ever (a local route to a whole network).
+	expected []netip.Addr
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -89,7 +101,9 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 			}
 		},
 		Gone: func() {
-			rt.log.Error("the interface is gone: its connections will time out", "device", name)
+			rt.fail(&link.InterfaceError{
+				Interface: name, Problem: "the interface is gone", Remedy: "start again when it is back", Err: syscall.ENODEV,
+			})
 		},
 	}, rt.log)
 	if err != nil {
@@ -100,6 +114,58 @@ func (rt *Runtime) share(dev link.Device, name string, follow bool) (*sharing, e
 		return nil, err
 	}
 	return s, nil
+}
+
+// guard sees to it that the filter is in its place still.
+func (s *sharing) guard() {
+	f, ok := s.steering.Filter().(link.RestorableFilter)
+	if !ok {
+		return
+	}
+	restored, err := f.Restore()
+	if errors.Is(err, syscall.ENODEV) {
+		return // the follower says so
+	}
+	if err != nil {
+		s.rt.fail(err)
+	} else if restored {
+		s.log.Warn("somebody had detached the filter: it is attached again; connections of the moment in between may be reset", "device", s.rt.device.Info().Name)
+	}
+}
+
+// has tells whether an address is one of this host's.
+func (s *sharing) has(addr netip.Addr) bool {
+	state := s.follower.State()
+	return contains(state.Addrs, addr) || slices.Contains(state.Others, addr)
+}
+
+// checkAddrs refuses addresses of the configuration that the kernel has not: it
+// answers who asks for the neighbours' MAC addresses, so nobody would find them.
+func (s *sharing) checkAddrs() error {
+	for _, p := range s.rt.config.Addrs {
+		if p.Addr().IsLinkLocalUnicast() || s.has(p.Addr()) || nonlocalBind(p.Addr()) {
+			continue
+		}
+		state := s.follower.State()
+		return fmt.Errorf("Config.Addrs has %v, which no interface of this host has: ip addr add %v dev %s, or leave out TPA_ADDR to have the addresses of the interface", p.Addr(), p, state.Name)
+	}
+	for _, g := range s.rt.config.Gateways {
+		if state := s.follower.State(); len(s.rt.config.Addrs) == 0 && !reachable(g, state.Addrs) {
+			return fmt.Errorf("Config.Gateways has %v, which is in no prefix of %s: nobody could answer for it", g, state.Name)
+		}
+	}
+	return nil
+}
+
+// nonlocalBind tells whether the administrator allows programs to listen at addresses
+// that the host does not have yet.
+func nonlocalBind(addr netip.Addr) bool {
+	family := "ipv4"
+	if addr.Is6() {
+		family = "ipv6"
+	}
+	b, err := os.ReadFile("/proc/sys/net/" + family + "/ip_nonlocal_bind")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 // stopFollowing ends the notifications.
@@ -121,7 +187,7 @@ func (s *sharing) stop() {
 	}
 	for l := range leases {
 		if l.hold != nil {
-			l.hold.Close()
+			l.hold.release(s)
 		}
 	}
 }

@@ -34,6 +34,7 @@ func (rt *Runtime) watch() {
 			}
 			if rt.sharing != nil {
 				rt.sharing.tend()
+				rt.sharing.guard()
 			}
 			rt.followSpread()
 			rt.sample(now)
@@ -57,8 +58,8 @@ func (rt *Runtime) watch() {
 // Stats are the counters and gauges of a runtime. Counters count from its start
 // and never go back.
 type Stats struct {
-	// Accelerated is false for a runtime that fell back to the kernel; Reason
-	// says why.
+	// Accelerated is false for a runtime that fell back to the kernel, and for one
+	// whose device is lost; Reason says why.
 	Accelerated bool
 	Reason      error
 	// DPDK is the version of the library that the program is linked with, empty
@@ -271,8 +272,9 @@ type DialStats struct {
 // Stats reads the counters. It takes no lock of the data path; the device may be
 // asked, so it is not for tight loops.
 func (rt *Runtime) Stats() Stats {
+	accelerated, why := rt.Accelerated()
 	s := Stats{
-		Accelerated: rt.reason == nil, Reason: rt.reason, DPDK: dpdk.Version(),
+		Accelerated: accelerated, Reason: why, DPDK: dpdk.Version(),
 		FallbackListens: rt.fallbackListens.Load(), FallbackDials: rt.fallbackDials.Load(),
 		Dials: DialStats{
 			OK: rt.dials.ok.Load(), Refused: rt.dials.refused.Load(), Timeout: rt.dials.timeout.Load(),

@@ -145,6 +145,9 @@ type LimitStats struct {
 	RefusedMemory uint64 `json:"refused_memory"`
 	// RefusedBacklog counts SYNs dropped because the accept queue was full.
 	RefusedBacklog uint64 `json:"refused_backlog"`
+	// RefusedSource counts SYNs dropped because Config.AllowFrom does not have their
+	// source. On a shared interface the filter drops them, and counts by itself.
+	RefusedSource uint64 `json:"refused_source"`
 	// ResetMemory counts connections reset for what they held beyond Limits.Memory.
 	ResetMemory uint64 `json:"reset_memory"`
 	// ResetClosing counts connections reset beyond Limits.Closing.

@@ -377,6 +377,7 @@ func drops(s *Stats) []Drop {
 	})
 	sum(false, "limits", "connections", func(s *ShardStats) uint64 { return s.Limits.RefusedConnections })
 	sum(false, "limits", "memory", func(s *ShardStats) uint64 { return s.Limits.RefusedMemory })
+	sum(false, "limits", "source not allowed", func(s *ShardStats) uint64 { return s.Limits.RefusedSource })
 	sum(false, "limits", "unanswered", func(s *ShardStats) uint64 { return s.Limits.Unanswered })
 	sum(true, "TCP", "not sent", func(s *ShardStats) uint64 { return s.TCP.SendErrors })
 	sum(true, "IP", "not sent", func(s *ShardStats) uint64 { return s.IP.SendErrors })

@@ -45,6 +45,22 @@ type FlowFilter interface {
 	Others(port uint16) ([]Flow, error)
 }
 
+// A SourceFilter is a Filter that can keep connections of strangers off.
+type SourceFilter interface {
+	Filter
+	// Allow drops SYNs to claimed ports whose source is in none of the prefixes.
+	// Without prefixes, all sources may connect.
+	Allow(sources []netip.Prefix) error
+}
+
+// A RestorableFilter is a Filter that others can take out of its place.
+type RestorableFilter interface {
+	Filter
+	// Restore sees to it that the filter is in its place, and tells whether it was
+	// not. An error says why it cannot be.
+	Restore() (restored bool, err error)
+}
+
 // FilterStats describe a filter.
 type FilterStats struct {
 	// Backend says in one word what does the filter's work: "xdp", "rte_flow", or

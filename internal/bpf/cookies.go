@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netns"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -101,28 +99,12 @@ func (f *Filter) answerNoneLocked() error {
 // attachAnswererLocked attaches tpa_answer behind XDP. Not before there are cookies:
 // whatever is there costs each of the kernel's frames 0.1 µs.
 func (f *Filter) attachAnswererLocked() error {
-	// The interface's number is that of its namespace.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	here, err := netns.Get()
-	if err != nil {
+	return f.there(func() (err error) {
+		f.answerer, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
+			Interface: f.index, Program: f.behind, Attach: ebpf.AttachTCXIngress,
+		})
 		return err
-	}
-	defer here.Close()
-	if !here.Equal(f.namespace) {
-		if err := netns.Set(f.namespace); err != nil {
-			return err
-		}
-		defer func() {
-			if netns.Set(here) != nil {
-				runtime.LockOSThread() // the thread ends with its goroutine
-			}
-		}()
-	}
-	f.answerer, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
-		Interface: f.index, Program: f.behind, Attach: ebpf.AttachTCXIngress,
 	})
-	return err
 }
 
 // Answered counts the SYNs that the filter answered.

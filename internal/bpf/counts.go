@@ -3,7 +3,7 @@ package bpf
 import "github.com/gotpa/tpa/link"
 
 // Counts are frames by what the filter made of them. All but Redirected and the
-// last two went on to the kernel.
+// last three went on to the kernel.
 type Counts struct {
 	// Redirected went to a socket of this process.
 	Redirected uint64
@@ -26,13 +26,15 @@ type Counts struct {
 	// Answered were SYNs that the filter answered with a cookie, Dropped those that
 	// it was told to drop, or that no cookie answers: see Answer.
 	Answered, Dropped uint64
+	// NotAllowed were SYNs of sources that may not connect: see Allow.
+	NotAllowed uint64
 }
 
 // fields are the counters in the order of enum action in filter.c.
 func (c *Counts) fields() []*uint64 {
 	return []*uint64{
 		&c.Redirected, &c.NoSocket, &c.NotIP, &c.NotTCP, &c.Fragment, &c.IPOptions,
-		&c.Malformed, &c.OtherAddress, &c.OtherPort, &c.Answered, &c.Dropped,
+		&c.Malformed, &c.OtherAddress, &c.OtherPort, &c.Answered, &c.Dropped, &c.NotAllowed,
 	}
 }
 
@@ -75,5 +77,6 @@ func (f *Filter) Stats() link.FilterStats {
 		{Name: "other port", Frames: c.OtherPort, Taker: "kernel"},
 		{Name: "SYN answered", Frames: c.Answered, Taker: "filter"},
 		{Name: "SYN dropped", Frames: c.Dropped, Taker: "filter"},
+		{Name: "source not allowed", Frames: c.NotAllowed, Taker: "filter"},
 	}}
 }

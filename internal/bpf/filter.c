@@ -4,17 +4,21 @@
 // process gets it. A frame is ours when all of this holds:
 //
 //   - it is Ethernet to a unicast address, without a VLAN tag,
-//   - carrying IPv4 without options and not a fragment, or IPv6 without extension
-//     headers,
+//   - carrying IPv4 or IPv6,
 //   - carrying TCP to a local address in `addrs`,
 //   - to a port that `ports` marks as claimed for that address.
+//
+// Of a packet in fragments, the first has the port; the others follow it by
+// `fragments`. One that overtakes the first goes to the kernel, which never gets
+// to see the rest of it.
 //
 // `flows` has exceptions in both directions: flows that the kernel keeps at
 // claimed ports, and flows that stay ours at ports that are claimed no more.
 //
 // All else, and whatever does not parse, is passed on unchanged.
 //
-// Of what is ours, SYNs to the ports in `syn_ports` go no further: the filter
+// Of what is ours, SYNs whose source is in no prefix of `allowed` go no further: the
+// filter drops them. Nor do SYNs to the ports in `syn_ports`: the filter
 // answers them itself, with a cookie that TCP will know, or drops them. A flood
 // of them then costs this process nothing.
 //
@@ -47,6 +51,8 @@ enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_XSKMAP = 17,
 };
 enum { BPF_F_NO_PREALLOC = 1 };
@@ -59,6 +65,8 @@ struct __sk_buff {
 	__u32 tc_index, cb[5], hash, tc_classid, data, data_end;
 };
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
@@ -97,6 +105,17 @@ struct ipv6_header {
 	__u32 src[4], dst[4];
 };
 
+// Numbers of IPv6 extension headers.
+enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENTED = 44, DESTINATION = 60 };
+
+// The first bytes of an IPv6 extension header; all but the first two are those of a
+// fragment header.
+struct extension_header {
+	__u8 next, len;
+	__u16 fragment;
+	__u32 id;
+};
+
 struct tcp_header {
 	__u16 src, dst;
 	__u32 seq, ack;
@@ -110,7 +129,7 @@ struct addr {
 
 // ROWS is the greatest number of local addresses, WORDS the number of 64-bit
 // words that hold one bit for each port.
-enum { ROWS = 64, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256, MAX_SYN_PORTS = 4096 };
+enum { ROWS = 256, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256, MAX_SYN_PORTS = 4096, MAX_FRAGMENTED = 4096, MAX_ALLOWED = 1024 };
 
 // addrs leads from a local address to its row in ports.
 struct {
@@ -153,6 +172,20 @@ struct {
 	type_attr(value, __u8);
 } flows SEC(".maps");
 
+// A packet that arrives in fragments, in network byte order.
+struct fragmented {
+	struct addr local, remote;
+	__u32 id;
+};
+
+// fragments has packets whose first fragment was ours.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_LRU_HASH);
+	uint_attr(max_entries, MAX_FRAGMENTED);
+	type_attr(key, struct fragmented);
+	type_attr(value, __u8);
+} fragments SEC(".maps");
+
 // sockets has the socket of each receive queue.
 struct {
 	uint_attr(type, BPF_MAP_TYPE_XSKMAP);
@@ -160,6 +193,21 @@ struct {
 	type_attr(key, __u32);
 	type_attr(value, __u32);
 } sockets SEC(".maps");
+
+// Addresses that begin with the first bits of addr.
+struct prefix {
+	__u32 bits;
+	struct addr addr;
+};
+
+// allowed has the sources whose SYNs are ours.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_LPM_TRIE);
+	uint_attr(max_entries, MAX_ALLOWED);
+	uint_attr(map_flags, BPF_F_NO_PREALLOC);
+	type_attr(key, struct prefix);
+	type_attr(value, __u8);
+} allowed SEC(".maps");
 
 // What becomes of the SYNs to a port.
 enum { ANSWER, DROP };
@@ -204,6 +252,7 @@ enum action {
 	OTHER_PORT,
 	ANSWERED,
 	DROPPED,
+	NOT_ALLOWED,
 	ACTIONS,
 };
 
@@ -242,60 +291,10 @@ union syn {
 // The flags of a TCP header with its data offset.
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
-// classify returns REDIRECTED for a frame that is ours, ANSWERED or DROPPED for a
-// SYN of which that is to be done; syn then says which one it is.
-static inline enum action classify(void *data, void *end, union syn *syn)
+// owner returns REDIRECTED for a segment that is ours, ANSWERED, DROPPED or NOT_ALLOWED
+// for a SYN of which that is to be done. It completes syn, which has the addresses.
+static inline enum action owner(const struct tcp_header *tcp, union syn *syn)
 {
-	struct tcp_header *tcp;
-
-	struct eth_header *eth = data;
-	if ((void *)(eth + 1) > end)
-		return MALFORMED;
-	if (eth->dst[0] & 1) // broadcast and multicast: ARP, ND and such
-		return NOT_IP;
-
-	if (eth->type == be16(0x0800)) {
-		struct ipv4_header *ip = (void *)(eth + 1);
-		if ((void *)(ip + 1) > end)
-			return MALFORMED;
-		if (ip->protocol != 6)
-			return NOT_TCP;
-		if (ip->version_ihl != 0x45)
-			return ip->version_ihl >> 4 == 4 ? IP_OPTIONS : MALFORMED;
-		if (ip->fragment & be16(0x3fff)) // more fragments, or an offset
-			return FRAGMENT;
-		map_ipv4(&syn->flow.local, ip->dst);
-		map_ipv4(&syn->flow.remote, ip->src);
-		tcp = (void *)(ip + 1);
-	} else if (eth->type == be16(0x86dd)) {
-		struct ipv6_header *ip = (void *)(eth + 1);
-		if ((void *)(ip + 1) > end)
-			return MALFORMED;
-		switch (ip->next) {
-		case 6:
-			break;
-		case 44:
-			return FRAGMENT;
-		case 0: // hop-by-hop
-		case 43: // routing
-		case 51: // authentication
-		case 60: // destination options
-			return IP_OPTIONS;
-		default:
-			return NOT_TCP;
-		}
-		if ((ip->version_class_flow & be32(0xf0000000)) != be32(0x60000000))
-			return MALFORMED;
-		__builtin_memcpy(&syn->flow.local, ip->dst, sizeof(syn->flow.local));
-		__builtin_memcpy(&syn->flow.remote, ip->src, sizeof(syn->flow.remote));
-		tcp = (void *)(ip + 1);
-	} else {
-		return NOT_IP;
-	}
-
-	if ((void *)(tcp + 1) > end)
-		return MALFORMED;
-
 	__u32 *row = bpf_map_lookup_elem(&addrs, &syn->flow.local);
 	if (!row)
 		return OTHER_ADDRESS;
@@ -317,11 +316,165 @@ static inline enum action classify(void *data, void *end, union syn *syn)
 		return OTHER_PORT;
 	if ((tcp->flags & be16(SYN | ACK | RST | FIN)) != be16(SYN))
 		return REDIRECTED;
+	struct prefix from = { 128, syn->flow.remote };
+	if (!bpf_map_lookup_elem(&allowed, &from))
+		return NOT_ALLOWED;
 	__u8 *what = bpf_map_lookup_elem(&syn_ports, &port);
 	if (!what)
 		return REDIRECTED;
 	syn->seq = tcp->seq;
 	return *what == ANSWER ? ANSWERED : DROPPED;
+}
+
+// classify returns what owner does, or why the frame is none of ours. FRAGMENT and
+// IP_OPTIONS are for find to decide.
+static inline enum action classify(void *data, void *end, union syn *syn)
+{
+	struct tcp_header *tcp;
+
+	struct eth_header *eth = data;
+	if ((void *)(eth + 1) > end)
+		return MALFORMED;
+	if (eth->dst[0] & 1) // broadcast and multicast: ARP, ND and such
+		return NOT_IP;
+
+	if (eth->type == be16(0x0800)) {
+		struct ipv4_header *ip = (void *)(eth + 1);
+		if ((void *)(ip + 1) > end)
+			return MALFORMED;
+		if (ip->protocol != 6)
+			return NOT_TCP;
+		if (ip->version_ihl >> 4 != 4 || ip->version_ihl < 0x45)
+			return MALFORMED;
+		if (ip->fragment & be16(0x3fff)) // more fragments, or an offset
+			return FRAGMENT;
+		if (ip->version_ihl != 0x45)
+			return IP_OPTIONS;
+		map_ipv4(&syn->flow.local, ip->dst);
+		map_ipv4(&syn->flow.remote, ip->src);
+		tcp = (void *)(ip + 1);
+	} else if (eth->type == be16(0x86dd)) {
+		struct ipv6_header *ip = (void *)(eth + 1);
+		if ((void *)(ip + 1) > end)
+			return MALFORMED;
+		switch (ip->next) {
+		case 6:
+			break;
+		case FRAGMENTED:
+			return FRAGMENT;
+		case HOP_BY_HOP:
+		case ROUTING:
+		case DESTINATION:
+			return IP_OPTIONS;
+		default:
+			return NOT_TCP;
+		}
+		if ((ip->version_class_flow & be32(0xf0000000)) != be32(0x60000000))
+			return MALFORMED;
+		__builtin_memcpy(&syn->flow.local, ip->dst, sizeof(syn->flow.local));
+		__builtin_memcpy(&syn->flow.remote, ip->src, sizeof(syn->flow.remote));
+		tcp = (void *)(ip + 1);
+	} else {
+		return NOT_IP;
+	}
+
+	if ((void *)(tcp + 1) > end)
+		return MALFORMED;
+	return owner(tcp, syn);
+}
+
+// load copies bytes of a frame, which are those of skb or else of xdp.
+static inline long load(struct xdp_md *xdp, struct __sk_buff *skb, __u32 at, void *to, const __u32 len)
+{
+	if (skb)
+		return bpf_skb_load_bytes(skb, at, to, len);
+	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+	void *from = data + (at & 0xfff);
+	if (from + len > end)
+		return -1;
+	__builtin_memcpy(to, from, len);
+	return 0;
+}
+
+// find is classify for packets with IPv4 options or IPv6 extension headers, and for
+// fragments. unsure is what the frame is where that cannot be told.
+static inline enum action find(struct xdp_md *xdp, struct __sk_buff *skb, union syn *syn, enum action unsure)
+{
+	struct fragmented packet = {};
+	struct tcp_header tcp = {};
+	__u32 at = sizeof(struct eth_header);
+	__u16 offset = 0; // of the fragment, in eight bytes
+	int more = 0;	  // fragments follow
+	__u16 type;
+	if (load(xdp, skb, 12, &type, sizeof(type)))
+		return MALFORMED;
+	if (type == be16(0x0800)) {
+		struct ipv4_header ip;
+		if (load(xdp, skb, at, &ip, sizeof(ip)))
+			return MALFORMED;
+		map_ipv4(&packet.local, ip.dst);
+		map_ipv4(&packet.remote, ip.src);
+		packet.id = ip.id;
+		offset = be16(ip.fragment) & 0x1fff;
+		more = (ip.fragment & be16(0x2000)) != 0;
+		at += (ip.version_ihl & 15) * 4;
+	} else {
+		struct ipv6_header ip;
+		if (load(xdp, skb, at, &ip, sizeof(ip)))
+			return MALFORMED;
+		__builtin_memcpy(&packet.local, ip.dst, sizeof(packet.local));
+		__builtin_memcpy(&packet.remote, ip.src, sizeof(packet.remote));
+		at += sizeof(ip);
+		__u8 next = ip.next;
+		// Hop-by-hop, destination, routing and fragment headers, and destination
+		// options once more (RFC 8200 section 4.1).
+#pragma unroll
+		for (int i = 0; i < 5; i++) {
+			struct extension_header e;
+			if (next == 6 || offset)
+				break;
+			if (load(xdp, skb, at, &e, sizeof(e)))
+				return MALFORMED;
+			if (next == FRAGMENTED) {
+				packet.id = e.id;
+				offset = be16(e.fragment) >> 3;
+				more = (e.fragment & be16(1)) != 0;
+				at += sizeof(e);
+			} else if (next == HOP_BY_HOP || next == ROUTING || next == DESTINATION) {
+				at += (e.len + 1) * 8;
+			} else {
+				return NOT_TCP;
+			}
+			next = e.next;
+		}
+		if (next != 6 && !offset)
+			return unsure;
+	}
+	if (offset)
+		return bpf_map_lookup_elem(&fragments, &packet) ? REDIRECTED : FRAGMENT;
+	// The first fragment may be as short as eight bytes.
+	if (load(xdp, skb, at, &tcp, sizeof(tcp)) && (!more || load(xdp, skb, at, &tcp, 8)))
+		return MALFORMED;
+	syn->flow.local = packet.local;
+	syn->flow.remote = packet.remote;
+	enum action action = owner(&tcp, syn);
+	if (more && action == REDIRECTED) {
+		__u8 one = 1;
+		bpf_map_update_elem(&fragments, &packet, &one, 0);
+	} else if (more) {
+		bpf_map_delete_elem(&fragments, &packet); // an earlier packet of that number
+	}
+	return action == ANSWERED ? DROPPED : action; // check expects plain headers
+}
+
+static noinline enum action find_xdp(struct xdp_md *ctx, union syn *syn, enum action unsure)
+{
+	return find(ctx, 0, syn, unsure);
+}
+
+static noinline enum action find_packet(struct __sk_buff *skb, union syn *syn, enum action unsure)
+{
+	return find(0, skb, syn, unsure);
 }
 
 #define rotate(x, n) ((x) << (n) | (x) >> (64 - (n)))
@@ -583,6 +736,8 @@ int tpa_filter(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	union syn syn = {};
 	enum action action = classify(data, end, &syn);
+	if (action == FRAGMENT || action == IP_OPTIONS)
+		action = find_xdp(ctx, &syn, action);
 	if (action == ANSWERED) {
 		if (answered_behind())
 			return XDP_PASS;
@@ -600,7 +755,7 @@ int tpa_filter(struct xdp_md *ctx)
 	}
 	if (action != REDIRECTED) {
 		count(action);
-		return action == DROPPED ? XDP_DROP : XDP_PASS;
+		return action == DROPPED || action == NOT_ALLOWED ? XDP_DROP : XDP_PASS;
 	}
 	// XDP_PASS where the queue has no socket.
 	int xdp = bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
@@ -636,7 +791,8 @@ static inline enum action classify_packet(struct __sk_buff *skb, union syn *syn)
 		if (load_headers(skb, &head, sizeof(struct ipv6_header)) < 0)
 			return MALFORMED;
 	}
-	return classify(&head.eth, &head + 1, syn);
+	enum action action = classify(&head.eth, &head + 1, syn);
+	return action == FRAGMENT || action == IP_OPTIONS ? find_packet(skb, syn, action) : action;
 }
 
 SEC("socket")
@@ -679,5 +835,5 @@ int tpa_ingress(struct __sk_buff *skb)
 	if (action == ANSWERED)
 		return answer_packet(skb, &syn);
 	count(action);
-	return action == REDIRECTED || action == DROPPED ? TCX_DROP : TCX_NEXT;
+	return action == REDIRECTED || action == DROPPED || action == NOT_ALLOWED ? TCX_DROP : TCX_NEXT;
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -22,11 +23,13 @@ const (
 	// MaxQueues is the greatest number of receive queues with a socket.
 	MaxQueues = 256
 	// MaxAddrs is the greatest number of local addresses with claimed ports.
-	MaxAddrs = 64
+	MaxAddrs = 256
 	// MaxExceptions is the greatest number of flows that do not go where their
 	// port goes.
 	MaxExceptions = 65536
 
+	// MaxSources is the greatest number of prefixes that may connect.
+	MaxSources = 1024
 	// MaxSYNPorts is the greatest number of ports whose SYNs the filter answers.
 	MaxSYNPorts = 4096
 
@@ -39,11 +42,11 @@ const (
 // the next frame on.
 type Filter struct {
 	mode    Mode
-	index   int            // of the interface
-	program ebpf.ProgramID // attached
-	// behind is tpa_answer, nil where XDP answers SYNs by itself, and namespace that
-	// of the interface then.
-	behind    *ebpf.Program
+	index   int           // of the interface
+	program *ebpf.Program // attached
+	// behind is tpa_answer, nil where XDP answers SYNs by itself.
+	behind *ebpf.Program
+	// namespace is that of the interface.
 	namespace netns.NsHandle
 
 	// mu guards the following fields.
@@ -54,7 +57,8 @@ type Filter struct {
 	rows     map[netip.Addr]*row
 	used     [MaxAddrs]bool   // row indexes in use
 	cookies  *link.SYNCookies // what Answer was called with last
-	answerer ebpflink.Link    // behind, attached while there are cookies
+	allowed  map[filterPrefix]bool
+	answerer ebpflink.Link // behind, attached while there are cookies
 	final    Counts
 	closed   bool
 }
@@ -107,11 +111,17 @@ func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {
 	if err := load(&objects); err != nil {
 		return nil, nil, err
 	}
-	defer objects.Program.Close() // the link holds it
-	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: number(objects.Program)}
+	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: objects.Program}
+	if f.namespace, err = netns.Get(); err == nil {
+		err = f.allowAll()
+	}
+	if err != nil {
+		objects.Answer.Close()
+		return nil, nil, errors.Join(err, f.free())
+	}
 	defer func() {
 		if err != nil {
-			f.maps.Close()
+			err = errors.Join(err, f.free())
 		}
 		// A veth sends what XDP sends only to a peer that has NAPI (GRO, or XDP of its
 		// own), and else loses it.
@@ -120,25 +130,89 @@ func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {
 			return
 		}
 		f.behind = objects.Answer
-		f.namespace, err = netns.Get()
 	}()
-	options := ebpflink.XDPOptions{Program: objects.Program, Interface: index}
 	if mode != Generic {
-		options.Flags = ebpflink.XDPDriverMode
 		f.mode = Native
-		if f.attached, notNative = ebpflink.AttachXDP(options); notNative == nil {
+		if f.attached, notNative = f.attach(); notNative == nil {
 			return f, nil, nil
 		}
 		if mode == Native || occupied(notNative) {
 			return nil, nil, notNative
 		}
 	}
-	options.Flags = ebpflink.XDPGenericMode
 	f.mode = Generic
-	if f.attached, err = ebpflink.AttachXDP(options); err != nil {
+	if f.attached, err = f.attach(); err != nil {
 		return nil, nil, err
 	}
 	return f, notNative, nil
+}
+
+// attach attaches the program where the filter's mode says, in the namespace of the
+// calling thread.
+func (f *Filter) attach() (ebpflink.Link, error) {
+	switch f.mode {
+	case Ingress:
+		return ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: f.index, Program: f.program, Attach: ebpf.AttachTCXIngress})
+	case Native:
+		return ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: ebpflink.XDPDriverMode})
+	}
+	return ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: ebpflink.XDPGenericMode})
+}
+
+// Restore sees to it that the filter is attached. Nobody but its owner can detach
+// it, or an administrator who means to; then the kernel has had every frame since.
+// Restore attaches it again, and tells so. An error says why that cannot be.
+func (f *Filter) Restore() (restored bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false, nil
+	}
+	info, err := f.attached.Info()
+	if err != nil {
+		return false, fmt.Errorf("filter: ask whether it is attached: %w", err)
+	}
+	index := uint32(0)
+	if x := info.XDP(); x != nil {
+		index = x.Ifindex
+	} else if x := info.TCX(); x != nil {
+		index = x.Ifindex
+	}
+	if index != 0 {
+		return false, nil
+	}
+	var again ebpflink.Link
+	if err := f.there(func() (err error) {
+		again, err = f.attach()
+		return err
+	}); err != nil {
+		return false, fmt.Errorf("the filter was detached and cannot be attached again: %w", err)
+	}
+	f.attached.Close()
+	f.attached = again
+	return true, nil
+}
+
+// there calls do in the namespace of the interface, whose number is one of there.
+func (f *Filter) there(do func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer here.Close()
+	if !here.Equal(f.namespace) {
+		if err := netns.Set(f.namespace); err != nil {
+			return err
+		}
+		defer func() {
+			if netns.Set(here) != nil {
+				runtime.LockOSThread() // the thread ends with its goroutine
+			}
+		}()
+	}
+	return do()
 }
 
 // OpenIngress loads the filter and attaches it behind the interface's XDP, where
@@ -161,16 +235,16 @@ func OpenIngress(name string) (*Filter, error) {
 	if err := load(&objects); err != nil {
 		return nil, errFilter(l, Ingress, err)
 	}
-	defer objects.Ingress.Close() // the link holds it
-	f := &Filter{rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, mode: Ingress,
-		index: l.Attrs().Index, program: number(objects.Ingress)}
-	f.attached, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
-		Interface: l.Attrs().Index, Program: objects.Ingress, Attach: ebpf.AttachTCXIngress,
-	})
+	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, mode: Ingress,
+		index: l.Attrs().Index, program: objects.Ingress}
+	if f.namespace, err = netns.Get(); err == nil {
+		err = f.allowAll()
+	}
+	if err == nil {
+		f.attached, err = f.attach()
+	}
 	if err != nil {
-		f.maps.Close()
-		f.tap.Close()
-		return nil, errFilter(l, Ingress, err)
+		return nil, errFilter(l, Ingress, errors.Join(err, f.free()))
 	}
 	return f, nil
 }
@@ -208,7 +282,7 @@ func (f *Filter) Mode() Mode { return f.mode }
 func (f *Filter) String() string { return fmt.Sprintf("XDP filter, %v", f.mode) }
 
 // Program returns the kernel's number of the attached program.
-func (f *Filter) Program() ebpf.ProgramID { return f.program }
+func (f *Filter) Program() ebpf.ProgramID { return number(f.program) }
 
 // SetSocket makes fd the socket of a receive queue.
 func (f *Filter) SetSocket(queue, fd int) error {
@@ -333,15 +407,26 @@ func (f *Filter) Close() error {
 	}
 	f.final = f.countsLocked()
 	f.closed = true
-	err := errors.Join(f.attached.Close(), f.maps.Close())
+	return f.free()
+}
+
+// free detaches the filter, and frees what there is of it.
+func (f *Filter) free() (err error) {
+	if f.attached != nil {
+		err = f.attached.Close()
+	}
+	err = errors.Join(err, f.maps.Close(), f.program.Close())
 	if f.answerer != nil {
 		err = errors.Join(err, f.answerer.Close())
 	}
 	if f.behind != nil {
-		err = errors.Join(err, f.behind.Close(), f.namespace.Close())
+		err = errors.Join(err, f.behind.Close())
 	}
 	if f.tap != nil {
 		err = errors.Join(err, f.tap.Close())
+	}
+	if f.namespace.IsOpen() {
+		err = errors.Join(err, f.namespace.Close())
 	}
 	return err
 }

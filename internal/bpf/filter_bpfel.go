@@ -37,10 +37,23 @@ type filterFlow struct {
 	RemotePort uint16
 }
 
+type filterFragmented struct {
+	_      structs.HostLayout
+	Local  filterAddr
+	Remote filterAddr
+	Id     uint32
+}
+
 type filterPortWord struct {
 	_       structs.HostLayout
 	Claimed uint64
 	Mixed   uint64
+}
+
+type filterPrefix struct {
+	_    structs.HostLayout
+	Bits uint32
+	Addr filterAddr
 }
 
 // Names of all BPF objects in the ELF.
@@ -48,8 +61,10 @@ type filterPortWord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	filterMapAddrs       = "addrs"
+	filterMapAllowed     = "allowed"
 	filterMapCookies     = "cookies"
 	filterMapFlows       = "flows"
+	filterMapFragments   = "fragments"
 	filterMapFrames      = "frames"
 	filterMapPorts       = "ports"
 	filterMapSockets     = "sockets"
@@ -112,13 +127,15 @@ type filterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterMapSpecs struct {
-	Addrs    *ebpf.MapSpec `ebpf:"addrs"`
-	Cookies  *ebpf.MapSpec `ebpf:"cookies"`
-	Flows    *ebpf.MapSpec `ebpf:"flows"`
-	Frames   *ebpf.MapSpec `ebpf:"frames"`
-	Ports    *ebpf.MapSpec `ebpf:"ports"`
-	Sockets  *ebpf.MapSpec `ebpf:"sockets"`
-	SynPorts *ebpf.MapSpec `ebpf:"syn_ports"`
+	Addrs     *ebpf.MapSpec `ebpf:"addrs"`
+	Allowed   *ebpf.MapSpec `ebpf:"allowed"`
+	Cookies   *ebpf.MapSpec `ebpf:"cookies"`
+	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Fragments *ebpf.MapSpec `ebpf:"fragments"`
+	Frames    *ebpf.MapSpec `ebpf:"frames"`
+	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	SynPorts  *ebpf.MapSpec `ebpf:"syn_ports"`
 }
 
 // filterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -147,20 +164,24 @@ func (o *filterObjects) Close() error {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterMaps struct {
-	Addrs    *ebpf.Map `ebpf:"addrs"`
-	Cookies  *ebpf.Map `ebpf:"cookies"`
-	Flows    *ebpf.Map `ebpf:"flows"`
-	Frames   *ebpf.Map `ebpf:"frames"`
-	Ports    *ebpf.Map `ebpf:"ports"`
-	Sockets  *ebpf.Map `ebpf:"sockets"`
-	SynPorts *ebpf.Map `ebpf:"syn_ports"`
+	Addrs     *ebpf.Map `ebpf:"addrs"`
+	Allowed   *ebpf.Map `ebpf:"allowed"`
+	Cookies   *ebpf.Map `ebpf:"cookies"`
+	Flows     *ebpf.Map `ebpf:"flows"`
+	Fragments *ebpf.Map `ebpf:"fragments"`
+	Frames    *ebpf.Map `ebpf:"frames"`
+	Ports     *ebpf.Map `ebpf:"ports"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	SynPorts  *ebpf.Map `ebpf:"syn_ports"`
 }
 
 func (m *filterMaps) Close() error {
 	return _FilterClose(
 		m.Addrs,
+		m.Allowed,
 		m.Cookies,
 		m.Flows,
+		m.Fragments,
 		m.Frames,
 		m.Ports,
 		m.Sockets,

@@ -18,6 +18,7 @@ package follower
 import (
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // State is what the kernel knows of an interface.
@@ -32,9 +33,22 @@ type State struct {
 	// Addrs are the addresses in use, in ascending order: not those that the kernel
 	// still checks for duplicates.
 	Addrs []netip.Prefix
+	// Others are addresses of the host's other interfaces, in ascending order, those
+	// at which the kernel takes packets that come by this one: not loopback and
+	// link-local addresses.
+	Others []netip.Addr
 	// Routes are those of the main table through this interface, most specific
 	// first, and the smaller metric first among equals.
 	Routes []Route
+}
+
+// Local returns Addrs, and behind them Others, each as a prefix of its own.
+func (s *State) Local() []netip.Prefix {
+	all := slices.Clone(s.Addrs)
+	for _, a := range s.Others {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return all
 }
 
 // A Route is a way to a range of addresses.

@@ -268,9 +268,7 @@ func (m *Follower) notified(msg syscall.NetlinkMessage) {
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		m.reroute()
-		if len(msg.Data) >= unix.SizeofIfAddrmsg && nl.DeserializeIfAddrmsg(msg.Data).Index == uint32(m.index) {
-			signal(m.changed)
-		}
+		signal(m.changed)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		m.reroute()
 		if m.routeIsOurs(msg.Data) {

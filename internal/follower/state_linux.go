@@ -23,16 +23,9 @@ func (m *Follower) readState() (State, error) {
 		Name: a.Name, Index: a.Index, MTU: a.MTU, HardwareAddr: a.HardwareAddr,
 		Up: a.RawFlags&(unix.IFF_UP|unix.IFF_RUNNING) == unix.IFF_UP|unix.IFF_RUNNING,
 	}
-	addrs, err := m.kernel.AddrList(l, netlink.FAMILY_ALL)
-	if err != nil {
+	if err := m.readAddrs(&s); err != nil {
 		return State{}, fmt.Errorf("list addresses: %w", err)
 	}
-	for _, addr := range addrs {
-		if p, ok := prefix(addr.IPNet); ok && addr.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 {
-			s.Addrs = append(s.Addrs, p)
-		}
-	}
-	slices.SortFunc(s.Addrs, netip.Prefix.Compare)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		err := m.kernel.RouteListFilteredIter(family, &netlink.Route{}, 0, func(r netlink.Route) bool {
 			s.Routes = append(s.Routes, m.routes(&r, family)...)
@@ -51,6 +44,36 @@ func (m *Follower) readState() (State, error) {
 		)
 	})
 	return s, nil
+}
+
+// servicesInterface is where kube-proxy keeps the addresses of services in its IPVS
+// mode. What comes for them, IPVS sends on: no socket of this host has it.
+const servicesInterface = "kube-ipvs0"
+
+// readAddrs fills in the addresses.
+func (m *Follower) readAddrs(s *State) error {
+	addrs, err := m.kernel.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	services := 0
+	if l, err := m.kernel.LinkByName(servicesInterface); err == nil {
+		services = l.Attrs().Index
+	}
+	for _, addr := range addrs {
+		p, ok := prefix(addr.IPNet)
+		switch {
+		case !ok || addr.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0:
+		case addr.LinkIndex == m.index:
+			s.Addrs = append(s.Addrs, p)
+		case addr.LinkIndex != services && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast():
+			s.Others = append(s.Others, p.Addr())
+		}
+	}
+	slices.SortFunc(s.Addrs, netip.Prefix.Compare)
+	slices.SortFunc(s.Others, netip.Addr.Compare)
+	s.Others = slices.Compact(s.Others)
+	return nil
 }
 
 // routes returns what a route of the kernel's says of this interface: nothing, or

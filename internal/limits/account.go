@@ -2,6 +2,7 @@ package limits
 
 import (
 	"iter"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,8 +92,8 @@ type Account struct {
 
 	resets bucket
 
-	refusedConnections, refusedMemory, refusedBacklog atomic.Uint64
-	resetMemory, resetClosing, cut, unanswered        atomic.Uint64
+	refusedConnections, refusedMemory, refusedBacklog, refusedSource atomic.Uint64
+	resetMemory, resetClosing, cut, unanswered                       atomic.Uint64
 }
 
 type acceptQueue struct {
@@ -135,6 +136,20 @@ func (a *Account) Admit(l transport.Endpoint, flags header.TCPFlags) bool {
 		a.begun.Add(1)
 	}
 	return true
+}
+
+// Restricted tells whether only some sources may connect.
+func (a *Account) Restricted() bool { return len(*a.budget.sources.Load()) > 0 }
+
+// Allowed tells whether a source may connect.
+func (a *Account) Allowed(source netip.Addr) bool {
+	for _, p := range *a.budget.sources.Load() {
+		if p.Contains(source) {
+			return true
+		}
+	}
+	a.refusedSource.Add(1)
+	return false
 }
 
 // MayReset tells whether a segment that belongs to no endpoint is answered with a

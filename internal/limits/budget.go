@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ const (
 type Budget struct {
 	limits   atomic.Pointer[Limits] // with defaults
 	accounts atomic.Pointer[[]*Account]
+	// sources are those that may connect, none for all.
+	sources atomic.Pointer[[]netip.Prefix]
 
 	// closed is set while memory is short: no connection comes in.
 	closed atomic.Bool
@@ -39,12 +42,20 @@ type Budget struct {
 	shortSince time.Time
 }
 
-// NewBudget returns a budget for shards that are made with it.
-func NewBudget(l Limits) *Budget {
+// NewBudget returns a budget for shards that are made with it. sources are those that may
+// connect, none for all.
+func NewBudget(l Limits, sources []netip.Prefix) *Budget {
 	b := &Budget{}
+	b.SetSources(sources)
 	b.accounts.Store(new([]*Account))
 	b.SetLimits(l)
 	return b
+}
+
+// SetSources changes who may connect.
+func (b *Budget) SetSources(sources []netip.Prefix) {
+	sources = slices.Clone(sources)
+	b.sources.Store(&sources)
 }
 
 // Open opens the account of a shard, one at a time. buffers are TCP's settings.

@@ -106,6 +106,8 @@ type Stats struct {
 	// because Limits.Connections was reached, Limits.Memory was near, or more
 	// connections waited for Accept than may.
 	RefusedConnections, RefusedMemory, RefusedBacklog uint64
+	// RefusedSource counts SYNs dropped because their source may not connect.
+	RefusedSource uint64
 	// ResetMemory and ResetClosing count connections that were reset for what they
 	// held beyond Limits.Memory, and beyond Limits.Closing.
 	ResetMemory, ResetClosing uint64
@@ -121,6 +123,7 @@ func (a *Account) Stats() Stats {
 	return Stats{
 		Census: *a.census.Load(), HalfOpen: a.halfOpen(),
 		RefusedConnections: a.refusedConnections.Load(), RefusedMemory: a.refusedMemory.Load(), RefusedBacklog: a.refusedBacklog.Load(),
-		ResetMemory: a.resetMemory.Load(), ResetClosing: a.resetClosing.Load(), Cut: a.cut.Load(), Unanswered: a.unanswered.Load(),
+		RefusedSource: a.refusedSource.Load(),
+		ResetMemory:   a.resetMemory.Load(), ResetClosing: a.resetClosing.Load(), Cut: a.cut.Load(), Unanswered: a.unanswered.Load(),
 	}
 }

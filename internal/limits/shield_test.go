@@ -60,7 +60,7 @@ func (fakeEndpoint) LocalAddr() netip.AddrPort { return netip.AddrPortFrom(netip
 // shielded returns the two shards of a runtime. The first one listens on port 7,
 // where so many connections wait.
 func shielded(cookies bool, f Shield, waiting *int) (*Budget, []*fakeShard, []*Account) {
-	b := NewBudget(Limits{HalfOpen: 80})
+	b := NewBudget(Limits{HalfOpen: 80}, nil)
 	var shards []*fakeShard
 	var accounts []*Account
 	for i := range 2 {

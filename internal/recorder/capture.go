@@ -1,7 +1,9 @@
 package recorder
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -50,7 +52,11 @@ func (r *Recorder) take(c capture) {
 	local, remote := s.addrs()
 	id := s.id
 	r.mu.Unlock()
-	r.log.Info("connection in trouble, recording kept", "reason", c.reason, "id", id, "local", local, "remote", remote)
+	level := slog.LevelInfo
+	if c.reason == ResetIn || c.reason == ResetOut {
+		level = slog.LevelDebug // every day peers give up
+	}
+	r.log.Log(context.Background(), level, "connection in trouble, recording kept", "reason", c.reason, "id", id, "local", local, "remote", remote)
 }
 
 // keep puts a slot into the archive.

@@ -252,7 +252,8 @@ func TestHalfOpen(t *testing.T) {
 		}
 		state = uint32(transport.StateEstablished)
 		trace.NoticeState()
-		trace.Received(head(1, 1, flagRST, 0), 0)
+		trace.Received(head(1, 1, ack, 0), 10)
+		trace.Received(head(11, 1, flagRST, 0), 0)
 	}
 	eventually(t, "captures of established connections", func() bool { return r.Stats().Captures == 3 })
 }
@@ -295,7 +296,8 @@ func TestCaptures(t *testing.T) {
 		do   func(*Trace)
 		want Reason
 	}{
-		{"reset by the peer", func(t *Trace) { t.Received(head(1, 0, flagRST, 0), 0) }, ResetIn},
+		{"reset by the peer", func(t *Trace) { t.Received(data(1), 10); t.Received(head(11, 0, flagRST, 0), 0) }, ResetIn},
+		{"a health check", func(t *Trace) { t.Received(data(1), 0); t.Received(head(1, 0, flagRST, 0), 0) }, 0},
 		{"reset by us", func(t *Trace) { t.Sent(head(1, 0, flagRST, 0), 0, false) }, ResetOut},
 		{"sent again", func(t *Trace) { t.Sent(data(1), 10, false); t.Sent(data(1), 10, false) }, Recovery},
 		{"sent again after a timeout", func(t *Trace) {

@@ -221,9 +221,24 @@ func (t *Trace) edge(r *row, at int64, after step, header []byte, reset Reason) 
 	}
 	t.ending.Store(true)
 	t.noticeState(at, r.number, after)
-	if flags&flagRST != 0 {
+	if flags&flagRST == 0 {
+		return
+	}
+	// The peer's reset before any payload is a health check, most often: there are many,
+	// and nothing in them to look at.
+	if s := t.slot.Load(); reset == ResetOut || s != nil && s.spoke() {
 		t.trouble(reset)
 	}
+}
+
+// spoke tells whether any of the segments recorded last had payload.
+func (s *slot) spoke() bool {
+	for i := range s.rows {
+		if r := &s.rows[i]; r.in.size > 0 || r.out.size > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Sent records a segment that is sent, or held back.

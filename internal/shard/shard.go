@@ -127,7 +127,7 @@ func New(o Options) (*Shard, error) {
 		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame, rxRing: o.Device.RxRing,
 	}
 	if o.Budget == nil {
-		o.Budget = limits.NewBudget(limits.Limits{})
+		o.Budget = limits.NewBudget(limits.Limits{}, nil)
 	}
 	s.SetPolling(o.Polling)
 	s.SetZone(o.Zone)

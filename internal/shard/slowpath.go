@@ -17,7 +17,7 @@ import (
 //     the rest to the stack, by way of the link endpoint.
 //  2. The stack's IP layer checks the packet, joins fragments, and knows whether the
 //     address is ours. It hands TCP to its dispatcher, which is ours:
-//  3. dispatcher, below, gives another shard what IP has found to be its: segments
+//  3. dispatcher, below, drops SYNs of sources that may not connect, and gives another shard what IP has found to be its: segments
 //     with IP options or of several fragments, and ICMP errors.
 //  4. The engine's own dispatcher, which Engine.Dispatcher puts behind it: that of
 //     internal/gvisortcp drops what the peer cannot have sent. internal/tcp has none.
@@ -79,10 +79,26 @@ type dispatcher struct {
 
 // DeliverTransportPacket implements stack.TransportDispatcher.
 func (d *dispatcher) DeliverTransportPacket(proto tcpip.TransportProtocolNumber, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
+	if proto == header.TCPProtocolNumber && d.shard.account.Restricted() && d.refused(pkt) {
+		return stack.TransportPacketHandled
+	}
 	if m := d.shard.handover; m != nil && proto == header.TCPProtocolNumber && m.PassOn(pkt) {
 		return stack.TransportPacketHandled
 	}
 	return d.TransportDispatcher.DeliverTransportPacket(proto, pkt)
+}
+
+// refused tells whether a segment wants a connection that its source may not have.
+func (d *dispatcher) refused(pkt *stack.PacketBuffer) bool {
+	tcp := header.TCP(pkt.TransportHeader().Slice())
+	if len(tcp) < header.TCPMinimumSize || tcp.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+		return false
+	}
+	from := pkt.Network().SourceAddress()
+	if d.shard.stack.CheckLocalAddress(0, pkt.NetworkProtocolNumber, from) != 0 {
+		return false // this program itself
+	}
+	return !d.shard.account.Allowed(netstack.Addr(from))
 }
 
 // quotedBytes is how much of our segment an ICMP error has at least (RFC 792): up

@@ -105,6 +105,8 @@ var debianPackages = map[string]string{
 	"redis-server":    "redis-server",
 	"ip":              "iproute2",
 	"ss":              "iproute2",
+	"ip6tables":       "iptables",
+	"promtool":        "prometheus",
 }
 
 // Tool is a program in PATH.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -143,36 +142,6 @@ func TestJumbo(t *testing.T) {
 			}
 		}
 		p.kill()
-	}
-}
-
-// TestGone: a server whose interface is removed says so, and ends when told to.
-func TestGone(t *testing.T) {
-	for _, dev := range ways() {
-		s := newSite(t, testnet.Wire{})
-		p := s.start(port, "TPA_DEV="+dev+s.si.Name)
-		addr, _ := at(s.si, port)
-		if err := s.served(addr); err != nil {
-			t.Fatal(err)
-		}
-		l, err := s.server.Netlink.LinkByName(s.si.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.server.Netlink.LinkDel(l); err != nil {
-			t.Fatal(err)
-		}
-		s.eventually("said", func() error {
-			if log := p.log.String(); !strings.Contains(log, "interface is gone") {
-				return fmt.Errorf("log %q", log)
-			}
-			return nil
-		})
-		p.terminate()
-		if line := p.line(); line != "closed" {
-			t.Errorf("the server says %q", line)
-		}
-		p.Wait()
 	}
 }
 
