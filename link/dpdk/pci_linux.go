@@ -9,9 +9,6 @@ import (
 	"syscall"
 )
 
-// pciDevices is the kernel's directory of PCI devices.
-const pciDevices = "/sys/bus/pci/devices"
-
 // boundDriver returns the kernel's driver that has a PCI device, "" for none or for
 // another kind of device. dir is the kernel's directory of them.
 func (c *Config) boundDriver(dir string) string {

@@ -17,6 +17,9 @@ import (
 	"github.com/gotpa/tpa/link"
 )
 
+// pciDevices is the kernel's directory of PCI devices.
+const pciDevices = "/sys/bus/pci/devices"
+
 // device is a started port.
 type device struct {
 	id     C.uint16_t
