@@ -30,8 +30,10 @@ type half struct {
 	waker parker
 
 	// task is what is made ready instead while a coroutine waits, or was the last
-	// to. callbacks is made ready besides.
+	// to; news says that it was, as the coroutine may wait for something else by then.
+	// callbacks is made ready besides.
 	task, callbacks atomic.Pointer[transport.Task]
+	news            atomic.Bool
 
 	state    atomic.Uint32
 	deadline deadline
@@ -78,6 +80,7 @@ func (h *half) wake() {
 		t.Ready()
 	}
 	if t := h.task.Load(); t != nil {
+		h.news.Store(true)
 		t.Ready()
 		return
 	}
@@ -103,7 +106,9 @@ func (h *half) waitLocked() error {
 	case h.task.Load() != &co.task:
 		h.task.Store(&co.task)
 	default:
-		co.wait()
+		for !h.news.Swap(false) {
+			co.wait()
+		}
 	}
 	return nil
 }
