@@ -57,6 +57,7 @@ func (s *sharing) apply(state follower.State) error {
 
 // expect makes an address ours that the kernel lets us listen at.
 func (s *sharing) expect(addr netip.Addr) error {
+	addr = addr.WithZone("") // the kernel takes no notice of it, but of a link-local one
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	if !s.follow || slices.Contains(s.expected, addr) || contains(s.addrs, addr) {

@@ -130,6 +130,9 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 	if a := addr.Addr; header.IsV4MulticastAddress(a) || header.IsV6MulticastAddress(a) || a == header.IPv4Broadcast || s.IsSubnetBroadcast(0, proto, a) {
 		return &tcpip.ErrNetworkUnreachable{} // RFC 9293 section 3.9.2.3, as Linux says it
 	}
+	if addr.Port == 0 {
+		return &tcpip.ErrConnectionRefused{} // reserved (RFC 6335 section 6): nobody listens there
+	}
 	epoch := e.p.routes.Load()
 	way, err := e.p.findWay(epoch, addr.NIC, e.ID.LocalAddress, addr.Addr, proto)
 	if err != nil {
