@@ -170,7 +170,7 @@ func TestInPlaceClose(t *testing.T) {
 			}
 		}
 	})
-	time.AfterFunc(20*time.Millisecond, func() { c.Close(); d.Close() })
+	time.AfterFunc(20*time.Millisecond, func() { d.Close(); c.Close() })
 	waiting.Wait()
 }
 
