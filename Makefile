@@ -22,6 +22,8 @@ PACKAGES := $(BENCH_PACKAGES) iproute2 iputils-ping util-linux redis-tools curl 
 # Tells Debian's PostgreSQL not to make a database, and so not to start: the tests
 # have servers of their own. Another opinion of this machine's stays.
 CLUSTER := /etc/postgresql-common/createcluster.conf
+# Tells systemd not to start the Prometheus that comes with promtool.
+MASK := /etc/systemd/system/prometheus.service
 
 # These are looked up when a recipe runs, after `deps`.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -65,6 +67,10 @@ deps: ## install the Debian packages that are missing
 	if [[ " $${missing[*]} " == *" postgresql "* && ! -e $(CLUSTER) ]]; then \
 	  $(SUDO) mkdir -p $(dir $(CLUSTER)); \
 	  echo "create_main_cluster = false" | $(SUDO) tee $(CLUSTER) >/dev/null; \
+	fi; \
+	if [[ " $${missing[*]} " == *" prometheus "* && ! -e $(MASK) ]]; then \
+	  $(SUDO) mkdir -p $(dir $(MASK)); \
+	  $(SUDO) ln -sfn /dev/null $(MASK); \
 	fi; \
 	$(SUDO) apt-get update -qq; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
