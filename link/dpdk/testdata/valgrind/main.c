@@ -97,8 +97,8 @@ static void open_port(struct port *p, const char *devargs, const char *name, uns
 	check(p->big != NULL, "no mempool: %s", tpa_strerror(err));
 	for (i = 0; i < queues; i++)
 		works(tpa_setup_queue(p->id, i, &p->setup, p->pool));
-	p->rx = tpa_rx_new(p->id, 0, tpa_lcore_take(), MAX_FRAME, p->setup.offloads);
-	p->tx = tpa_tx_new(p->id, 0, tpa_lcore_take(), p->pool, RING, p->info.pads, p->setup.offloads);
+	p->rx = tpa_rx_new(p->id, 0, tpa_lcore_take(), MAX_FRAME, p->setup.offloads, 0);
+	p->tx = tpa_tx_new(p->id, 0, tpa_lcore_take(), p->pool, RING, p->info.pads, p->setup.offloads, 0);
 	check(p->rx != NULL && p->tx != NULL, "no queue");
 	p->tx->big_pool = p->big;
 }
