@@ -179,7 +179,7 @@ func (i *idler) pause(now int64) {
 	}
 	if spent := time.Duration(now - i.since); polling.Spin != noSpin && i.spinner.spin(spent) {
 		gsync.Goyield()
-		if spent >= leastSpin {
+		if spent >= yieldAfter {
 			i.yieldThread()
 		}
 		return

@@ -6,6 +6,9 @@ const (
 	// leastSpin is what an idle poller spins at least, unless it is told less: a sleep
 	// and a wake-up cost as much.
 	leastSpin = 10 * time.Microsecond
+	// yieldAfter is how long a poller spins before it lets other threads run: a system
+	// call in each round trip of a quick peer would cost more than it gives others.
+	yieldAfter = 50 * time.Microsecond
 	// disturbance is how long the system runs others for, in the place of a poller
 	// that yields, before that counts as others who want the processor.
 	disturbance = 50 * time.Microsecond
