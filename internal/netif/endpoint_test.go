@@ -416,15 +416,44 @@ func TestAgeing(t *testing.T) {
 		t.Fatalf("an entry in use is confirmed, -want +got:\n%s", diff)
 	}
 	b.deliver(ethernet(ourMAC, peerMAC, 0x0806, arp(2, peerMAC, peer4, ourMAC, our4)))
-	for range 3 {
-		use()
-		b.clock.Advance(30 * time.Second)
-		b.sent()
-	}
 	use()
 	b.clock.Advance(30 * time.Second)
-	if got := b.neighbours.All(); len(got) != 0 {
-		t.Errorf("after three questions without an answer: %v, want nothing", got)
+	silence := func() {
+		t.Helper()
+		for i := range 3 {
+			if diff := cmp.Diff([][]byte{question}, b.sent()); diff != "" {
+				t.Errorf("question %d, -want +got:\n%s", i, diff)
+			}
+			use()
+			b.clock.Advance(time.Second)
+		}
+		if got := b.neighbours.All(); len(got) != 0 || len(b.sent()) != 0 {
+			t.Errorf("after three questions without an answer: %v, want nothing", got)
+		}
+	}
+	silence()
+
+	// TCP may doubt a neighbour before (RFC 4861 section 7.3.3).
+	b.deliver(hello)
+	b.sent()
+	b.neighbours.Doubt(peer4)
+	if got := b.sent(); len(got) != 0 {
+		t.Errorf("a neighbour that spoke just now is asked again: %x", got)
+	}
+	b.clock.Advance(time.Second)
+	b.neighbours.Doubt(peer4)
+	b.neighbours.Doubt(peer4)
+	silence()
+	b.neighbours.Doubt(peer4) // unknown by now
+	b.deliver(hello)
+	b.sent()
+	b.clock.Advance(time.Second)
+	b.neighbours.Doubt(peer4)
+	b.deliver(ethernet(ourMAC, peerMAC, 0x0806, arp(2, peerMAC, peer4, ourMAC, our4)))
+	b.sent()
+	b.clock.Advance(10 * time.Second)
+	if got := b.sent(); len(got) != 0 || len(b.neighbours.All()) != 1 {
+		t.Errorf("a neighbour that answered is asked again: %x", got)
 	}
 	b.deliver(hello)
 	b.clock.Advance(6 * time.Minute)
@@ -451,6 +480,13 @@ func TestResolver(t *testing.T) {
 	b.neighbours.Set(peer4, peerMAC)
 	if got := b.sent(); len(got) != 1 || link.MAC(got[0]) != peerMAC {
 		t.Errorf("after Set %d frames left, want the one that waited", len(got))
+	}
+	b.clock.Advance(time.Second)
+	b.neighbours.Doubt(peer4)
+	b.neighbours.Doubt(peer4)
+	b.clock.Advance(10 * time.Second)
+	if len(r.asked) != 2 || len(b.neighbours.All()) != 1 {
+		t.Errorf("doubted twice at once, the resolver was asked %d times in all, want 2; %v is known", len(r.asked), b.neighbours.All())
 	}
 	b.neighbours.Delete(peer4)
 	if _, ok := b.neighbours.Lookup(peer4); ok {

@@ -30,13 +30,13 @@ const (
 
 // Timing of address resolution, after RFC 4861 section 10 and Linux's ARP.
 const (
-	// retransTime is the pause between two questions.
+	// retransTime is the pause between two questions (RetransTimer).
 	retransTime = time.Second
 	// maxQuestions is how often an address is asked for before packets to it
 	// fail with "no route to host".
 	maxQuestions = 3
 	// reachableTime is the age at which an entry that is still in use is
-	// confirmed by a question to the neighbour itself.
+	// confirmed by questions to the neighbour itself (ReachableTime).
 	reachableTime = 30 * time.Second
 	// staleTime is the age at which an entry that nobody uses is forgotten.
 	staleTime = 5 * time.Minute
@@ -86,10 +86,27 @@ type neighbour struct {
 	source tcpip.Address
 	// used is set by look-ups and cleared by the ageing timer.
 	used atomic.Bool
-	// confirmed is when the neighbour last spoke; questions counts those sent
-	// since. Both are guarded by Neighbours.mu.
+	// What follows is guarded by Neighbours.mu. confirmed is when the neighbour last
+	// spoke; questions counts those sent since, and asking, if set, runs
+	// retransTime after the last one.
 	confirmed tcpip.MonotonicTime
 	questions int
+	asking    tcpip.Timer
+}
+
+// confirmLocked notes that the neighbour spoke, at the address that it has.
+func (e *neighbour) confirmLocked(now tcpip.MonotonicTime) {
+	e.confirmed = now
+	e.restLocked()
+}
+
+// restLocked ends the questions.
+func (e *neighbour) restLocked() {
+	e.questions = 0
+	if e.asking != nil {
+		e.asking.Stop()
+		e.asking = nil
+	}
 }
 
 // resolution is an address being asked for, guarded by Neighbours.mu.
@@ -178,7 +195,8 @@ func (n *Neighbours) Set(addr tcpip.Address, mac link.MAC) {
 func (n *Neighbours) Delete(addr tcpip.Address) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if _, ok := (*n.known.Load())[addr]; ok {
+	if e := (*n.known.Load())[addr]; e != nil {
+		e.restLocked()
 		n.replaceLocked(func(m map[tcpip.Address]*neighbour) { delete(m, addr) })
 	}
 }
@@ -217,6 +235,9 @@ func (n *Neighbours) Close() {
 	n.closed = true
 	if n.ticking != nil {
 		n.ticking.Stop()
+	}
+	for _, e := range *n.known.Load() {
+		e.restLocked()
 	}
 	for addr, r := range n.unresolved {
 		if r.timer != nil {
@@ -343,16 +364,17 @@ func (n *Neighbours) learn(addr tcpip.Address, mac link.MAC, create bool, via *E
 	}
 	now := n.clock.NowMonotonic()
 	if e != nil && e.mac == mac {
-		e.confirmed, e.questions = now, 0
+		e.confirmLocked(now)
 	} else {
 		if e != nil {
+			e.restLocked()
 			n.stats.changes.Add(1)
 		}
 		fresh := &neighbour{mac: mac, via: via, source: source, confirmed: now}
 		fresh.used.Store(true)
 		n.replaceLocked(func(m map[tcpip.Address]*neighbour) {
 			if e == nil && len(m) >= maxNeighbours {
-				evict(m)
+				evictLocked(m)
 			}
 			m[addr] = fresh
 		})
@@ -376,11 +398,12 @@ func (n *Neighbours) learn(addr tcpip.Address, mac link.MAC, create bool, via *E
 	}
 }
 
-// evict removes a random entry, as an attacker cannot choose which.
-func evict(m map[tcpip.Address]*neighbour) {
+// evictLocked removes a random entry, as an attacker cannot choose which.
+func evictLocked(m map[tcpip.Address]*neighbour) {
 	skip := rand.IntN(len(m))
 	for addr := range m {
 		if skip == 0 {
+			m[addr].restLocked()
 			delete(m, addr)
 			return
 		}
@@ -389,7 +412,7 @@ func evict(m map[tcpip.Address]*neighbour) {
 }
 
 // age runs each reachableTime while the table has entries. Entries in use are
-// asked for again; those that do not answer, or that nobody uses, go.
+// asked for again, those that nobody uses go.
 func (n *Neighbours) age() {
 	questions := make(map[tcpip.Address]*neighbour)
 	n.mu.Lock()
@@ -402,11 +425,10 @@ func (n *Neighbours) age() {
 	for addr, e := range *n.known.Load() {
 		age := now.Sub(e.confirmed)
 		switch used := e.used.Swap(false); {
-		case age < reachableTime:
-		case e.questions >= maxQuestions && n.resolver == nil, !used && age >= staleTime:
+		case age < reachableTime, e.asking != nil:
+		case !used && age >= staleTime:
 			gone = append(gone, addr) // a Resolver says so with Delete
-		case used && (e.via != nil || n.resolver != nil):
-			e.questions++
+		case used && n.doubtLocked(addr, e):
 			questions[addr] = e
 		}
 	}
@@ -423,10 +445,67 @@ func (n *Neighbours) age() {
 	}
 	n.mu.Unlock()
 	for addr, e := range questions {
-		if n.resolver != nil {
-			n.resolver.Resolve(addr)
-			continue
-		}
-		n.request(e.via, addr, e.source, e.mac)
+		n.confirm(addr, e)
 	}
+}
+
+// Doubt has a neighbour confirmed to whom packets seem to go in vain: its address
+// may be another one by now, or was damaged on its way here, which nothing protects.
+// The neighbour is asked itself, three times (RFC 4861 section 7.3.3, state PROBE).
+// Without an answer it is forgotten, so that the next packet asks everyone. Linux
+// does the same when TCP's timeouts pile up.
+//
+// Anyone may call it as often as he likes, without a lock that sending takes.
+func (n *Neighbours) Doubt(addr tcpip.Address) {
+	n.mu.Lock()
+	e := (*n.known.Load())[addr]
+	ask := !n.closed && e != nil && e.asking == nil &&
+		n.clock.NowMonotonic().Sub(e.confirmed) >= retransTime && n.doubtLocked(addr, e)
+	n.mu.Unlock()
+	if ask {
+		n.confirm(addr, e)
+	}
+}
+
+// doubtLocked begins to ask for an entry that is known. It returns whether a question
+// is to be sent.
+func (n *Neighbours) doubtLocked(addr tcpip.Address, e *neighbour) bool {
+	if e.via == nil && n.resolver == nil {
+		return false
+	}
+	e.questions = 1
+	e.asking = n.clock.AfterFunc(retransTime, func() { n.askAgain(addr, e) })
+	return true
+}
+
+// askAgain runs retransTime after a question to a known neighbour.
+func (n *Neighbours) askAgain(addr tcpip.Address, e *neighbour) {
+	n.mu.Lock()
+	if n.closed || (*n.known.Load())[addr] != e || e.asking == nil {
+		n.mu.Unlock()
+		return
+	}
+	if n.resolver != nil { // it asks three times by itself, and says so with Delete
+		e.restLocked()
+		n.mu.Unlock()
+		return
+	}
+	if e.questions >= maxQuestions {
+		n.replaceLocked(func(m map[tcpip.Address]*neighbour) { delete(m, addr) })
+		n.mu.Unlock()
+		return
+	}
+	e.questions++
+	e.asking.Reset(retransTime)
+	n.mu.Unlock()
+	n.confirm(addr, e)
+}
+
+// confirm asks a known neighbour. It is called without mu, as ask is.
+func (n *Neighbours) confirm(addr tcpip.Address, e *neighbour) {
+	if n.resolver != nil {
+		n.resolver.Resolve(addr)
+		return
+	}
+	n.request(e.via, addr, e.source, e.mac)
 }

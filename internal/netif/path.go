@@ -122,6 +122,14 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 	return n, Sent
 }
 
+// DoubtTCP says that segments on a path go unanswered again and again: see
+// Neighbours.Doubt.
+func (e *Endpoint) DoubtTCP(p *TCPPath) {
+	if p.hop.Len() > 0 {
+		e.neighbours.Doubt(p.hop)
+	}
+}
+
 // WakePoller ends the poller's sleep: there is something that only it does.
 func (e *Endpoint) WakePoller() {
 	if e.waiter != nil && e.asleep.Load() {

@@ -43,11 +43,12 @@ var (
 // makes the segments that the host receives and sees those that the host sends,
 // in order. Time passes when the test says so.
 type host struct {
-	t     testing.TB
-	clock *faketime.ManualClock
-	stack *stack.Stack
-	p     *Protocol
-	wire  *channel.Endpoint
+	t      testing.TB
+	clock  *faketime.ManualClock
+	stack  *stack.Stack
+	p      *Protocol
+	wire   *channel.Endpoint
+	doubts int // how often the next hop was in doubt
 	// slow: there is no fast path, out or in.
 	slow bool
 	// room is how many segments the device takes on the fast path, -1 for any
@@ -71,6 +72,9 @@ func (h *host) Route(_, remote, _ tcpip.Address) netif.Route { return netif.Rout
 
 // Source implements Output.
 func (h *host) Source(tcpip.Address) tcpip.Address { return tcpip.Address{} }
+
+// DoubtTCP implements Output.
+func (h *host) DoubtTCP(*netif.TCPPath) { h.doubts++ }
 
 // SendTCP implements Output.
 func (h *host) SendTCP(_ *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent) {

@@ -31,6 +31,8 @@ type Output interface {
 	WakePoller()
 	// SendTCP is netif.Endpoint's, which counts the segments.
 	SendTCP(p *netif.TCPPath, tcp []byte, payload netif.TCPPayload, at uint64, n, mss int) (int, netif.TCPSent)
+	// DoubtTCP is netif.Endpoint's.
+	DoubtTCP(p *netif.TCPPath)
 	// Route and Source are netif.Endpoint's.
 	Route(local, remote, routed tcpip.Address) netif.Route
 	Source(remote tcpip.Address) tcpip.Address

@@ -364,6 +364,7 @@ func (e *Endpoint) timedOut() {
 	if e.backoff >= blackHoleAfter {
 		e.suspectBlackHole()
 	}
+	e.doubt()
 	e.window = e.mss
 	e.counted = 0
 	e.inRecovery, e.duplicates = false, 0

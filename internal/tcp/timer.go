@@ -169,6 +169,7 @@ func (e *Endpoint) tryAgain() bool {
 		e.rto = min(2*e.rto, e.maxRTO)
 		e.p.stats.Retransmits.Increment()
 		e.timeouts.Increment()
+		e.doubt()
 		e.sendSyn()
 	case e.unacknowledged == e.sendMax && !e.stalled:
 	case e.exhausted(e.retries):
@@ -178,6 +179,17 @@ func (e *Endpoint) tryAgain() bool {
 		e.timedOut()
 	}
 	return true
+}
+
+// doubtAfter is how many attempts in a row are in vain before the next hop's address
+// is in doubt: Linux's tcp_retries1.
+const doubtAfter = 3
+
+// doubt has the next hop confirmed when the peer has been silent for long.
+func (e *Endpoint) doubt() {
+	if e.attempts >= doubtAfter {
+		e.p.out.DoubtTCP(&e.path)
+	}
 }
 
 // giveUp ends a connection whose peer does not answer.

@@ -18,11 +18,14 @@ func TestRetransmission(t *testing.T) {
 		h.write(100)
 		h.expect("100 bytes", "A100")
 		rto := 200 * time.Millisecond
-		for range 8 {
+		for i := range 8 {
 			h.advance(rto - 20*time.Millisecond)
 			h.expect("shortly before " + rto.String())
 			h.advance(21 * time.Millisecond) // the round trip comes on top
 			h.expect("at "+rto.String(), "A100")
+			if got, want := h.doubts, max(i-1, 0); got != want {
+				t.Errorf("after %d time-outs the next hop was in doubt %d times, want %d (RFC 4861 section 7.3.3)", i+1, got, want)
+			}
 			rto = min(2*rto, 3*time.Second)
 		}
 		h.state(transport.StateEstablished)
