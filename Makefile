@@ -10,6 +10,7 @@ GO        ?= go
 OUT       ?= out
 FUZZTIME  ?= 30s
 SEEDS     ?= 10000
+FIRST     ?= 0
 D         ?= 1h
 HUGEPAGES ?= 256
 # What `make bench` passes to tpa-bench compare.
@@ -249,8 +250,8 @@ fuzz: ## fuzz every target for FUZZTIME each
 	    && echo "$$1 in $$0: $$(grep -E "^fuzz: .*execs" <<<"$$out" | tail -1 | sed "s/^fuzz: //")" || { echo "$$1 in $$0"; echo "$$out"; exit 255; }'
 
 .PHONY: sim
-sim: ## run SEEDS random programs in virtual time
-	SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run '^TestPrograms$$' ./test/sim
+sim: ## run SEEDS random programs in virtual time, from seed FIRST on
+	SEEDS=$(SEEDS) FIRST=$(FIRST) $(GO) test -timeout 0 -v -run '^TestPrograms$$' ./test/sim
 
 .PHONY: matrix
 matrix: ## run every combination of device, stack and network settings

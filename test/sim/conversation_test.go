@@ -17,7 +17,7 @@ import (
 // A conversation is one connection: what the client does, and what the server
 // that accepts it does. The client names it in its first four bytes.
 type conversation struct {
-	world  *world
+	*program
 	id     uint32
 	kind   kind
 	client int // the host that dials
@@ -242,7 +242,7 @@ func (v *conversation) expire(c conn) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n != 0 {
 		return fmt.Errorf("read past the deadline: %d bytes, %w", n, err)
 	}
-	if late := time.Since(deadline); late < 0 || late > v.world.slept {
+	if late := time.Since(deadline); late < 0 || late > v.slept {
 		return fmt.Errorf("the deadline came %v late", late)
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
@@ -435,7 +435,7 @@ var kinds = []kind{
 			if err := c.Close(); err != nil {
 				return err
 			}
-			if took := time.Since(start); took > time.Duration(v.linger)*time.Second+time.Second+v.world.slept {
+			if took := time.Since(start); took > time.Duration(v.linger)*time.Second+time.Second+v.slept {
 				return fmt.Errorf("closing with a linger of %d s took %v", v.linger, took)
 			}
 			return nil
@@ -457,7 +457,9 @@ func (v *conversation) talk() error {
 		c.Close()
 		return err
 	}
+	stop := v.resize(c)
 	err = v.kind.client(v, c)
+	stop()
 	if err != nil {
 		c.Close()
 	}
@@ -467,7 +469,7 @@ func (v *conversation) talk() error {
 // dial connects to the other host. A lossy network may need several tries: three
 // lost ARP requests are "no route to host", as with the kernel.
 func (v *conversation) dial() (conn, error) {
-	from, to := v.world.hosts[v.client], v.world.hosts[1-v.client]
+	from, to := v.hosts[v.client], v.hosts[1-v.client]
 	addr, port := to.addrs[0], steadyPort
 	if v.v6 {
 		addr = to.addrs[1]
@@ -475,7 +477,7 @@ func (v *conversation) dial() (conn, error) {
 	if v.flaky {
 		port = flakyPort
 	}
-	d := accel.Dialer{Runtime: from.rt}
+	d := accel.Dialer{Runtime: from.now().rt}
 	for try := 0; ; try++ {
 		c, err := d.Dial("tcp", net.JoinHostPort(addr.String(), port))
 		if err == nil {
@@ -488,8 +490,8 @@ func (v *conversation) dial() (conn, error) {
 	}
 }
 
-// broken tells whether an error is one that a reset or vanished peer causes.
-func broken(err error) bool {
+// lost tells whether an error is one that a reset or vanished peer causes.
+func lost(err error) bool {
 	for _, errno := range []error{
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.EHOSTUNREACH,
 	} {

@@ -12,29 +12,29 @@ import (
 // A faultEvent is one thing that goes wrong for a while, or until stop.
 type faultEvent struct {
 	name string
-	run  func(p *program, h *host, r *rand.Rand, stop chan struct{})
+	run  func(p *program, h hardware, r *rand.Rand, stop chan struct{})
 }
 
 var faultEvents = []faultEvent{
-	{"link down", func(p *program, h *host, r *rand.Rand, stop chan struct{}) {
+	{"link down", func(p *program, h hardware, r *rand.Rand, stop chan struct{}) {
 		p.wire.gaps = true
 		h.nic.SetLink(false)
 		pause(r, 5*time.Second, stop)
 		h.nic.SetLink(true)
 	}},
-	{"receive stalls", func(_ *program, h *host, r *rand.Rand, stop chan struct{}) {
+	{"receive stalls", func(_ *program, h hardware, r *rand.Rand, stop chan struct{}) {
 		queue := r.IntN(h.nic.Info().Queues)
 		h.nic.StallReceive(queue, true)
 		pause(r, time.Second, stop)
 		h.nic.StallReceive(queue, false)
 	}},
-	{"transmit stalls", func(_ *program, h *host, r *rand.Rand, stop chan struct{}) {
+	{"transmit stalls", func(_ *program, h hardware, r *rand.Rand, stop chan struct{}) {
 		queue := r.IntN(h.nic.Info().Queues)
 		h.nic.StallTransmit(queue, true)
 		pause(r, time.Second, stop)
 		h.nic.StallTransmit(queue, false)
 	}},
-	{"card freezes", func(_ *program, h *host, r *rand.Rand, stop chan struct{}) {
+	{"card freezes", func(_ *program, h hardware, r *rand.Rand, stop chan struct{}) {
 		stall := func(stalled bool) {
 			for queue := range h.nic.Info().Queues {
 				h.nic.StallReceive(queue, stalled)
@@ -45,7 +45,7 @@ var faultEvents = []faultEvent{
 		pause(r, 10*time.Second, stop)
 		stall(false)
 	}},
-	{"other RETA", func(p *program, h *host, r *rand.Rand, _ chan struct{}) {
+	{"other RETA", func(p *program, h hardware, r *rand.Rand, _ chan struct{}) {
 		rss, err := h.nic.RSS()
 		if err != nil {
 			p.t.Error(err)
@@ -56,12 +56,12 @@ var faultEvents = []faultEvent{
 			p.t.Error(err)
 		}
 	}},
-	{"other network", func(p *program, h *host, r *rand.Rand, stop chan struct{}) {
+	{"other network", func(p *program, h hardware, r *rand.Rand, stop chan struct{}) {
 		if p.setup.early {
 			return // the wire was told what to expect
 		}
 		before := p.setup.back
-		if h == p.hosts[1] {
+		if h.nic == p.hosts[1].now().nic {
 			before = p.setup.there
 		}
 		worse := impair(r)
@@ -75,11 +75,11 @@ var faultEvents = []faultEvent{
 			pause(r, 5*time.Second, stop)
 		}
 	}},
-	{"clock is set", func(_ *program, _ *host, r *rand.Rand, _ chan struct{}) {
+	{"clock is set", func(_ *program, _ hardware, r *rand.Rand, _ chan struct{}) {
 		limit := []time.Duration{time.Millisecond, time.Second, time.Hour, 365 * 24 * time.Hour}[r.IntN(4)]
 		virtualtime.Step(time.Duration(r.Int64N(int64(2*limit))) - limit)
 	}},
-	{"machine sleeps", func(p *program, _ *host, r *rand.Rand, _ chan struct{}) {
+	{"machine sleeps", func(p *program, _ hardware, r *rand.Rand, _ chan struct{}) {
 		d := time.Duration(r.Int64N(int64([]time.Duration{10 * time.Millisecond, time.Second, 30 * time.Second}[r.IntN(3)])))
 		p.slept += d
 		virtualtime.Suspend(d)
@@ -90,6 +90,6 @@ var faultEvents = []faultEvent{
 func (p *program) disturb(r *rand.Rand, stop chan struct{}) {
 	h, e := p.hosts[r.IntN(2)], faultEvents[r.IntN(len(faultEvents))]
 	if !pause(r, 10*time.Second, stop) {
-		e.run(p, h, r, stop)
+		e.run(p, h.now(), r, stop)
 	}
 }

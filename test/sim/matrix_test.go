@@ -89,7 +89,10 @@ func rows() []row {
 }
 
 func (r row) setup() setup {
-	s := setup{tcp: accel.TCP{TimeWait: time.Second}}
+	// TIME-WAIT is as long as RFC 9293 section 3.4.2 means it, so that every FIN that is
+	// sent again finds it: a shorter one is right to answer the last of them with a
+	// reset, where networks lose one acknowledgement after the other.
+	s := setup{tcp: accel.TCP{TimeWait: time.Minute}}
 	for d, v := range r {
 		dimensions[d].values[v].set(&s)
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +32,11 @@ type program struct {
 	byID          map[uint32]*conversation
 	serving       sync.WaitGroup
 	resets        bool // some conversation may be reset before it is read
+	// broken is set once connections lose their peers: they may end with an error,
+	// but not by a stream that ends early.
+	broken    atomic.Bool
+	listeners []net.Listener // of steadyPort
+	sizes     *rand.Rand     // for resize, nil for none
 }
 
 // converse runs a program drawn from the world's seed.
@@ -59,14 +66,22 @@ func converse(w *world) {
 		p.conversations = append(p.conversations, v)
 		p.byID[v.id] = v
 	}
+	if w.setup.resized {
+		p.sizes = rand.New(seeded(w.seed, "sizes"))
+	}
 	p.run(flaky)
 }
 
+// tolerates tells whether an error is one that a conversation may end with.
+func (p *program) tolerates(v *conversation, err error) bool {
+	return v.flaky && lost(err) ||
+		p.broken.Load() && (lost(err) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNABORTED))
+}
+
 func (p *program) run(flaky bool) {
-	var listeners []net.Listener
 	for _, h := range p.hosts {
 		if ln := p.listen(h, steadyPort); ln != nil {
-			listeners = append(listeners, ln)
+			p.listeners = append(p.listeners, ln)
 		}
 	}
 	stop := make(chan struct{})
@@ -81,13 +96,21 @@ func (p *program) run(flaky bool) {
 		seed := p.random.Uint64()
 		background.Go(func() { p.disturb(rand.New(rand.NewPCG(seed, 0)), stop) })
 	}
+	if p.setup.fieldEvents > 0 {
+		r := rand.New(seeded(p.seed, "field events"))
+		background.Go(func() {
+			for range p.setup.fieldEvents {
+				p.change(r, stop)
+			}
+		})
+	}
 
 	var clients sync.WaitGroup
 	for _, v := range p.conversations {
-		v.world = p.world
+		v.program = p
 		clients.Go(func() {
 			time.Sleep(v.begin)
-			if err := v.talk(); err != nil && !(v.flaky && broken(err)) {
+			if err := v.talk(); err != nil && !p.tolerates(v, err) {
 				p.t.Errorf("%v: client at %v: %v", v, time.Since(p.start), err)
 			}
 		})
@@ -96,14 +119,14 @@ func (p *program) run(flaky bool) {
 	close(stop)
 	background.Wait()
 	p.serving.Wait()
-	for _, ln := range listeners {
-		if err := ln.Close(); err != nil {
+	for _, ln := range p.listeners {
+		if err := ln.Close(); err != nil && !p.broken.Load() {
 			p.t.Error(err)
 		}
 	}
 	p.serving.Wait()
 	for _, v := range p.conversations {
-		if !v.served && !v.flaky && !v.kind.resets {
+		if !v.served && !v.flaky && !v.kind.resets && !p.broken.Load() {
 			p.t.Errorf("%v was never served", v)
 		}
 	}
@@ -111,10 +134,12 @@ func (p *program) run(flaky bool) {
 
 // listen starts a server.
 func (p *program) listen(h *host, port string) net.Listener {
-	lc := accel.ListenConfig{Runtime: h.rt}
+	lc := accel.ListenConfig{Runtime: h.now().rt}
 	ln, err := lc.Listen(context.Background(), "tcp", ":"+port)
 	if err != nil {
-		p.t.Errorf("listening: %v", err)
+		if !p.broken.Load() {
+			p.t.Errorf("listening: %v", err)
+		}
 		return nil
 	}
 	go func() {
@@ -136,7 +161,7 @@ func (p *program) listen(h *host, port string) net.Listener {
 func (p *program) serve(c conn) {
 	var id [4]byte
 	if _, err := io.ReadFull(c, id[:]); err != nil {
-		if !p.resets || !broken(err) {
+		if !(p.resets && lost(err) || p.broken.Load()) {
 			p.t.Errorf("a server at %v could not read what is wanted: %v", time.Since(p.start), err)
 		}
 		c.Close()
@@ -149,9 +174,10 @@ func (p *program) serve(c conn) {
 		return
 	}
 	v.served = true
+	defer v.resize(c)()
 	if err := v.kind.server(v, c); err != nil {
 		c.Close()
-		if !(v.flaky && broken(err)) {
+		if !p.tolerates(v, err) {
 			p.t.Errorf("%v: server at %v: %v", v, time.Since(p.start), err)
 		}
 	}
@@ -161,11 +187,11 @@ func (p *program) serve(c conn) {
 func (p *program) flap(h *host, r *rand.Rand, stop chan struct{}) {
 	for {
 		ln := p.listen(h, flakyPort)
+		done := pause(r, 3*time.Second, stop)
 		if ln == nil {
 			return
 		}
-		done := pause(r, 3*time.Second, stop)
-		if err := ln.Close(); err != nil {
+		if err := ln.Close(); err != nil && !p.broken.Load() {
 			p.t.Errorf("closing a listener: %v", err)
 		}
 		if done || pause(r, time.Second, stop) {
@@ -186,8 +212,8 @@ func pause(r *rand.Rand, limit time.Duration, stop chan struct{}) bool {
 	}
 }
 
-// seeds are those to run: the one that SEED names, as many as the variable says,
-// or as many as the test wants.
+// seeds are those to run: the one that SEED names, as many as the variable says
+// from FIRST on, or as many as the test wants.
 func seeds(t *testing.T, variable string, otherwise uint64) []uint64 {
 	t.Helper()
 	if seed, ok := number(t, "SEED"); ok {
@@ -197,9 +223,10 @@ func seeds(t *testing.T, variable string, otherwise uint64) []uint64 {
 	if !ok {
 		count = otherwise
 	}
+	first, _ := number(t, "FIRST")
 	all := make([]uint64, count)
 	for i := range all {
-		all[i] = uint64(i)
+		all[i] = first + uint64(i)
 	}
 	return all
 }

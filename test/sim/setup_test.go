@@ -27,11 +27,19 @@ type setup struct {
 	// faultEvents are how many times a link goes down, a queue stalls or a card
 	// changes its RSS while the program runs.
 	faultEvents int
+	// middlebox is set when something stands between the hosts: paths are how it
+	// treats frames towards host 1 and host 0, and fieldEvents how many times it
+	// changes, or a host is started again, while the program runs.
+	middlebox   bool
+	paths       [2]path
+	fieldEvents int
+	// resized buffers are set to other sizes while they are in use.
+	resized bool
 }
 
 func (s setup) String() string {
-	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, engines %q, TCP %+v, there %v, back %v, early %v, %d fault events",
-		s.mtu, s.v6, s.queues, s.nic, s.engines, s.tcp, describe(s.there), describe(s.back), s.early, s.faultEvents)
+	return fmt.Sprintf("MTU %d, IPv6 %v, queues %v, offloads %+v, engines %q, TCP %+v, there %v, back %v, early %v, %d fault events, middlebox %v %v, %d field events, resized buffers %v",
+		s.mtu, s.v6, s.queues, s.nic, s.engines, s.tcp, describe(s.there), describe(s.back), s.early, s.faultEvents, s.middlebox, s.paths, s.fieldEvents, s.resized)
 }
 
 // describe leaves out what is zero.
@@ -74,7 +82,33 @@ func draw(seed uint64) setup {
 	if r.IntN(3) == 0 {
 		s.faultEvents = 1 + r.IntN(3)
 	}
+	s.drawField(rand.New(seeded(seed, "field")))
 	return s
+}
+
+// drawField draws what the field adds. Its random numbers are of their own, as
+// those of whatever is added later shall be: a seed keeps what else it stands for.
+func (s *setup) drawField(r *rand.Rand) {
+	if r.IntN(2) == 0 {
+		s.queues = [2]int{1 + r.IntN(5), 1 + r.IntN(5)}
+	}
+	s.resized = r.IntN(4) == 0
+	s.middlebox = r.IntN(2) == 0
+	if !s.middlebox {
+		return
+	}
+	if r.IntN(3) > 0 {
+		s.engines = [2]accel.Engine{} // much of it is too much for gVisor's TCP
+	}
+	for i := range s.paths {
+		if r.IntN(2) == 0 {
+			s.paths[i].narrow(r, s)
+		}
+		if r.IntN(3) == 0 {
+			s.paths[i].drop(r, s)
+		}
+	}
+	s.fieldEvents = r.IntN(4)
 }
 
 // impair draws how bad a network is.

@@ -31,6 +31,9 @@ type wire struct {
 	damage bool
 	// gaps is set once frames may be lost before the wire sees them.
 	gaps bool
+	// apart is set once hosts may not find each other again: a connection ends
+	// without a word.
+	apart bool
 	// flows holds what each direction of each connection sent so far, by the key
 	// that its receiver sees.
 	flows map[flow.Key]*sent
@@ -112,7 +115,7 @@ func (w *wire) ended() {
 			SrcHi: key.DstHi, SrcLo: key.DstLo, DstHi: key.SrcHi, DstLo: key.SrcLo,
 			Ports: key.Ports<<16 | key.Ports>>16,
 		}]
-		if peer != nil && !w.gaps && s.fin < 0 && !s.reset && !peer.reset {
+		if peer != nil && !w.gaps && !w.apart && s.fin < 0 && !s.reset && !peer.reset {
 			w.report("a side of a connection closed without a FIN or a RST: %+v, %d bytes sent", key, len(s.bytes))
 		}
 	}

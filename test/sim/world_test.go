@@ -35,17 +35,33 @@ type world struct {
 	random *rand.Rand
 	start  time.Time
 	wire   *wire
+	box    *middlebox // nil for none
 	hosts  [2]*host
 	// slept is for how long the machine slept: what waits may be that much late.
 	slept time.Duration
 }
 
-// A host is a runtime on a card behind impairments.
+// A host is a runtime on a card behind impairments, which may be started again.
 type host struct {
+	addrs [2]netip.Addr // IPv4 and IPv6
+	boots int
+	mu    sync.Mutex
+	// What follows are others after a start; mu guards them, see now.
+	hardware
+}
+
+// hardware is what a host runs on from one start to the next.
+type hardware struct {
 	rt     *accel.Runtime
 	nic    *softnic.NIC
 	device *fault.Device
-	addrs  [2]netip.Addr // IPv4 and IPv6
+}
+
+// now is what the host runs on at the moment.
+func (h *host) now() hardware {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hardware
 }
 
 // A locked source of random bytes is what a runtime takes its secrets from.
@@ -89,11 +105,16 @@ func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
 		w.wire = newWire(s.mtu, t.Errorf)
 		w.wire.gaps = s.early
 		w.wire.damage = s.early && s.there.Corrupt+s.there.Cut+s.back.Corrupt+s.back.Cut > 0
-		for i := range w.hosts {
-			w.hosts[i] = w.newHost(i)
+		if s.middlebox {
+			w.box = newMiddlebox(s.paths)
 		}
-		w.hosts[0].nic.Attach(w.wire.carry('>', w.hosts[1].nic.Deliver))
-		w.hosts[1].nic.Attach(w.wire.carry('<', w.hosts[0].nic.Deliver))
+		for i := range w.hosts {
+			w.hosts[i] = &host{}
+			w.boot(i)
+		}
+		for i, h := range w.hosts {
+			w.plug(i, h.nic)
+		}
 		dog := w.watch(liveness)
 		if !t.Failed() {
 			program(w)
@@ -116,8 +137,9 @@ func replay(t *testing.T, seed uint64) string {
 	return fmt.Sprintf("SEED=%d go test ./test/sim -run '^%s$' -v", seed, t.Name())
 }
 
-func (w *world) newHost(i int) *host {
-	s := &w.setup
+// boot starts a host, again after it went down.
+func (w *world) boot(i int) {
+	s, h := &w.setup, w.hosts[i]
 	nic, err := softnic.New(softnic.Config{
 		Name: fmt.Sprint("host", i), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, byte(i + 1)},
 		MTU: s.mtu, Queues: s.queues[i], Capabilities: s.nic, Ring: 8192,
@@ -139,7 +161,6 @@ func (w *world) newHost(i int) *host {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := &host{nic: nic, device: device}
 	h.addrs[0] = netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
 	prefixes := []netip.Prefix{netip.PrefixFrom(h.addrs[0], 24)}
 	if s.v6 {
@@ -148,15 +169,38 @@ func (w *world) newHost(i int) *host {
 	}
 	tcp := s.tcp
 	tcp.Engine = s.engines[i]
-	h.rt, err = accel.New(accel.Config{
+	name := nic.Info().Name
+	if h.boots > 0 {
+		name = fmt.Sprint(name, " ", h.boots) // other secrets
+	}
+	h.boots++
+	rt, err := accel.New(accel.Config{
 		Link: device, Addrs: prefixes, TCP: tcp, Fallback: accel.FallbackNever, DebugSocket: "off", Record: -1,
-		Random: &locked{random: seeded(w.seed, nic.Info().Name)},
+		Random: &locked{random: seeded(w.seed, name)},
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return h
+	h.mu.Lock()
+	h.hardware = hardware{rt, nic, device}
+	h.mu.Unlock()
+}
+
+// plug puts the cable into a card.
+func (w *world) plug(i int, nic *softnic.NIC) {
+	nic.Attach(w.wire.carry("><"[i], w.towards(1-i)))
+}
+
+// towards returns the way of frames to a host from the wire on.
+func (w *world) towards(to int) func([]byte) {
+	deliver := func(i int) func([]byte) {
+		return func(frame []byte) { w.hosts[i].now().nic.Deliver(frame) }
+	}
+	if w.box == nil {
+		return deliver(to)
+	}
+	return func(frame []byte) { w.box.pass(to, frame, deliver(to), deliver(1-to)) }
 }
 
 // liveness is how long a run may take, in virtual time. Where one frame in ten is
@@ -170,7 +214,7 @@ func (w *world) watch(limit time.Duration) *time.Timer {
 	return time.AfterFunc(limit, func() {
 		w.t.Errorf("not finished after %v\n%s", limit, ourStacks())
 		for _, h := range w.hosts {
-			h.rt.Close()
+			h.now().rt.Close()
 		}
 	})
 }
@@ -201,6 +245,9 @@ func (w *world) settle() {
 		}
 	}
 	time.Sleep(5 * time.Minute)
+	if w.wire.apart || w.wire.gaps {
+		time.Sleep(25 * time.Minute) // some send to nobody until they give up
+	}
 	synctest.Wait()
 	for i, h := range w.hosts {
 		s := h.rt.Stats()
