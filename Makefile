@@ -173,7 +173,7 @@ test-race:
 # detector does not see.
 .PHONY: test-sim
 test-sim:
-	SEEDS=6000 MATRIX=7 $(TEST) -- -timeout 20m ./test/sim
+	SEEDS=3000 MATRIX=3 $(TEST) -- -timeout 20m ./test/sim
 	$(TEST) -- -timeout 5m ./test/scenario ./test/queues
 
 # What has to be fast or small is tested without the race detector.
