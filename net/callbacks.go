@@ -84,6 +84,7 @@ func (e *CallbackConn) Run() {
 		if e.callbacks = open(e); e.left {
 			return
 		}
+		e.conn.rd.waiter.SetObject(e.callbacks)
 	}
 	if e.conn.rd.state.Load()&closed == 0 {
 		e.callbacks.Data()
@@ -143,6 +144,7 @@ func (c *Conn) tryReadLocked(b []byte) (int, error) {
 	c.drained = false
 	n, more, err := c.ep.Read(b)
 	if n > 0 {
+		c.rd.memory.Set(&b[0])
 		c.bytesRead.Add(uint64(n))
 		if more {
 			err = errMore

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/internal/counter"
+	"github.com/gotpa/tpa/internal/prefetch"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -73,6 +74,15 @@ func (u user) Notify(e transport.Events) {
 	if e&(transport.Writable|transport.Ended) != 0 {
 		u.c.wr.wake()
 	}
+}
+
+// Prefetch implements transport.Sink.
+func (u user) Prefetch(d transport.Distance) {
+	if d == transport.Near {
+		prefetch.Of(u.c)
+		return
+	}
+	u.c.rd.prefetch()
 }
 
 // Bytes implements transport.User.

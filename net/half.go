@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gotpa/tpa/internal/prefetch"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -34,6 +35,10 @@ type half struct {
 	// callbacks is made ready besides.
 	task, callbacks atomic.Pointer[transport.Task]
 	news            atomic.Bool
+
+	// memory is where data went last; waiter is the stack of who waits here, or what
+	// callbacks belong to.
+	memory, waiter prefetch.Hint
 
 	state    atomic.Uint32
 	deadline deadline
@@ -94,9 +99,11 @@ func (h *half) wake() {
 // meanwhile was told to that one.
 func (h *half) waitLocked() error {
 	co, poller := running()
-	switch {
-	case poller:
+	if poller {
 		return transport.ErrWouldBlock
+	}
+	h.waiter.Here()
+	switch {
 	case co == nil:
 		if h.task.Load() != nil {
 			h.task.Store(nil)
@@ -112,6 +119,31 @@ func (h *half) waitLocked() error {
 	}
 	return nil
 }
+
+// prefetch asks for what wake needs, and who is woken by it. Anyone may call it.
+func (h *half) prefetch() {
+	h.memory.Around(0, 2*prefetch.Line)
+	t := h.callbacks.Load()
+	if t != nil {
+		h.waiter.Around(0, objectSize)
+	} else {
+		h.waiter.Around(stackBelow, stackAbove)
+		t = h.task.Load()
+	}
+	if t != nil {
+		prefetch.Of(t)
+	} else {
+		h.waker.prefetch()
+	}
+}
+
+// Who is woken soon needs its stack, in bytes: above the wait Read and who called it,
+// and below it what Write needs more than Read. Callbacks need some of what they
+// belong to.
+const (
+	stackBelow, stackAbove = 896, 832
+	objectSize             = 256
+)
 
 // set sets bits of the state, wakes who waits, and returns the state before.
 func (h *half) set(bits uint32) (before uint32) {

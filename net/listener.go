@@ -47,6 +47,9 @@ var (
 	_ transport.Sink = (*acceptQueue)(nil)
 )
 
+// Prefetch implements transport.Sink.
+func (q *acceptQueue) Prefetch(transport.Distance) {}
+
 // Notify implements transport.Sink: a connection waits, or the endpoint ended.
 func (q *acceptQueue) Notify(e transport.Events) {
 	if e == transport.Readable {

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	gsync "gvisor.dev/gvisor/pkg/sync"
+
+	"github.com/gotpa/tpa/internal/prefetch"
 )
 
 // A parker is where one goroutine at a time waits until somebody asserts it. It costs
@@ -49,6 +51,17 @@ func (p *parker) Wait() {
 		gsync.Gopark(commitPark, unsafe.Pointer(&p.state), gsync.WaitReasonSelect, gsync.TraceBlockSelect, 0)
 	}
 	atomic.StoreUintptr(&p.state, idle)
+}
+
+// goroutineSize is what the runtime keeps of a goroutine, in bytes, as far as waking
+// it needs that.
+const goroutineSize = 448
+
+// prefetch asks for the goroutine that waits, if one does. Anyone may call it.
+func (p *parker) prefetch() {
+	if g := atomic.LoadUintptr(&p.state); g > asserted {
+		prefetch.Bytes(g, goroutineSize)
+	}
 }
 
 // commitPark runs when goroutine g is about to stop, and reports false where the

@@ -36,6 +36,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		}
 		n, more, err := c.ep.Read(b)
 		if n > 0 {
+			c.rd.memory.Set(&b[0])
 			c.drained = !more
 			c.bytesRead.Add(uint64(n))
 			return n, nil

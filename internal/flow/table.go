@@ -12,6 +12,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gotpa/tpa/internal/prefetch"
 )
 
 // Key names a flow as its segments arrive: source is the peer, destination is
@@ -99,6 +101,21 @@ func (t *Table[V]) Lookup(k *Key) (v V, ok bool) {
 		if e.key == *k && !e.dead {
 			return e.value, true
 		}
+	}
+}
+
+// Prefetch asks for what Lookup will need: first, with far unset, the slot, and some
+// time later, with far set, the entry.
+func (t *Table[V]) Prefetch(k *Key, far bool) {
+	s := t.slots.Load()
+	if s == nil {
+		return
+	}
+	slot := &s.at[hash(&s.seed, k)&s.mask]
+	if !far {
+		prefetch.Of(slot)
+	} else if e := slot.Load(); e != nil {
+		prefetch.Of(e)
 	}
 }
 

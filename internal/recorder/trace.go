@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/internal/clock"
+	"github.com/gotpa/tpa/internal/prefetch"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -90,6 +91,17 @@ func (t *Trace) now() int64 { return t.clock.Nanos() &^ (1<<sinceUnit - 1) }
 func (t *Trace) fits(place step, now int64) (since uint16, ok bool) {
 	n := uint64(now-t.at) >> sinceUnit
 	return uint16(n), place > t.step && n <= math.MaxUint16
+}
+
+// Prefetch has the processor fetch what the next record needs: with transport.Near the
+// trace itself, with transport.Far, some time later, the row to come. It must not be
+// called beside Received and its like.
+func (t *Trace) Prefetch(d transport.Distance) {
+	if d == transport.Near {
+		prefetch.Start(t, prefetch.Line)
+	} else if s := t.slot.Load(); s != nil {
+		prefetch.Of(&s.rows[(t.number+1)%rows])
+	}
 }
 
 // begin begins a row.

@@ -66,7 +66,11 @@ func (q *buffer) grow(n int) {
 func (q *buffer) chunk(want int) *chunk {
 	if want <= smallChunk && !q.busy {
 		if q.small == nil {
-			q.small = &chunk{b: make([]byte, smallChunk)}
+			s := new(struct {
+				chunk
+				memory [smallChunk]byte
+			})
+			q.small, s.b = &s.chunk, s.memory[:]
 		}
 		q.busy = true
 		return q.small

@@ -54,6 +54,7 @@ type Endpoint struct {
 	routeEpoch uint64
 	path       netif.TCPPath
 	stack.TransportEndpointInfo
+	shared shared // with the device's ring
 
 	// From here on is what few segments need.
 
@@ -76,8 +77,7 @@ type Endpoint struct {
 
 	user *transport.User // nil before Engine.Established and after Engine.Closed
 
-	way    *way   // of path
-	shared shared // with the device's ring
+	way *way // of path
 	// challenged is when the last acknowledgement of an unacceptable segment left.
 	challenged int64
 

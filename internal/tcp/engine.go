@@ -12,6 +12,7 @@ import (
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/prefetch"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
 	"github.com/gotpa/tpa/internal/transport"
@@ -55,6 +56,10 @@ type Engine struct {
 // is handled. What their endpoints have in memory comes meanwhile.
 const batchSize = 16
 
+// manyFlows is from how many connections on they do not all fit the processor's
+// nearer caches, so that asking ahead for what their endpoints point to pays.
+const manyFlows = 128
+
 // looked is a frame that was looked up.
 type looked struct {
 	segment flow.Segment
@@ -95,9 +100,7 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 	polled := false
 	for len(frames) > 0 {
 		n := min(len(frames), batchSize)
-		for i := range n {
-			g.lookUp(&g.batch[i], &frames[i], n > 1)
-		}
+		g.lookUp(g.batch[:n], frames[:n])
 		for i := range n {
 			f, x := &frames[i], &g.batch[i]
 			s := &x.segment
@@ -152,16 +155,42 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 	return fast
 }
 
-// lookUp finds the endpoint of a frame. With ahead, others are looked up before it is
-// handled.
-func (g *Engine) lookUp(x *looked, f *link.Frame, ahead bool) {
-	x.ep = nil
-	if x.tcp = f.Checksum != link.Bad && x.segment.Parse(f.Data, g.c.MAC); !x.tcp {
-		return
+// lookUp finds the endpoints of frames, step by step for all of them: what one step
+// asks for, the next one finds in the cache.
+func (g *Engine) lookUp(batch []looked, frames []link.Frame) {
+	many := len(batch) > 1 && g.p.flows.Len() >= manyFlows
+	for i := range batch {
+		x, f := &batch[i], &frames[i]
+		x.ep = nil
+		if x.tcp = f.Checksum != link.Bad && x.segment.Parse(f.Data, g.c.MAC); x.tcp && many {
+			g.p.flows.Prefetch(&x.segment.Key, false)
+		}
 	}
-	if e, ok := g.p.flows.Lookup(&x.segment.Key); ok {
-		if x.ep = e; ahead {
-			prefetch(e)
+	if many {
+		for i := range batch {
+			if x := &batch[i]; x.tcp {
+				g.p.flows.Prefetch(&x.segment.Key, true)
+			}
+		}
+	}
+	for i := range batch {
+		if x := &batch[i]; x.tcp {
+			if x.ep, _ = g.p.flows.Lookup(&x.segment.Key); x.ep != nil && len(batch) > 1 {
+				prefetch.Start(x.ep, hotPart)
+			}
+		}
+	}
+	if many {
+		g.prefetch(batch, transport.Near)
+		g.prefetch(batch, transport.Far)
+	}
+}
+
+// prefetch asks for what the endpoints of a batch point to.
+func (g *Engine) prefetch(batch []looked, d transport.Distance) {
+	for i := range batch {
+		if e := batch[i].ep; e != nil {
+			e.prefetch(d)
 		}
 	}
 }

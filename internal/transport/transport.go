@@ -50,7 +50,19 @@ const (
 type Sink interface {
 	// Notify must neither wait nor call the endpoint, whose locks may be held.
 	Notify(Events)
+	// Prefetch has the processor fetch what Notify, and whoever it wakes, will need:
+	// with Near the sink itself, with Far, some time later, what that points to. The
+	// endpoint's locks are held.
+	Prefetch(Distance)
 }
+
+// A Distance is how many pointers away something is.
+type Distance uint8
+
+const (
+	Near Distance = iota
+	Far
+)
 
 // A User is the connection that stands on an endpoint.
 type User interface {
