@@ -38,6 +38,8 @@ TEST = $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 # luck, and in all other packages nothing is.
 REALTIME := accel net metrics link/dpdk link/packet link/xdp internal/follower internal/recorder internal/shard \
   cmd/tpa-bench cmd/tpa-bench/internal/process cmd/tpa-bench/internal/server
+# Those that take minutes with the race detector.
+SLOW := cmd/tpa-bench
 REALTIME_TESTS := test/coexistence test/conformance test/interop
 LUCK = --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race \
   --rerun-fails-report=$(RERUNS)/$@
@@ -167,7 +169,7 @@ test-race:
 	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
 	$(TEST) --packages "$(call all_but,$(REALTIME) $(REALTIME_TESTS),^./test/(sim|scenario|queues|attack|soak|guest)$$)" \
 	  -- -race -tags '$(TAGS)' -timeout 20m
-	$(TEST) $(LUCK) --packages "$(call paths,$(REALTIME) $(REALTIME_TESTS))" -- -race -tags '$(TAGS)' -p 1 -timeout 20m
+	$(TEST) $(LUCK) --packages "$(call paths,$(filter-out $(SLOW),$(REALTIME) $(REALTIME_TESTS)))" -- -race -tags '$(TAGS)' -p 1 -timeout 20m
 
 # In virtual time one goroutine runs at a time by arrangement, which the race
 # detector does not see.
@@ -176,11 +178,12 @@ test-sim:
 	SEEDS=3000 MATRIX=3 $(TEST) -- -timeout 20m ./test/sim
 	$(TEST) -- -timeout 5m ./test/scenario ./test/queues
 
-# What has to be fast or small is tested without the race detector.
+# What has to be fast or small is tested without the race detector, and so are
+# whole processes: their packages have tests of their own.
 .PHONY: test-attack
 test-attack:
 	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@
-	$(TEST) $(LUCK) --packages ./test/attack -- -tags '$(TAGS)' -timeout 10m
+	$(TEST) $(LUCK) --packages "./test/attack $(call paths,$(SLOW))" -- -tags '$(TAGS)' -p 1 -timeout 10m
 
 .PHONY: test-soak
 test-soak:
