@@ -40,8 +40,9 @@ type half struct {
 	// callbacks belong to.
 	memory, waiter prefetch.Hint
 
-	state    atomic.Uint32
-	deadline deadline
+	state atomic.Uint32
+	// deadline is nil before the first one: many connections never have any.
+	deadline atomic.Pointer[deadline]
 }
 
 // err tells why an operation may not start or go on, if so.
@@ -158,7 +159,9 @@ func (h *half) close() bool {
 	if h.set(closed)&closed != 0 {
 		return false
 	}
-	h.deadline.stop()
+	if d := h.deadline.Load(); d != nil {
+		d.stop()
+	}
 	return true
 }
 
@@ -175,7 +178,17 @@ func (h *half) setDeadline(t time.Time) error {
 	if h.state.Load()&closed != 0 {
 		return net.ErrClosed
 	}
-	h.deadline.set(h, t)
+	d := h.deadline.Load()
+	if d == nil {
+		if t.IsZero() {
+			return nil
+		}
+		d = new(deadline)
+		if !h.deadline.CompareAndSwap(nil, d) {
+			d = h.deadline.Load()
+		}
+	}
+	d.set(h, t)
 	return nil
 }
 
@@ -189,14 +202,13 @@ type deadline struct {
 	when  time.Time   // zero: none
 	armed time.Time   // when the timer fires, zero when it is not running
 	timer *time.Timer // made by the first deadline in the future
-	ended bool
 }
 
 func (d *deadline) set(h *half, t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ended {
-		return
+	if h.state.Load()&closed != 0 {
+		return // stop has been here, or is about to
 	}
 	d.when = t
 	if t.IsZero() {
@@ -230,7 +242,7 @@ func (d *deadline) fire(h *half) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.armed = time.Time{}
-	if d.ended || d.when.IsZero() {
+	if d.when.IsZero() {
 		return
 	}
 	if left := time.Until(d.when); left > 0 {
@@ -243,7 +255,7 @@ func (d *deadline) fire(h *half) {
 func (d *deadline) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ended = true
+	d.when = time.Time{}
 	if d.timer != nil {
 		d.timer.Stop()
 	}

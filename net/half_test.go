@@ -64,11 +64,11 @@ func TestDeadlineIsLazy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h half
 		h.setDeadline(time.Now().Add(time.Minute))
-		armed := h.deadline.armed
+		armed := h.deadline.Load().armed
 		for range 50 {
 			time.Sleep(time.Second)
 			h.setDeadline(time.Now().Add(time.Minute))
-			if h.deadline.armed != armed {
+			if h.deadline.Load().armed != armed {
 				t.Fatal("the timer was armed anew")
 			}
 		}

@@ -3,8 +3,7 @@ package tcp
 import "sync"
 
 // Sizes of a buffer's chunks in bytes. A connection keeps its small ones, so
-// that requests and replies of that size never ask the pool; an idle one holds
-// no others.
+// that requests and replies of that size never ask the pool, until it is idle.
 const (
 	smallChunk = 512
 	largeChunk = 8 << 10
@@ -124,6 +123,13 @@ func (q *buffer) release(c *chunk) {
 		return
 	}
 	c.Return()
+}
+
+// shrink forgets the chunk that is kept, unless it is in the queue.
+func (q *buffer) shrink() {
+	if !q.busy {
+		q.small = nil
+	}
 }
 
 // lend takes the first chunk out of the queue, nil when it is empty or the chunk

@@ -23,6 +23,7 @@ type timers struct {
 	persistAt int64 // zero-window probe
 	keepAt    int64 // keep-alive
 	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
+	idleAt    int64 // a look whether the connection is idle
 
 	timer   tcpip.Timer
 	firesAt int64 // when the timer fires, 0 while it is not set
@@ -64,6 +65,7 @@ func (e *Endpoint) schedule() {
 		next = earliest(next, e.lossAt)
 	}
 	next = earliest(earliest(next, e.persistAt), earliest(e.keepAt, e.endAt))
+	next = earliest(next, e.idleAt)
 	if e.userTimeout > 0 {
 		next = earliest(next, e.userTimeoutAt())
 	}
@@ -92,7 +94,7 @@ func earliest(a, b int64) int64 {
 
 // stopTimer ends all.
 func (e *Endpoint) stopTimer() {
-	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt = 0, 0, 0, 0, 0
+	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt, e.idleAt = 0, 0, 0, 0, 0, 0
 	if e.timer != nil && e.firesAt != 0 && e.timer.Stop() {
 		e.firesAt = 0
 	}
@@ -131,7 +133,27 @@ func (e *Endpoint) fire() {
 		e.keepAt = 0
 		e.keepAlive(now)
 	}
+	e.lookIdle(now)
 	e.schedule()
+}
+
+// idleAfter is how long nothing has come or gone when a connection counts as idle, in
+// nanoseconds. Its next request may take a microsecond longer.
+const idleAfter = int64(time.Second)
+
+// lookIdle gives the memory back that an idle connection does not need. The first look
+// is the timer's of the last segment, so that no segment has to see to it.
+func (e *Endpoint) lookIdle(now int64) {
+	e.idleAt = 0
+	if e.in.small == nil && e.out.small == nil || !open(e.current()) {
+		return
+	}
+	if at := max(e.heard, e.sentAt) + idleAfter; at > now {
+		e.idleAt = at
+		return
+	}
+	e.in.shrink()
+	e.out.shrink()
 }
 
 // timeout is the RTO in nanoseconds, doubled as often as it has passed in vain
