@@ -64,7 +64,7 @@ func (l *loadFlags) add(cmd *cobra.Command) {
 	f.DurationVar(&l.duration, "duration", 5*time.Second, "how long to measure, `D` such as 10s")
 	f.DurationVar(&l.warmup, "warmup", time.Second, "how long to run before")
 	f.IntVar(&l.threads, "threads", 0, "`T` processors for the generator, GOMAXPROCS (default: those it may run on)")
-	f.StringVar(&l.handler, "handler", server.Handlers[0], "where accelerated connections are worked on: "+strings.Join(server.Handlers, ", ")+"; the client of callback is one of coroutines")
+	f.StringVar(&l.handler, "handler", server.Handlers[0], "where accelerated connections are worked on: "+strings.Join(server.Handlers, ", ")+"")
 	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent; of write, a digest at the end")
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "no live line")
 	f.BoolVar(&l.csv, "csv", false, "the same as -o csv")
@@ -143,19 +143,19 @@ func (l *loadFlags) config(dial func(context.Context) (net.Conn, error)) (load.C
 		return load.Config{}, usageError{fmt.Errorf("--handler %s: want one of %s", l.handler, strings.Join(server.Handlers, ", "))}
 	}
 	cfg := load.Config{
-		Coroutines: l.handler != server.Handlers[0],
-		Workload:   w,
-		Dial:       dial,
-		Conns:      l.conns,
-		Payload:    l.payload,
-		Pipeline:   l.pipeline,
-		Rate:       l.rate,
-		Schedule:   l.schedule.steps,
-		Poisson:    l.arrivals == arrivalsPoisson,
-		Requests:   l.requests,
-		Warmup:     l.warmup,
-		Duration:   l.duration,
-		Verify:     l.verify,
+		Handler:  load.Handler(slices.Index(server.Handlers, l.handler)),
+		Workload: w,
+		Dial:     dial,
+		Conns:    l.conns,
+		Payload:  l.payload,
+		Pipeline: l.pipeline,
+		Rate:     l.rate,
+		Schedule: l.schedule.steps,
+		Poisson:  l.arrivals == arrivalsPoisson,
+		Requests: l.requests,
+		Warmup:   l.warmup,
+		Duration: l.duration,
+		Verify:   l.verify,
 	}
 	if err := cfg.Check(); err != nil {
 		return load.Config{}, usageError{err}

@@ -8,15 +8,26 @@ import (
 	"time"
 )
 
+// A Handler is where a connection is worked on.
+type Handler int
+
+const (
+	// Goroutine: in a goroutine each.
+	Goroutine Handler = iota
+	// Coroutine: in the pollers of their shards, by accel.Go.
+	Coroutine
+	// Callback: there, too, by callbacks.
+	Callback
+)
+
 // Config describes a run. Workload, Conns, Duration and Dial must be set.
 type Config struct {
 	Workload Workload
 	// Dial makes a connection to the server.
 	Dial func(context.Context) (net.Conn, error)
-	// Coroutines has the connections worked on in the pollers of their shards, by
-	// accel.Go. It needs a closed loop on connections that stay, and no second
-	// goroutine for the replies.
-	Coroutines bool
+	// Handler is where connections are worked on. All but Goroutine needs a closed
+	// loop on connections that stay, and no second goroutine for the replies.
+	Handler Handler
 	// Conns is the number of connections, 1 to 100,000.
 	Conns int
 	// Payload is the size of a value or message in bytes, 1 to 16 MB. Default: the
@@ -127,7 +138,7 @@ func (c *Config) normalise() error {
 		c.Pipeline = c.Workload.pipeline
 	}
 	name := c.Workload.Name
-	if c.Coroutines && (c.Rate > 0 || len(c.Schedule) > 0 || c.Workload.fresh || c.duplex()) {
+	if c.Handler != Goroutine && (c.Rate > 0 || len(c.Schedule) > 0 || c.Workload.fresh || c.duplex()) {
 		return fmt.Errorf("workload %s as it is asked for needs goroutines: in the poller there are closed loops without a second goroutine per connection", name)
 	}
 	for i, s := range c.Schedule {

@@ -243,16 +243,19 @@ func TestWorkloads(t *testing.T) {
 		"discard": func(c net.Conn) { io.Copy(slowed{discarding{}}, c) },
 	}
 	for _, w := range Workloads {
-		for _, payload := range []int{1, 64, 100_000} {
+		for i, payload := range []int{1, 64, 100_000, 1, 1000} {
+			handler := Goroutine
 			if w.fresh {
 				payload = min(payload, maxOneWay)
+			} else if i > 2 && !w.duplex {
+				handler = Callback
 			}
 			t.Run(w.Name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var dials atomic.Int64
 					dial := hosted(servers[w.Protocol])
 					res := mustRun(t, Config{
-						Workload: w, Conns: 3, Payload: payload, Warmup: 10 * time.Millisecond, Duration: 100 * time.Millisecond, Verify: !w.oneWay,
+						Workload: w, Handler: handler, Conns: 3, Payload: payload, Warmup: 10 * time.Millisecond, Duration: 100 * time.Millisecond, Verify: !w.oneWay,
 						Dial: func(ctx context.Context) (net.Conn, error) {
 							dials.Add(1)
 							return dial(ctx)

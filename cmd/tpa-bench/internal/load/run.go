@@ -145,15 +145,23 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	r.start = time.Now()
 	var working sync.WaitGroup
 	for _, w := range r.workers {
-		if !cfg.Coroutines {
+		switch cfg.Handler {
+		case Goroutine:
 			working.Go(w.work)
-			continue
+		case Callback:
+			working.Go(func() {
+				if w.workByCallbacks() != nil {
+					w.hangUp()
+				}
+				w.work() // what is left
+			})
+		case Coroutine:
+			working.Add(1)
+			accel.Go(w.conn, func(net.Conn) {
+				defer working.Done()
+				w.work()
+			})
 		}
-		working.Add(1)
-		accel.Go(w.conn, func(net.Conn) {
-			defer working.Done()
-			w.work()
-		})
 	}
 	live := newTicker(r)
 	defer live.stop()

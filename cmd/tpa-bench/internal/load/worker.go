@@ -49,6 +49,7 @@ type worker struct {
 	r, w    int // in[r:w] is unread
 	out     []byte
 	batch   []request
+	got     int           // replies to the batch
 	depth   int           // requests in a batch at most
 	flights chan request  // duplex: requests under way, in order
 	slots   chan struct{} // duplex: as many as may be under way
@@ -220,49 +221,68 @@ func (w *worker) missed() {
 // exchange sends the batch and reads its replies. An error means that the
 // connection is of no more use.
 func (w *worker) exchange() error {
-	w.out = w.out[:0]
-	for i := range w.batch {
-		w.out = w.codec.encode(w.out, &w.batch[i])
-	}
+	w.encode()
 	if _, err := w.conn.Write(w.out); err != nil {
 		w.lost(w.batch, err)
 		return err
 	}
 	if w.run.Workload.oneWay {
-		now := w.run.now()
-		for i := range w.batch {
-			w.done(w.batch[i].intended, now)
-		}
-		w.answered.Add(uint64(len(w.batch)))
-		w.last = now
+		w.written()
 		return nil
 	}
-	for got := 0; got < len(w.batch); {
-		if err := w.fill(); err != nil {
-			w.lost(w.batch[got:], err)
+	for w.got = 0; w.got < len(w.batch); {
+		if err := w.fill(w.conn.Read); err != nil {
+			w.lost(w.batch[w.got:], err)
 			return err
 		}
-		now := w.run.now()
-		before := got
-		for w.r < w.w && got < len(w.batch) {
-			n, done, err := w.codec.decode(w.in[w.r:w.w], &w.batch[got])
-			w.r += n
-			if err != nil && !w.refused(err) {
-				w.lost(w.batch[got:], err)
-				return err
-			}
-			if !done {
-				break
-			}
-			if err == nil {
-				w.done(w.batch[got].intended, now)
-			}
-			got++
+		if err := w.take(); err != nil {
+			return err
 		}
-		w.answered.Add(uint64(got - before))
-		w.last = now
 	}
-	if w.r != w.w {
+	return nil
+}
+
+// written counts a batch that has no replies.
+func (w *worker) written() {
+	now := w.run.now()
+	for i := range w.batch {
+		w.done(w.batch[i].intended, now)
+	}
+	w.answered.Add(uint64(len(w.batch)))
+	w.last = now
+}
+
+// encode makes the batch's bytes.
+func (w *worker) encode() {
+	w.out = w.out[:0]
+	for i := range w.batch {
+		w.out = w.codec.encode(w.out, &w.batch[i])
+	}
+}
+
+// take counts the replies that were read, as far as they are whole. An error means
+// that the connection is of no more use.
+func (w *worker) take() error {
+	now := w.run.now()
+	before := w.got
+	for w.r < w.w && w.got < len(w.batch) {
+		n, done, err := w.codec.decode(w.in[w.r:w.w], &w.batch[w.got])
+		w.r += n
+		if err != nil && !w.refused(err) {
+			w.lost(w.batch[w.got:], err)
+			return err
+		}
+		if !done {
+			break
+		}
+		if err == nil {
+			w.done(w.batch[w.got].intended, now)
+		}
+		w.got++
+	}
+	w.answered.Add(uint64(w.got - before))
+	w.last = now
+	if w.got == len(w.batch) && w.r != w.w {
 		w.fail(1, errSurplus)
 		return errSurplus
 	}
@@ -335,7 +355,7 @@ func (w *worker) reply(r *request) (ok bool, err error) {
 		case done:
 			return err == nil, nil
 		}
-		if err := w.fill(); err != nil {
+		if err := w.fill(w.conn.Read); err != nil {
 			return false, err
 		}
 	}
@@ -366,7 +386,7 @@ const maxAnswer = 1 << 10 // bytes
 var errDigest = errors.New("the server did not read what was written: its digest is another one")
 
 // fill reads once into the buffer.
-func (w *worker) fill() error {
+func (w *worker) fill(read func([]byte) (int, error)) error {
 	if w.r == w.w {
 		w.r, w.w = 0, 0
 	} else if w.r > 0 && w.w == len(w.in) {
@@ -376,7 +396,7 @@ func (w *worker) fill() error {
 	if w.w == len(w.in) { // full of a line that has no end
 		w.in = append(w.in, make([]byte, len(w.in))...)
 	}
-	n, err := w.conn.Read(w.in[w.w:])
+	n, err := read(w.in[w.w:])
 	w.w += n
 	if n == 0 {
 		if err == io.EOF {
