@@ -99,6 +99,13 @@ type Config struct {
 	// ListenConfig.Kernel. Default: only those of the device.
 	Kernel bool
 
+	// HandOver lets the next process of the same user, which has it, too, take over the
+	// port of a listener on a shared interface: it listens at the same address while
+	// this one does. New connections are its own from then on, not one of them is
+	// refused; Accept here returns those that were there, then ErrHandedOver, and they
+	// go on. Default: the port is in use.
+	HandOver bool
+
 	// Fallback is what happens when acceleration cannot start. A wrong setting is an
 	// error whatever it is. Default: FallbackAuto.
 	Fallback Fallback
@@ -139,6 +146,10 @@ type DPDK = dpdk.EAL
 // ErrNoDevice says that no device was configured.
 var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Device")
 
+// ErrHandedOver is what Accept returns when another process has the port; see
+// Config.HandOver. It is a net.ErrClosed, too.
+var ErrHandedOver = fmt.Errorf("another process has the port now: %w", net.ErrClosed)
+
 // ConfigFromEnv returns the configuration in the environment:
 //
 //	TPA_CONFIG    the name of a configuration file; see ConfigFromFile
@@ -156,6 +167,7 @@ var ErrNoDevice = errors.New("no device is configured: set TPA_DEV or Config.Dev
 //	TPA_MAX_SLEEP Config.Polling.MaxSleep, a duration
 //	TPA_KERNEL    Config.Kernel: true or false
 //	TPA_TCP       Config.TCP.Engine: tpa or gvisor
+//	TPA_HANDOVER  Config.HandOver: true or false
 //	TPA_FALLBACK  Config.Fallback: auto or never
 //	TPA_FIREWALL  Config.Firewall: ignore or respect
 //	TPA_RECORD    Config.Record: a number of connections or off

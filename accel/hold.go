@@ -19,6 +19,7 @@ type hold struct {
 	// Guarded by holds.
 	users     map[*sharing]bool
 	listening bool
+	given     bool // another process has it, too
 }
 
 // holdAt is what a reservation was asked for.
@@ -34,16 +35,22 @@ var holds = struct {
 }{at: make(map[holdAt]*hold)}
 
 // holdPort is ports.Reserve, but for a port that another runtime of this process has in
-// the same way.
-func holdPort(network string, addr netip.AddrPort, user *sharing) (*hold, error) {
+// the same way, and one that another process has passed to us, if that is not nil.
+func holdPort(network string, addr netip.AddrPort, passed *ports.Reservation, user *sharing) (*hold, error) {
 	holds.Lock()
 	defer holds.Unlock()
 	at := holdAt{network, addr}
 	if h := holds.at[at]; h != nil && !h.users[user] {
 		h.users[user] = true
+		if passed != nil {
+			passed.Close()
+		}
 		return h, nil
 	}
-	r, err := ports.Reserve(network, addr)
+	r, err := passed, error(nil)
+	if r == nil {
+		r, err = ports.Reserve(network, addr)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +88,21 @@ func (h *hold) Listen(backlog int) (*net.TCPListener, error) {
 	return l, err
 }
 
+// give says that another process has the ports from now on: they are not freed with
+// the hold, and the kernel goes on listening.
+func (h *hold) give() {
+	holds.Lock()
+	defer holds.Unlock()
+	h.given = true
+}
+
 // Unlisten ends what Listen began.
 func (h *hold) Unlisten() error {
 	holds.Lock()
 	defer holds.Unlock()
 	h.listening = false
+	if h.given {
+		return nil
+	}
 	return h.Reservation.Unlisten()
 }

@@ -2,6 +2,7 @@ package accel
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,33 +30,100 @@ type lease struct {
 	claim   *bifurcation.Claim
 	first   uint16
 	count   int
+	addr    netip.Addr // that was asked for
 	// kept are flows that others had at the port before.
 	kept []link.Flow
+	// from is the process that had the port, to the one that has it now; nil without.
+	from *predecessor
+	to   *messages
+	// untended: their process has not told its filter about the kept flows yet.
+	untended bool
 	// ended: no new connection comes; flows are those that were left of it.
 	ended bool
 	flows []link.Flow
 }
 
-// listen takes a port for a listener, and fills in the number where addr leaves
-// that open. The error is that of package net for a port in use.
+// listen takes a port, and fills in the number where addr leaves that open. The error
+// is that of package net for a port in use.
 func (s *sharing) listen(network string, addr *net.TCPAddr) (*lease, error) {
-	ip := listenAddr(network, addr)
-	hold, err := holdPort(network, netip.AddrPortFrom(ip, uint16(addr.Port)), s)
+	l, err := s.reserve(network, addr)
 	if err != nil {
+		return nil, err
+	}
+	return l, l.claimPort()
+}
+
+// reserve is listen, but for the claim on the device, which claimPort makes.
+func (s *sharing) reserve(network string, addr *net.TCPAddr) (*lease, error) {
+	ip := listenAddr(network, addr)
+	at := netip.AddrPortFrom(ip, uint16(addr.Port))
+	from, passed := s.askForPort(network, at)
+	hold, err := holdPort(network, at, passed, s)
+	if err != nil {
+		from.close()
 		return nil, err
 	}
 	addr.Port = int(hold.First())
 	if ip.IsValid() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast() {
 		if err := s.expect(ip); err != nil {
+			from.close()
 			hold.release(s)
 			return nil, err
 		}
 	}
-	kept, err := s.flowsOfOthers(hold.First())
+	return &lease{sharing: s, hold: hold, addr: ip, from: from, first: hold.First(), count: hold.Count()}, nil
+}
+
+// claimPort claims a port that was reserved. On error, nothing is left of the lease.
+func (l *lease) claimPort() error {
+	s := l.sharing
+	kept, err := s.flowsOfOthers(l.first)
 	if err != nil {
-		s.log.Warn("connections that others have at this port may be reset", "port", addr.Port, "err", err)
+		s.log.Warn("connections that others have at this port may be reset", "port", l.first, "err", err)
 	}
-	return s.lease(hold, bifurcation.Ports{Addr: ip, Kept: kept})
+	if l.from == nil {
+		return l.claimWith(kept)
+	}
+	theirs, err := l.from.flows()
+	if err != nil {
+		l.from.close()
+		l.hold.release(s)
+		return fmt.Errorf("the process that offered the port does not hand it over: %w", err)
+	}
+	if err := l.claimWith(append(without(kept, theirs), theirs...)); err != nil {
+		l.from.close()
+		return err
+	}
+	if err := l.from.claimed(); err != nil {
+		s.log.Warn("the process that had this port is gone", "port", l.first, "err", err)
+	}
+	s.mu.Lock()
+	l.untended = false
+	s.predecessors = append(s.predecessors, l.from)
+	s.mu.Unlock()
+	l.from.follow(l)
+	return nil
+}
+
+// claimWith claims the ports but for flows that others keep.
+func (l *lease) claimWith(kept []link.Flow) error {
+	s := l.sharing
+	claim, err := s.steering.Claim(bifurcation.Ports{Addr: l.addr, First: l.first, Count: l.count, Kept: kept})
+	if err != nil {
+		l.hold.release(s)
+		return err
+	}
+	l.claim, l.kept = claim, kept
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		claim.Release()
+		l.hold.release(s)
+		return errClosed
+	}
+	l.untended = l.from != nil
+	s.leases[l] = struct{}{}
+	return nil
 }
 
 // flowsOfOthers returns the connections at a port that the kernel has, and those
@@ -83,26 +151,6 @@ func listenAddr(network string, addr *net.TCPAddr) netip.Addr {
 		return netip.IPv6Unspecified()
 	}
 	return netip.Addr{}
-}
-
-// lease claims held ports on the device.
-func (s *sharing) lease(held *hold, want bifurcation.Ports) (*lease, error) {
-	want.First, want.Count = held.First(), held.Count()
-	claim, err := s.steering.Claim(want)
-	if err != nil {
-		held.release(s)
-		return nil, err
-	}
-	l := &lease{sharing: s, hold: held, claim: claim, first: want.First, count: want.Count, kept: want.Kept}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		claim.Release()
-		held.release(s)
-		return nil, errClosed
-	}
-	s.leases[l] = struct{}{}
-	return l, nil
 }
 
 // dial makes sure that there are local ports for connections. laddr may ask for one
@@ -149,8 +197,9 @@ func (s *sharing) addBlock(had int) error {
 	if err != nil {
 		return err
 	}
-	l, err := s.lease(&hold{Reservation: block, users: map[*sharing]bool{s: true}}, bifurcation.Ports{})
-	if err != nil {
+	held := &hold{Reservation: block, users: map[*sharing]bool{s: true}}
+	l := &lease{sharing: s, hold: held, first: held.First(), count: held.Count()}
+	if err := l.claimWith(nil); err != nil {
 		return err
 	}
 	if had == 0 {
@@ -196,7 +245,10 @@ func (l *lease) release() {
 	s.mu.Lock()
 	delete(s.leases, l)
 	s.mu.Unlock()
-	l.claim.Release()
+	l.from.close()
+	if l.claim != nil {
+		l.claim.Release()
+	}
 	if l.hold != nil {
 		l.hold.release(s)
 		l.hold = nil
@@ -245,8 +297,8 @@ func (s *sharing) tend() {
 		return
 	}
 	for l := range s.leases {
-		if len(l.kept) > 0 {
-			l.tendKept()
+		if len(l.kept) > 0 && !l.untended {
+			l.tendKeptLocked()
 		}
 		if !l.ended {
 			continue
@@ -266,22 +318,67 @@ func (s *sharing) tend() {
 				s.log.Warn("cannot give back connections that ended", "port", l.first, "err", err)
 			}
 			l.flows = now
+			l.to.ended(gone)
 		}
 	}
 }
 
-// tendKept ends the exceptions for connections that others have no more.
-func (l *lease) tendKept() {
+// tendKeptLocked ends the exceptions for connections that others have no more.
+func (l *lease) tendKeptLocked() {
 	now, err := l.sharing.flowsOfOthers(l.first)
 	if err != nil {
+		return // a predecessor tells
+	}
+	l.forgetLocked(without(l.kept, now))
+}
+
+// forgetKept ends the exceptions for these flows, without any for all: the kernel's, if
+// there are some, are found again.
+func (l *lease) forgetKept(flows []link.Flow) {
+	s := l.sharing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return
 	}
-	if gone := without(l.kept, now); len(gone) > 0 {
-		if err := l.sharing.steering.Except(gone); err != nil {
-			return
+	if flows == nil {
+		flows = l.kept
+		if now, err := ports.Connections(l.first); err == nil {
+			kernel := make([]link.Flow, len(now))
+			for i, c := range now {
+				kernel[i] = link.Flow(c)
+			}
+			flows = without(flows, kernel)
 		}
-		l.kept = without(l.kept, gone)
 	}
+	l.forgetLocked(flows)
+}
+
+func (l *lease) forgetLocked(gone []link.Flow) {
+	if len(gone) == 0 {
+		return
+	}
+	if err := l.sharing.steering.Except(gone); err != nil {
+		return
+	}
+	l.kept = without(l.kept, gone)
+	l.to.ended(gone)
+}
+
+// keptNow are the connections that others have at the port.
+func (l *lease) keptNow() []link.Flow {
+	l.sharing.mu.Lock()
+	defer l.sharing.mu.Unlock()
+	return slices.Clone(l.kept)
+}
+
+// handOver ends the lease for another process, which is told when connections end.
+func (l *lease) handOver(to *messages) {
+	l.sharing.mu.Lock()
+	l.to = to
+	l.sharing.mu.Unlock()
+	l.hold.give()
+	l.end()
 }
 
 // without returns those of a that are not in b.

@@ -190,7 +190,7 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 	var lease *lease
 	if rt.sharing != nil {
 		var err error
-		if lease, err = rt.sharing.listen(network, &addr); err != nil {
+		if lease, err = rt.sharing.reserve(network, &addr); err != nil {
 			return fail(err)
 		}
 	}
@@ -203,6 +203,13 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 		}
 		return nil, err
 	}
+	if lease != nil {
+		// Last, so that nobody is refused who comes while a port is handed over.
+		if err := lease.claimPort(); err != nil {
+			l.Close()
+			return fail(err)
+		}
+	}
 	tracked := &listener{Listener: l.(*tpanet.Listener), rt: rt, lease: lease}
 	if kernel != nil {
 		if tracked.kernel, err = kernel(tracked); err != nil {
@@ -210,6 +217,7 @@ func (lc *ListenConfig) listenOnce(rt *Runtime, network string, laddr *net.TCPAd
 			return nil, err
 		}
 	}
+	tracked.offer(network, laddr)
 	if !rt.keep(tracked) {
 		tracked.Close()
 		return fail(errClosed)
@@ -228,6 +236,9 @@ type listener struct {
 	kernel net.Listener // nil without one
 	once   sync.Once
 	open   atomic.Int32 // parts that are open, if it was split
+
+	offered    *offer      // nil where the port is not offered to other processes
+	handedOver atomic.Bool // and one has taken it
 }
 
 // Accept is net.Listener's, and tells of a lost device.
@@ -236,9 +247,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, l.why(err)
 }
 
-// why replaces the error of a listener that the runtime closed because its device is
-// lost.
+// why replaces the error of a listener that the runtime closed, because its device is
+// lost or its port was handed over.
 func (l *listener) why(err error) error {
+	if l.handedOver.Load() && errors.Is(err, net.ErrClosed) {
+		return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: ErrHandedOver}
+	}
 	if failure := l.rt.failure.Load(); failure != nil && errors.Is(err, net.ErrClosed) {
 		l.Close() // returns when the port is free
 		return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: *failure}
@@ -249,6 +263,7 @@ func (l *listener) why(err error) error {
 func (l *listener) Close() error {
 	err := l.Listener.Close()
 	l.once.Do(func() {
+		l.offered.close()
 		if l.kernel != nil {
 			l.kernel.Close()
 		}

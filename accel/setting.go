@@ -157,6 +157,7 @@ var settings = []Setting{
 	list("dpdk.extra_args", "", "DPDK.ExtraArgs", func(c *Config) *[]string { return &c.DPDK.ExtraArgs }, func(v string) (string, error) { return v, nil },
 		"a list of arguments", "none", "further EAL arguments, out of a list of harmless ones"),
 	flag("kernel", "TPA_KERNEL", "Kernel", func(c *Config) *bool { return &c.Kernel }, "listeners accept the kernel's connections as well, see compat.md"),
+	flag("handover", "TPA_HANDOVER", "HandOver", func(c *Config) *bool { return &c.HandOver }, "the next process with this setting takes over a listener's port while this one has it, see sharing.md"),
 	form("fallback", "TPA_FALLBACK", "Fallback", func(c *Config) *Fallback { return &c.Fallback }, fallbacks.want(), "auto",
 		"what happens when acceleration cannot start: auto serves through the kernel, never is an error"),
 	form("firewall", "TPA_FIREWALL", "Firewall", func(c *Config) *Firewall { return &c.Firewall }, firewalls.want(), "ignore",

@@ -53,6 +53,8 @@ type sharing struct {
 	leases   map[*lease]struct{}
 	outbound []*lease // blocks of ports for connections
 	closed   bool
+	// predecessors are the processes from which ports came.
+	predecessors []*predecessor
 
 	growing sync.Mutex // one goroutine at a time adds to outbound
 	// wholeBlocks says that each shard takes those ports of a block whose answers arrive
@@ -139,6 +141,17 @@ func (s *sharing) has(addr netip.Addr) bool {
 	return contains(state.Addrs, addr) || slices.Contains(state.Others, addr)
 }
 
+// passOn has pass take what belongs to no connection at a local address, until it is
+// nil, and reports false where the TCP cannot do that.
+func (s *sharing) passOn(local netip.AddrPort, pass func(packet []byte)) bool {
+	for _, sh := range s.rt.shards {
+		if !sh.PassOn(local, pass) {
+			return false
+		}
+	}
+	return true
+}
+
 // checkAddrs refuses addresses of the configuration that the kernel has not: it
 // answers who asks for the neighbours' MAC addresses, so nobody would find them.
 func (s *sharing) checkAddrs() error {
@@ -172,6 +185,12 @@ func nonlocalBind(addr netip.Addr) bool {
 func (s *sharing) stopFollowing() {
 	s.startOnce.Do(func() { close(s.started) })
 	s.follower.Close()
+	s.mu.Lock()
+	predecessors := s.predecessors
+	s.mu.Unlock()
+	for _, p := range predecessors {
+		p.close()
+	}
 }
 
 // stop gives every port back. The shards have ended.

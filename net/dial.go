@@ -14,7 +14,7 @@ import (
 
 var errMissingAddress = errors.New("missing address")
 
-func init() { transport.Dial, transport.Listen = dialConn, listenOn }
+func init() { transport.Dial, transport.Listen, transport.Pending = dialConn, listenOn, pending }
 
 // dialConn is transport.Dial.
 func dialConn(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr, network string, opts transport.DialOptions) (net.Conn, error) {

@@ -296,6 +296,17 @@ func (q *acceptQueue) waiting() int {
 	return max(0, int(queued-accepted))
 }
 
+// pending is transport.Pending.
+func pending(nl net.Listener) int {
+	n := 0
+	for _, q := range nl.(*Listener).queues {
+		if l, ok := q.ep.(interface{ Pending() int }); ok {
+			n += l.Pending()
+		}
+	}
+	return n
+}
+
 // Stats returns the state of each accept queue. It takes no lock.
 func (l *Listener) Stats() []AcceptStats {
 	stats := make([]AcceptStats, len(l.queues))

@@ -38,6 +38,12 @@ func Reserve(network string, addr netip.AddrPort) (*Reservation, error) {
 	return &Reservation{port, 1, fd}, nil
 }
 
+// Adopt makes a reservation of a socket that another process has passed on.
+func Adopt(fd int, port uint16) *Reservation { return &Reservation{port, 1, fd} }
+
+// Descriptor is the socket of a reservation of one port. It is the reservation's.
+func (r *Reservation) Descriptor() int { return r.fd }
+
 // ReserveBlock holds n consecutive ports at all addresses, the first a multiple
 // of n. n is a power of two up to 16384. It looks where nobody else looks for ports:
 // outside the range that the kernel takes ports for its own connections from, and its

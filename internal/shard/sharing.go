@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
@@ -77,4 +78,17 @@ func (s *Shard) Flows(port uint16) []link.Flow {
 		}
 	}
 	return flows
+}
+
+// PassOn has pass take the IP packets of segments to local that belong to no connection
+// of any shard, until pass is nil: see tcp.Engine.PassOn. It reports false where the
+// engine cannot.
+func (s *Shard) PassOn(local netip.AddrPort, pass func(packet []byte)) bool {
+	e, ok := s.engine.(interface {
+		PassOn(netip.AddrPort, func([]byte))
+	})
+	if ok {
+		e.PassOn(local, pass)
+	}
+	return ok
 }

@@ -127,6 +127,9 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 					}
 					continue
 				}
+				if g.p.passages.Load() != nil && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.passOn(s) {
+					continue
+				}
 				if first && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.begin(s) {
 					fast++
 					continue

@@ -164,7 +164,8 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 		return
 	}
 	e.mu.Lock()
-	listening := e.current() == transport.StateListen
+	// The port may have been handed over just now.
+	listening := e.current() == transport.StateListen && e.p.passage(&a.id) == nil
 	if listening {
 		l.synQueue[child] = struct{}{}
 		child.parent = e

@@ -81,6 +81,10 @@ type Protocol struct {
 
 	refused struct{ acks, timestamps, errors atomic.Uint64 }
 
+	// passages are the ports that were handed over, nil for none. mu is held while they
+	// change.
+	passages atomic.Pointer[[]passage]
+
 	mu  sync.RWMutex
 	set settings
 
@@ -409,8 +413,12 @@ func (p *Protocol) HandleUnknownDestinationPacket(id stack.TransportEndpointID, 
 	return stack.UnknownDestinationPacketHandled
 }
 
-// refuse answers a segment with a reset. No lock must be held.
+// refuse answers a segment with a reset, unless its port is another process's. No lock
+// must be held.
 func (p *Protocol) refuse(s *segment, id stack.TransportEndpointID, proto tcpip.NetworkProtocolNumber) {
+	if p.passage(&id) != nil {
+		return
+	}
 	r, err := p.stack.FindRoute(0, id.LocalAddress, id.RemoteAddress, proto, false)
 	if err != nil {
 		return

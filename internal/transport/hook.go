@@ -38,4 +38,7 @@ var (
 	// network is "tcp", which on no or an unspecified address serves IPv4 and IPv6,
 	// "tcp4" or "tcp6". Errors are those of package net.
 	Listen func(stacks []Stack, laddr *net.TCPAddr, network string, o ListenOptions) (net.Listener, error)
+	// Pending is how many connections a listener made by Listen has that nobody has
+	// accepted, those in their handshake among them, as far as its TCP tells.
+	Pending func(net.Listener) int
 )

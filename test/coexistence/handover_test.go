@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -135,6 +138,105 @@ func TestTakeOver(t *testing.T) {
 	}
 	servers[3].Wait()
 	servers[4].kill()
+}
+
+// handOvers is how many servers TestHandOverUnderLoad starts: TPA_TEST_HANDOVERS, or
+// as few as a run of all tests has time for.
+func handOvers(t *testing.T) int {
+	n := 8
+	if v := os.Getenv("TPA_TEST_HANDOVERS"); v != "" {
+		var err error
+		if n, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// TestHandOverUnderLoad: with TPA_HANDOVER one server after the other takes the port
+// while the one before has it and clients come and go. Nobody is refused, no
+// connection is lost.
+func TestHandOverUnderLoad(t *testing.T) {
+	for _, dev := range append([]string{""}, ways()[1:]...) {
+		t.Run("TPA_DEV="+dev, func(t *testing.T) {
+			s := newSite(t, testnet.Wire{})
+			addr4, addr6 := at(s.si, port)
+			before := s.resets()
+			var slow, most atomic.Int64 // connections that took long, and how long the longest took
+			visit := func(addr string) func() error {
+				return func() error {
+					start := time.Now()
+					err := s.served(addr)
+					took := int64(time.Since(start))
+					if took > int64(500*time.Millisecond) {
+						slow.Add(1)
+					}
+					for m := most.Load(); took > m && !most.CompareAndSwap(m, took); m = most.Load() {
+					}
+					return err
+				}
+			}
+			var loads []*load
+			type generation struct {
+				*process
+				conns []net.Conn
+			}
+			var last []generation
+			for i := range handOvers(t) {
+				g := generation{process: s.start(port, "TPA_HANDOVER=true", "TPA_DEV="+dev+s.si.Name)}
+				if i == 0 {
+					for _, addr := range []string{addr4, addr6, addr4, addr6} {
+						loads = append(loads, s.ask(visit(addr)))
+					}
+				} else if line := last[len(last)-1].line(); line != "handed over" {
+					t.Fatalf("server %d says %q", i-1, line)
+				}
+				for _, addr := range []string{addr4, addr6} {
+					c, err := dial(s.client, addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					g.conns = append(g.conns, c)
+				}
+				last = append(last, g)
+				from := loads[0].requests.Load()
+				s.eventually("load", func() error {
+					if n := loads[0].requests.Load() - from; n < 50 {
+						return fmt.Errorf("%d connections", n)
+					}
+					return nil
+				})
+				for _, g := range last {
+					for _, c := range g.conns {
+						if err := ping(c); err != nil {
+							t.Fatalf("a connection of one of the last %d servers: %v", len(last), err)
+						}
+					}
+				}
+				if len(last) == 3 {
+					for _, c := range last[0].conns {
+						c.Close()
+					}
+					last[0].Wait() // ends by itself with its last connection
+					last = last[1:]
+				}
+			}
+			requests := int64(0)
+			for i, l := range loads {
+				l.stop()
+				l.ok(t, fmt.Sprintf("load %d", i))
+				requests += l.requests.Load()
+			}
+			if n := s.resets() - before; n != 0 {
+				t.Errorf("the kernel sent %d resets", n)
+			}
+			t.Logf("%d hand-overs, %d connections, %d of them took more than 500 ms, the longest %v",
+				handOvers(t)-1, requests, slow.Load(), time.Duration(most.Load()))
+			for _, g := range last {
+				g.kill()
+			}
+		})
+	}
 }
 
 // TestRestart: a server that is killed under load leaves nothing behind, its

@@ -1,6 +1,7 @@
 package coexistence
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -63,6 +64,10 @@ func serve(addr, dial string) error {
 	for {
 		c, err := ln.Accept()
 		if closing.Load() {
+			break
+		}
+		if errors.Is(err, accel.ErrHandedOver) {
+			fmt.Println("handed over")
 			break
 		}
 		if err != nil {
