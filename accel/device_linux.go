@@ -17,7 +17,7 @@ func openInterface(c *Config) (link.Device, error) {
 		return openPacket(name)
 	}
 	name, only := strings.CutPrefix(c.Device, "xdp:")
-	dev, err := xdp.Open(xdp.Config{Interface: name, Queues: max(c.Queues, 1)})
+	dev, err := openXDP(c, xdp.Config{Interface: name, Queues: max(c.Queues, 1)})
 	if errors.Is(err, xdp.ErrOccupied) && !only {
 		// A server of this kind, or another program: neither has to notice.
 		c.Logger.Info("the interface's XDP is in use: a packet socket takes its place", "device", name, "reason", err)
@@ -50,7 +50,7 @@ func openInterface(c *Config) (link.Device, error) {
 		c.Logger.Warn("the driver does not run XDP at this MTU or at all: the generic mode of the kernel takes its place, at a higher price for each frame",
 			"device", dev, "reason", why)
 	}
-	return dev, nil
+	return movable(c, dev), nil
 }
 
 func openPacket(name string) (link.Device, error) {

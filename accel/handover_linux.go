@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -138,33 +137,33 @@ func (s *sharing) askForPort(network string, at netip.AddrPort) (*predecessor, *
 		return nil, nil // the usual case
 	}
 	p := &predecessor{messages: &messages{UnixConn: c}}
-	held, err := p.port(at.Port())
+	fd, err := p.descriptor()
 	if err != nil {
 		s.log.Warn("another process offers the port and does not hand it over", "port", at.Port(), "err", err)
 		c.Close()
 		return nil, nil
 	}
-	return p, held
+	return p, ports.Adopt(fd, at.Port())
 }
 
-// port receives the socket that holds the port.
-func (p *predecessor) port(port uint16) (*ports.Reservation, error) {
-	if uid, _, err := peer(p.UnixConn); err != nil || uid != 0 && uid != os.Geteuid() {
-		return nil, errors.Join(err, errors.New("hand-over: it belongs to another user"))
+// descriptor receives what the first message of the elder brings.
+func (p *predecessor) descriptor() (fd int, err error) {
+	if err := ownProcess(p.UnixConn); err != nil {
+		return -1, err
 	}
-	p.SetReadDeadline(time.Now().Add(handOverTimeout))
+	p.SetReadDeadline(time.Now().Add(2 * handOverTimeout))
 	var head [5]byte
 	oob := make([]byte, syscall.CmsgSpace(4))
 	n, oobn, _, _, err := p.ReadMsgUnix(head[:], oob)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	if all, err := syscall.ParseSocketControlMessage(oob[:oobn]); err == nil && len(all) == 1 && n == len(head) && head[0] == msgPort {
 		if fds, err := syscall.ParseUnixRights(&all[0]); err == nil && len(fds) == 1 {
-			return ports.Adopt(fds[0], port), nil
+			return fds[0], nil
 		}
 	}
-	return nil, errors.New("hand-over: no socket came with the first message")
+	return -1, errors.New("hand-over: nothing came with the first message")
 }
 
 // flows says that we listen, and receives the connections that the predecessor keeps.
@@ -260,7 +259,7 @@ func (o *offer) run() {
 		if err != nil {
 			return // closed
 		}
-		if uid, _, err := peer(c); err != nil || uid != 0 && uid != os.Geteuid() {
+		if ownProcess(c) != nil {
 			c.Close()
 			continue
 		}

@@ -222,6 +222,7 @@ func (rt *Runtime) start() (err error) {
 	rt.stopped = make(chan struct{})
 	rt.watchers.Go(func() { rt.budget.Keep(rt.stopped) })
 	rt.watchers.Go(rt.watch)
+	rt.offerInterface()
 	facts := []any{"device", info.Name, "driver", info.Driver}
 	if info.Mode != "" {
 		facts = append(facts, "mode", info.Mode, "queue_modes", slices.Compact(slices.Sorted(slices.Values(info.QueueModes))))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 
@@ -13,7 +14,9 @@ import (
 	ebpflink "github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/link"
 )
@@ -95,14 +98,40 @@ func Open(l netlink.Link, mode Mode) (_ *Filter, notNative, err error) {
 		}
 		mode = Generic
 	}
-	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode)
+	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode, nil)
 	if err != nil {
 		return nil, nil, errFilter(l, mode, err)
 	}
 	return f, errors.Join(gathers, notNative), nil
 }
 
-func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {
+// Replace is Open where another process has stepped aside: the filter takes the place of
+// that process's at attachment, which Replace closes, and no frame is lost. An error says
+// so where the attachment is not the interface's, or its program is none.
+func Replace(l netlink.Link, attachment *os.File) (*Filter, error) {
+	defer attachment.Close()
+	fd, err := unix.FcntlInt(attachment.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, errFilter(l, Auto, os.NewSyscallError("fcntl", err))
+	}
+	at, err := ebpflink.NewFromFD(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, errFilter(l, Auto, err)
+	}
+	mode := Generic
+	if x := l.Attrs().Xdp; x != nil && x.AttachMode == nl.XDP_ATTACHED_DRV {
+		mode = Native
+	}
+	f, _, err := open(l.Attrs().Index, l.Type() == "veth", mode, at)
+	if err != nil {
+		return nil, errFilter(l, mode, errors.Join(err, at.Close()))
+	}
+	return f, nil
+}
+
+// open loads the filter and attaches it, or has it take the place of another one.
+func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notNative, err error) {
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
@@ -131,6 +160,21 @@ func open(index int, veth bool, mode Mode) (_ *Filter, notNative, err error) {
 		}
 		f.behind = objects.Answer
 	}()
+	if place != nil {
+		f.mode = mode
+		info, err := place.Info()
+		if err == nil && (info.XDP() == nil || info.XDP().Ifindex != uint32(index)) {
+			err = errors.New("filter: the attachment is another interface's")
+		}
+		if err == nil {
+			err = place.Update(f.program)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		f.attached = place
+		return f, nil, nil
+	}
 	if mode != Generic {
 		f.mode = Native
 		if f.attached, notNative = f.attach(); notNative == nil {

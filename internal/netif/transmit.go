@@ -52,6 +52,13 @@ func (e *Endpoint) Kick() {
 	e.txMu.Unlock()
 }
 
+// Flush is Kick even if there is nothing to send.
+func (e *Endpoint) Flush() {
+	e.txMu.Lock()
+	e.flushAllLocked()
+	e.txMu.Unlock()
+}
+
 // FinishPoll is Kick at the end of a poll that has brought some frames.
 func (e *Endpoint) FinishPoll(frames int) {
 	if !e.pending.Load() {

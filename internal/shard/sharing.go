@@ -80,6 +80,10 @@ func (s *Shard) Flows(port uint16) []link.Flow {
 	return flows
 }
 
+// Flush has the queue send what is staged. A queue may use the moment to change how it
+// sends.
+func (s *Shard) Flush() { s.link.Flush() }
+
 // PassOn has pass take the IP packets of segments to local that belong to no connection
 // of any shard, until pass is nil: see tcp.Engine.PassOn. It reports false where the
 // engine cannot.

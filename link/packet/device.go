@@ -37,6 +37,8 @@ var (
 )
 
 const (
+	defaultRing = 2048 // frames
+
 	headerLen = 14 // of Ethernet, without a VLAN tag
 	maxFrame  = packetsocket.MaxFrame
 )
@@ -47,7 +49,7 @@ const (
 // *link.InterfaceError.
 func Open(cfg Config) (*Device, error) {
 	if cfg.RingSize == 0 {
-		cfg.RingSize = 2048
+		cfg.RingSize = defaultRing
 	}
 	switch {
 	case cfg.Interface == "":

@@ -71,6 +71,21 @@ func slotSize(mtu int) int {
 	return size
 }
 
+// OpenQueue opens the sockets alone, for a filter that is attached already, of which tap
+// is the descriptor of the socket filter. They receive into a ring of as many frames as
+// Config.RingSize says by default.
+func OpenQueue(name string, tap int) (*Queue, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, bpf.NoInterface(name, err)
+	}
+	q, err := openQueue(l.Attrs(), tap, defaultRing)
+	if err != nil {
+		return nil, errSocket(name, err)
+	}
+	return q, nil
+}
+
 func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error) {
 	q := &Queue{name: attrs.Name, rx: -1}
 	defer func() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"os"
 	"time"
 
 	"github.com/gotpa/tpa/internal/bpf"
@@ -22,6 +23,12 @@ type Config struct {
 
 	// Attach is how the filter is attached. Default: AttachAuto.
 	Attach Attach
+
+	// Place is where another process had its filter, which has stepped aside
+	// (Device.StepAside) and passed it on: ours takes its place there, in the same
+	// mode, without a moment in which there is none. Open closes it. Default: the
+	// filter is attached anew, where the interface has none.
+	Place *os.File
 
 	// Copy forces copy mode where the driver could do without. Default: zero-copy
 	// where the driver has it.

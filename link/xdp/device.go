@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
@@ -75,7 +76,12 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
-	if dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach)); err != nil {
+	if cfg.Place != nil {
+		dev.filter, err = bpf.Replace(l, cfg.Place)
+	} else {
+		dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach))
+	}
+	if err != nil {
 		return nil, err
 	}
 	// virtio_net takes more queues into use with XDP, one for each processor, and
@@ -258,6 +264,16 @@ func (d *Device) Queue(i int) link.Queue { return d.queues[i] }
 // Sharing implements link.Sharer. The filter is a link.FlowFilter.
 func (d *Device) Sharing() (link.Sharing, bool) {
 	return link.Sharing{Filter: d.filter, Interface: d.info.Name}, true
+}
+
+// StepAside leaves the interface's XDP to another process, with all that is claimed here.
+// open is to open a packet socket with tap as its socket filter (packet.OpenQueue), which
+// gets our frames from then on. The queues get no more, and can be closed when what is in
+// them has been received. The filter moves with the frames. place is what the other
+// process needs, for Config.Place; while it is open, XDP is in use. It needs Linux 6.6; on
+// error nothing has changed.
+func (d *Device) StepAside(open func(tap int) error) (place *os.File, err error) {
+	return d.filter.StepAside(open)
 }
 
 // NotNative returns why the filter is attached in generic mode although native

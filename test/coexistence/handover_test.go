@@ -89,7 +89,7 @@ func TestHandOver(t *testing.T) {
 
 // TestTakeOver: one accelerated server after the other takes the port, each while the
 // one before finishes its connections. The interface's XDP goes from one to another,
-// too. No connection is lost.
+// too. No connection is lost, and the last server has the interface's XDP.
 func TestTakeOver(t *testing.T) {
 	testnet.Need(t, testnet.TCX)
 	s := newSite(t, testnet.Wire{})
@@ -229,6 +229,13 @@ func TestHandOverUnderLoad(t *testing.T) {
 			}
 			if n := s.resets() - before; n != 0 {
 				t.Errorf("the kernel sent %d resets", n)
+			}
+			want := "XDP filter, native"
+			if dev == "packet:" {
+				want = "XDP filter, ingress"
+			}
+			if got := device(t, last[1].conns[0]); !strings.HasPrefix(got, want) {
+				t.Errorf("the last server serves through %q, want %q", got, want)
 			}
 			t.Logf("%d hand-overs, %d connections, %d of them took more than 500 ms, the longest %v",
 				handOvers(t)-1, requests, slow.Load(), time.Duration(most.Load()))

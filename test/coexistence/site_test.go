@@ -114,8 +114,8 @@ func (p *process) line() string {
 			p.site.Fatal("the server ended without a word")
 		}
 		return line
-	case <-time.After(20 * time.Second):
-		p.site.Fatal("the server says nothing for 20 s")
+	case <-time.After(time.Minute):
+		p.site.Fatal("the server says nothing for a minute")
 	}
 	return ""
 }
