@@ -10,6 +10,7 @@ import (
 	"iter"
 	"math/bits"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -48,6 +49,20 @@ func Key6(addrs, ports []byte) Key {
 		DstLo: binary.BigEndian.Uint64(addrs[24:]),
 		Ports: binary.BigEndian.Uint32(ports),
 	}
+}
+
+// Ends are the addresses of the key's two ends.
+func (k *Key) Ends() (local, remote netip.AddrPort) {
+	end := func(hi, lo uint64, port uint16) netip.AddrPort {
+		if k.SrcHi|k.DstHi == 0 {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(lo)))), port)
+		}
+		var a [16]byte
+		binary.BigEndian.PutUint64(a[:], hi)
+		binary.BigEndian.PutUint64(a[8:], lo)
+		return netip.AddrPortFrom(netip.AddrFrom16(a), port)
+	}
+	return end(k.DstHi, k.DstLo, uint16(k.Ports)), end(k.SrcHi, k.SrcLo, uint16(k.Ports>>16))
 }
 
 // minSlots is the size of an empty table, a power of two.

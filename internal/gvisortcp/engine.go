@@ -343,13 +343,18 @@ func (g *Engine) Endpoints() iter.Seq[stack.TransportEndpoint] {
 	return slices.Values(g.stack.RegisteredEndpoints())
 }
 
-// Connection is the one with id, nil for none.
-func (g *Engine) Connection(id *stack.TransportEndpointID) stack.TransportEndpoint {
+// Waiting yields none: gVisor has an endpoint for each connection in TIME-WAIT.
+func (*Engine) Waiting() iter.Seq[flow.Key] { return func(func(flow.Key) bool) {} }
+
+// TimeWaits is none.
+func (*Engine) TimeWaits() int { return 0 }
+
+// Taken tells whether a new connection from here cannot have the addresses of id.
+// gVisor's Connect does not take the place of a connection in TIME-WAIT.
+func (g *Engine) Taken(id *stack.TransportEndpointID) bool {
 	ep := g.stack.FindTransportEndpoint(netstack.Network(id.LocalAddress), tcp.ProtocolNumber, *id, g.c.NIC)
-	if found, ok := g.ID(ep); ok && found.RemotePort != 0 { // a listener is found, too
-		return ep
-	}
-	return nil
+	found, ok := g.ID(ep)
+	return ok && found.RemotePort != 0 // a listener is found, too
 }
 
 // Conn is an endpoint that is registered with the stack, as the limits see it.
@@ -367,10 +372,6 @@ func (*Engine) ID(ep stack.TransportEndpoint) (stack.TransportEndpointID, bool) 
 	}
 	return stack.TransportEndpointID{}, false
 }
-
-// Reusable is never: gVisor's Connect does not take the place of a connection in
-// TIME-WAIT.
-func (*Engine) Reusable(stack.TransportEndpoint) bool { return false }
 
 // RoutesChanged has nothing to do: netif.Endpoint.SetRoutes has the new routes.
 func (*Engine) RoutesChanged() {}

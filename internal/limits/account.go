@@ -22,6 +22,8 @@ type Shard interface {
 	Counters() *tcpip.TCPStats
 	// Held yields all connections, in whatever state, and listeners.
 	Held() iter.Seq[Conn]
+	// TimeWaits is how many more are in TIME-WAIT and hold nothing.
+	TimeWaits() int
 	// Now is monotonic, in nanoseconds.
 	Now() int64
 	MTU() int

@@ -64,6 +64,7 @@ func (a *Account) count() (Census, []holder) {
 			holders = append(holders, holder{conn, a, received + sent, closing})
 		}
 	}
+	c.TimeWait += a.shard.TimeWaits()
 	a.correct(c.HalfOpen)
 	a.timeWait.Store(int64(c.TimeWait))
 	a.shortenTimeWait(c.TimeWait)

@@ -95,8 +95,8 @@ func (s *Shard) taken(local, remote netip.AddrPort) bool {
 		LocalAddress: netstack.Address(local.Addr()), LocalPort: local.Port(),
 		RemoteAddress: netstack.Address(remote.Addr()), RemotePort: remote.Port(),
 	}
-	if found := s.engine.Connection(&id); found != nil && !s.engine.Reusable(found) {
-		return true // else in TIME-WAIT for long enough: Connect takes its place
+	if s.engine.Taken(&id) {
+		return true
 	}
 	if s.handover == nil {
 		return false

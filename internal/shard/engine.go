@@ -78,14 +78,17 @@ type Engine interface {
 
 	// Of endpoints as the stack knows them.
 
-	// Endpoints yields all connections, in whatever state, and listeners, Connection
-	// is the one with an ID, nil for none.
+	// Endpoints yields all connections, in whatever state, and listeners. Waiting has
+	// the keys of those in TIME-WAIT that have no endpoint any more, and TimeWaits their
+	// number.
 	Endpoints() iter.Seq[stack.TransportEndpoint]
-	Connection(*stack.TransportEndpointID) stack.TransportEndpoint
+	Waiting() iter.Seq[flow.Key]
+	TimeWaits() int
+	// Taken tells whether a new connection from here cannot have the addresses of an ID.
+	// It may take the place of one in TIME-WAIT.
+	Taken(*stack.TransportEndpointID) bool
 	Conn(stack.TransportEndpoint) (limits.Conn, bool)
 	ID(stack.TransportEndpoint) (stack.TransportEndpointID, bool)
-	// Reusable tells whether a new connection may take the place of one in TIME-WAIT.
-	Reusable(stack.TransportEndpoint) bool
 
 	// Cookies and ShareCookies are limits.Shard's.
 	Cookies() *syncookie.Cookies

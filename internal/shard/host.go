@@ -22,6 +22,7 @@ const minBuffer = 4 << 10
 func (h host) Received() uint64                  { return h.s.queue.Stats().RxFrames }
 func (h host) Counters() *tcpip.TCPStats         { return &h.s.stackStats.TCP }
 func (h host) Now() int64                        { return h.s.clock.Nanos() }
+func (h host) TimeWaits() int                    { return h.s.engine.TimeWaits() }
 func (h host) MTU() int                          { return int(h.s.link.MTU()) }
 func (h host) Cookies() *syncookie.Cookies       { return h.s.engine.Cookies() }
 func (h host) ShareCookies(c *syncookie.Cookies) { h.s.engine.ShareCookies(c) }

@@ -77,6 +77,11 @@ func (s *Shard) Flows(port uint16) []link.Flow {
 			flows = append(flows, link.Flow{Local: local, Remote: remote})
 		}
 	}
+	for k := range s.engine.Waiting() {
+		if local, remote := k.Ends(); local.Port() == port {
+			flows = append(flows, link.Flow{Local: local, Remote: remote})
+		}
+	}
 	return flows
 }
 

@@ -7,7 +7,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/ports"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/transport"
@@ -144,7 +143,7 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 	case e.ID.LocalPort == 0:
 		e.protocols = protocolsOf(proto)
 		err = e.pickPort()
-	case !e.addLocked() && !(e.succeed(e.ID) && e.addLocked()):
+	case !e.addLocked() && !(e.succeed() && e.addLocked()):
 		err = &tcpip.ErrPortInUse{}
 	case e.reserved && (bound != e.ID.LocalAddress || len(*old) > 1):
 		// The reservation was made for all addresses, or both IP versions.
@@ -192,7 +191,7 @@ func (e *Endpoint) pickPort() tcpip.Error {
 			return false, nil
 		}
 		e.ID.LocalPort = port
-		if e.addLocked() || e.succeed(e.ID) && e.addLocked() {
+		if e.addLocked() || e.succeed() && e.addLocked() {
 			return true, nil
 		}
 		e.ID.LocalPort = 0
@@ -236,35 +235,17 @@ func protocolsOf(proto tcpip.NetworkProtocolNumber) *[]tcpip.NetworkProtocolNumb
 // (RFC 6191 section 2, RFC 7323 section 5.4).
 const reuseAfter = int64(time.Second)
 
-// Reusable tells whether a new connection from here to the same peer may take the
-// place of this one: it is in TIME-WAIT, the program is done with it, and its
-// timestamps tell old segments from new ones.
-func (e *Endpoint) Reusable() bool {
-	if e.current() != transport.StateTimeWait {
+// succeed ends an old connection in TIME-WAIT with the endpoint's addresses, if there is
+// one that may be reused, so that this one takes its place. Its sequence numbers begin
+// beyond the old ones. mu is held.
+func (e *Endpoint) succeed() bool {
+	k, ok := netstack.Key(&e.ID)
+	if !ok {
 		return false
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.reusable()
-}
-
-func (e *Endpoint) reusable() bool {
-	return e.current() == transport.StateTimeWait && e.closed && e.tsOK && e.p.now()-e.heard > reuseAfter
-}
-
-// succeed ends an old connection with id in TIME-WAIT, if there is one that may be
-// reused, so that e takes its place. Its sequence numbers begin beyond the old
-// ones. e's mu is held; the old connection never waits for another one's.
-func (e *Endpoint) succeed(id stack.TransportEndpointID) bool {
-	old := e.p.connection(&id)
-	if old == nil || old == e || old.current() != transport.StateTimeWait || !old.mu.TryLock() {
-		return false
-	}
-	ok := old.ID == id && old.reusable()
+	last, ok := e.p.waits.reuse(&k, e.p.now())
 	if ok {
-		e.iss = e.p.sequenceBeyond(&id, old.sendMax+old.maxWindow)
-		old.finish(transport.StateClosed, nil)
+		e.iss = e.p.sequenceBeyond(&e.ID, last)
 	}
-	old.unlock()
 	return ok
 }

@@ -111,7 +111,7 @@ func TestTimeWaitReuse(t *testing.T) {
 				t.Fatalf("Connect: %v, want a start: %v", err, test.want)
 			}
 			if !test.want {
-				if s := old.current(); s != transport.StateTimeWait {
+				if s := h.wireState(old); s != transport.StateTimeWait {
 					t.Errorf("the old connection is in %v", s)
 				}
 				h.ep = nil

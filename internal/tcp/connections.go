@@ -12,18 +12,22 @@ import (
 )
 
 // All connections are in Protocol.flows, from their first SYN until nothing is left
-// of them. gVisor's demultiplexer has listeners only: what it finds a listener for,
-// or nobody, is looked up here first.
+// of them but a record in Protocol.waits. gVisor's demultiplexer has listeners only:
+// what it finds a listener for, or nobody, is looked up here first.
 
 // addLocked puts a connection into the table, and reports false where its
 // addresses are taken. mu is held, unless nobody else knows the endpoint yet.
 func (e *Endpoint) addLocked() bool {
 	k, ok := netstack.Key(&e.ID)
-	if ok && e.p.flows.Add(k, e) {
-		e.added = true
-		return true
+	if !ok || !e.p.flows.Add(k, e) {
+		return false
 	}
-	return false
+	if e.p.waits.has(&k) {
+		e.p.flows.Delete(k)
+		return false
+	}
+	e.added = true
+	return true
 }
 
 // removeLocked takes it out again. mu is held.
@@ -61,6 +65,11 @@ func (p *Protocol) bound(port uint16) bool {
 			return true
 		}
 	}
+	for k := range p.waits.keys() {
+		if uint16(k.Ports) == port {
+			return true
+		}
+	}
 	return false
 }
 
@@ -92,6 +101,14 @@ func (p *Protocol) begin(in *flow.Segment) bool {
 	a := arrival{ep: l, id: id, proto: in.Network, header: in.Header()[:in.TCPLen]}
 	p.take(&a, in.Payload())
 	return true
+}
+
+// old hands a segment to a record in TIME-WAIT, and reports false where there is none.
+func (p *Protocol) old(in *flow.Segment) bool {
+	a := arrival{id: netstack.ID(in), proto: in.Network, header: in.Header()[:in.TCPLen]}
+	var s segment
+	s.parse(a.header, in.Payload())
+	return p.waited(&in.Key, &s, &a)
 }
 
 // goOn hands a segment to a connection in SYN-RECEIVED or TIME-WAIT, whose place

@@ -24,25 +24,17 @@ func (p *Protocol) knows(s *segment, id *stack.TransportEndpointID) (mss uint16,
 	return p.cookies.Key.Check(local, remote, s.seq-1, p.cookies.Minute(), s.ack-1)
 }
 
-// supersedesLocked tells whether a segment to a connection in SYN-RECEIVED or TIME-WAIT
-// acknowledges a cookie. A SYN to it was answered without its knowledge then, by
-// the filter of the device, and the listener has to see to it.
-func (e *Endpoint) supersedesLocked(s *segment) bool {
-	if s.flags&(syn|rst|ack) != ack {
-		return false
-	}
-	switch e.current() {
-	case transport.StateSynReceived:
-		if e.parent == nil || s.ack == e.iss+1 {
-			return false
-		}
-	case transport.StateTimeWait:
-		if !after(s.seq, e.receiveNext) {
-			return false
-		}
-	}
-	_, ok := e.p.knows(s, &e.ID)
+// isCookie tells whether a segment acknowledges a cookie.
+func (p *Protocol) isCookie(s *segment, id *stack.TransportEndpointID) bool {
+	_, ok := p.knows(s, id)
 	return ok
+}
+
+// supersedesLocked tells whether a segment to a connection in SYN-RECEIVED acknowledges
+// a cookie. A SYN to it was answered without its knowledge then, by the filter of the
+// device, and the listener has to see to it.
+func (e *Endpoint) supersedesLocked(s *segment) bool {
+	return s.flags&(syn|rst|ack) == ack && e.parent != nil && s.ack != e.iss+1 && e.p.isCookie(s, &e.ID)
 }
 
 // sendCookie answers a SYN with a cookie.

@@ -367,6 +367,8 @@ func (e *Endpoint) Close() {
 	case !open(s):
 		e.finish(transport.StateClosed, nil)
 	case s == transport.StateTimeWait:
+		e.in.drop()
+		e.leaveLocked()
 	case e.linger == 0, e.in.len() > 0:
 		// RFC 1122 section 4.2.2.13: data that nobody will read is no clean end.
 		e.reset(&tcpip.ErrConnectionAborted{})

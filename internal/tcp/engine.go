@@ -114,7 +114,8 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 				e, flags := x.ep, s.Header().Flags()
 				first := e == nil && flags&(flow.Unusual|ack|fin) == syn
 				ok := e != nil && !e.current().Over()
-				if (ok || first) && f.Checksum != link.Good && !s.ChecksumsRight() {
+				waits := !ok && g.p.waits.has(&s.Key)
+				if (ok || first || waits) && f.Checksum != link.Good && !s.ChecksumsRight() {
 					g.c.Link.CountBadChecksum()
 					continue
 				}
@@ -125,6 +126,10 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 					} else if e.Input(s.Header()[:s.TCPLen], s.Payload()) {
 						g.owing = append(g.owing, e)
 					}
+					continue
+				}
+				if waits && g.p.old(s) {
+					fast++
 					continue
 				}
 				if g.p.passages.Load() != nil && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.passOn(s) {
@@ -275,7 +280,7 @@ func (g *Engine) Closed(_ flow.Key, ep transport.Endpoint) {
 // Owns tells whether a flow is of one of the connections.
 func (g *Engine) Owns(k *flow.Key) bool {
 	e, ok := g.p.flows.Lookup(k)
-	return ok && !e.current().Over()
+	return ok && !e.current().Over() || g.p.waits.has(k)
 }
 
 // Flows is the number of connections that programs have.
@@ -308,12 +313,16 @@ func (g *Engine) Endpoints() iter.Seq[stack.TransportEndpoint] {
 	}
 }
 
-// Connection is the one with id, nil for none.
-func (g *Engine) Connection(id *stack.TransportEndpointID) stack.TransportEndpoint {
-	if e := g.p.connection(id); e != nil {
-		return e
-	}
-	return nil
+// Waiting yields the keys of connections in TIME-WAIT whose endpoints are gone.
+func (g *Engine) Waiting() iter.Seq[flow.Key] { return g.p.waits.keys() }
+
+// TimeWaits is how many there are.
+func (g *Engine) TimeWaits() int { return int(g.p.waits.n.Load()) }
+
+// Taken tells whether a new connection from here cannot have the addresses of id.
+func (g *Engine) Taken(id *stack.TransportEndpointID) bool {
+	k, ok := netstack.Key(id)
+	return ok && (g.p.connection(id) != nil || g.p.waits.taken(&k, g.p.now()))
 }
 
 // Conn is an endpoint that is registered with the stack, as the limits see it.
@@ -329,12 +338,6 @@ func (*Engine) ID(ep stack.TransportEndpoint) (stack.TransportEndpointID, bool) 
 		return stack.TransportEndpointID{}, false
 	}
 	return e.id(), true
-}
-
-// Reusable tells whether a new connection may take the place of one in TIME-WAIT.
-func (*Engine) Reusable(ep stack.TransportEndpoint) bool {
-	e, ok := ep.(*Endpoint)
-	return ok && e.Reusable()
 }
 
 // RoutesChanged says that addresses or routes of the stack have changed.

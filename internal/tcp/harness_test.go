@@ -18,6 +18,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/testframe"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -420,9 +421,17 @@ func (h *host) read() string {
 
 func (h *host) state(want transport.State) {
 	h.t.Helper()
-	if got := h.ep.current(); got != want {
+	if got := h.wireState(h.ep); got != want {
 		h.t.Fatalf("the connection is in %v, want %v", got, want)
 	}
+}
+
+// wireState is the state of a connection for its peer: TIME-WAIT may outlive the endpoint.
+func (h *host) wireState(e *Endpoint) transport.State {
+	if k, ok := netstack.Key(&e.ID); ok && e.current() == transport.StateClosed && h.p.waits.has(&k) {
+		return transport.StateTimeWait
+	}
+	return e.current()
 }
 
 // expect compares the flags and lengths of what was sent: "SA", "A", "A1460".

@@ -105,13 +105,18 @@ func (e *Endpoint) arrived(s *segment, a *arrival) {
 	if !again {
 		return
 	}
-	// A new connection may begin where an old one waits (RFC 9293 section 3.6.1):
-	// the SYN belongs to the listener now.
-	if l := e.p.listener(a.proto, a.id); l != nil {
+	e.p.anew(s, a)
+}
+
+// anew handles a segment whose connection has ended just now. A new one may begin where
+// an old one waited (RFC 9293 section 3.6.1): the SYN belongs to the listener. No lock
+// must be held.
+func (p *Protocol) anew(s *segment, a *arrival) {
+	if l := p.listener(a.proto, a.id); l != nil {
 		l.arrived(s, a)
 		return
 	}
-	e.p.refuse(s, a.id, a.proto)
+	p.refuse(s, a.id, a.proto)
 }
 
 // atListener handles a segment to a listener (RFC 9293 section 3.10.7.2).

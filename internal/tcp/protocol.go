@@ -20,6 +20,7 @@ import (
 	"github.com/gotpa/tpa/internal/flow"
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
 	"github.com/gotpa/tpa/internal/transport"
@@ -74,6 +75,7 @@ type Protocol struct {
 
 	// flows has all connections, in whatever state: see connections.go.
 	flows flow.Table[*Endpoint]
+	waits timeWaits // those whose endpoints are gone
 	ways  ways
 	ring  ring
 	// departing, if any, is told of each flow whose SYN is about to leave.
@@ -113,7 +115,7 @@ type Protocol struct {
 
 // An arrival is a segment that came through gVisor, in pkt, or past it.
 type arrival struct {
-	ep     *Endpoint
+	ep     *Endpoint // nil for a connection of which there is a record only
 	id     stack.TransportEndpointID
 	pkt    *stack.PacketBuffer
 	proto  tcpip.NetworkProtocolNumber
@@ -305,6 +307,7 @@ func (p *Protocol) Retry() {
 			e.sendAck()
 		}
 		e.output()
+		e.leaveLocked()
 		again := e.stalled
 		e.unlock()
 		if again {
@@ -371,6 +374,12 @@ func (p *Protocol) arrived(a *arrival) {
 	a.header = a.pkt.TransportHeader().Slice()
 	if e := p.connection(&a.id); e != nil {
 		a.ep = e // gVisor knows listeners only
+	} else if k, ok := netstack.Key(&a.id); ok && p.waited(&k, &s, a) {
+		return
+	}
+	if a.ep == nil { // what it was for has ended meanwhile
+		p.anew(&s, a)
+		return
 	}
 	a.ep.arrived(&s, a)
 }
@@ -403,7 +412,8 @@ func (p *Protocol) HandleUnknownDestinationPacket(id stack.TransportEndpointID, 
 	if !p.read(pkt, &s) {
 		return stack.UnknownDestinationPacketMalformed
 	}
-	if e := p.connection(&id); e != nil {
+	e := p.connection(&id)
+	if k, ok := netstack.Key(&id); e != nil || ok && p.waits.has(&k) {
 		p.QueuePacket(e, id, pkt)
 		return stack.UnknownDestinationPacketHandled
 	}
@@ -522,6 +532,7 @@ func (*Protocol) Parse(pkt *stack.PacketBuffer) bool {
 // Close implements stack.TransportProtocol.
 func (p *Protocol) Close() {
 	p.close.Do(func() {
+		p.waits.end()
 		p.ways.end()
 		close(p.closed)
 	})

@@ -81,7 +81,7 @@ func (e *Endpoint) delivered(x *flight, end uint32, s *segment, now int64) {
 	} else if x.state&resent == 0 {
 		r.reordered = true
 	}
-	if x.state&resent != 0 && (rtt < r.least || e.tsOK && s.timestamp && before(s.tsEcr, e.timestampAt(x.at))) {
+	if x.state&resent != 0 && (rtt < r.least || e.tsOK && s.timestamp && before(s.tsEcr, timestampAt(x.at, e.tsOffset))) {
 		return // what was sent first has arrived
 	}
 	if x.state&resent == 0 {

@@ -593,33 +593,19 @@ func (e *Endpoint) finArrived() {
 	}
 }
 
-// receiveTimeWait handles a segment to a connection that has ended. It reports
-// true when a new connection may take its place: its SYN must lie beyond what the
-// old one had, by its timestamp or, unless that is an old one, its sequence number
-// (RFC 6191).
+// receiveTimeWait handles a segment to a connection that has ended, whose endpoint the
+// program still has. It reports true when a new one may take its place.
 func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
-	switch {
-	case s.flags&rst != 0:
-		// RFC 1337: it must not cut the wait short.
-	case s.flags&syn != 0 && s.flags&ack == 0:
-		o := header.ParseSynOptions(s.options, false)
-		stamped := e.tsOK && o.TS
-		if stamped && after(o.TSVal, e.tsRecent) || after(s.seq, e.receiveNext) && !(stamped && before(o.TSVal, e.tsRecent)) {
-			e.finish(transport.StateClosed, nil)
-			return true
-		}
-		e.challenge(s, e.p.now())
-	case s.flags&(syn|ack) == 0:
-		// RFC 9293 section 3.10.7.4, fifth: without an acknowledgement it is dropped.
-	case s.flags&fin != 0 && s.seq+s.length() == e.receiveNext:
-		// The peer's FIN again: our acknowledgement was lost.
-		e.sendAck()
-		e.timeWait()
-	case e.supersedesLocked(s):
+	w, _ := e.timeWaitLocked()
+	switch w.judge(s, func() bool { return e.p.isCookie(s, &e.ID) }) {
+	case waitOver:
 		e.finish(transport.StateClosed, nil)
 		return true
-	case s.length() > 0 || s.seq-e.receiveNext > e.receiveEdge-e.receiveNext:
+	case waitChallenge:
 		e.challenge(s, e.p.now())
+	case waitAnew:
+		e.sendAck()
+		e.timeWait()
 	}
 	return false
 }

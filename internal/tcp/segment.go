@@ -46,7 +46,7 @@ func (s *segment) parse(b header.TCP, payload []byte) {
 	s.timestamp, s.sack = false, nil
 	switch {
 	case len(s.options) == 0 || s.flags&syn != 0:
-	case len(s.options) == 12 && binary.BigEndian.Uint32(s.options) == 0x0101080a: // no-op, no-op, timestamps
+	case len(s.options) == 12 && binary.BigEndian.Uint32(s.options) == timestampOption:
 		s.timestamp = true
 		s.tsVal, s.tsEcr = binary.BigEndian.Uint32(s.options[4:]), binary.BigEndian.Uint32(s.options[8:])
 	default:

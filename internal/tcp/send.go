@@ -202,6 +202,8 @@ func (e *Endpoint) updateMSS() {
 
 const (
 	timestampLen = 12
+	// timestampOption is how the option begins: no-op, no-op, timestamps.
+	timestampOption = 0x0101080a
 	// minMSS keeps a hostile peer or router from making us send headers with a few
 	// bytes each: Linux has 48 as well (TCP_MIN_SND_MSS).
 	minMSS = 48
@@ -281,10 +283,10 @@ func (e *Endpoint) sendSyn() {
 
 // timestamp is our clock in milliseconds, from a start of each connection's own
 // (RFC 7323 section 5.4).
-func (e *Endpoint) timestamp() uint32 { return e.timestampAt(e.p.now()) }
+func (e *Endpoint) timestamp() uint32 { return timestampAt(e.p.now(), e.tsOffset) }
 
-func (e *Endpoint) timestampAt(at int64) uint32 {
-	return uint32(at/int64(time.Millisecond)) + e.tsOffset
+func timestampAt(at int64, offset uint32) uint32 {
+	return uint32(at/int64(time.Millisecond)) + offset
 }
 
 // header begins a header in the endpoint's own space.
@@ -312,7 +314,7 @@ func (e *Endpoint) withOptions(b []byte, n int) []byte {
 	if e.tsOK {
 		n := len(b)
 		b = b[:n+timestampLen]
-		binary.BigEndian.PutUint32(b[n:], 0x0101080a)
+		binary.BigEndian.PutUint32(b[n:], timestampOption)
 		binary.BigEndian.PutUint32(b[n+4:], e.timestamp())
 		binary.BigEndian.PutUint32(b[n+8:], e.tsRecent)
 	}

@@ -301,7 +301,9 @@ func (e *Endpoint) timeWait() {
 		e.finish(transport.StateClosed, nil)
 		return
 	}
-	e.schedule()
+	if e.leaveLocked(); e.current() == transport.StateTimeWait {
+		e.schedule()
+	}
 }
 
 // startFinWait2 bounds the wait for the FIN of a peer to whom nobody listens.
