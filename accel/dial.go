@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -95,17 +96,19 @@ func (d *Dialer) dialContext(ctx context.Context, network, address string) (net.
 		rt.fallbackDials.Add(1)
 		return kernel.DialContext(ctx, network, address)
 	}
-	if deadline := d.deadline(time.Now()); !deadline.IsZero() {
+	deadline := d.deadline(time.Now())
+	if _, err := netip.ParseAddrPort(address); err != nil && !deadline.IsZero() { // there is a name to look up
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
+		deadline = time.Time{}
 	}
 	laddr, addrs, err := resolveDial(ctx, cmp.Or(d.Resolver, net.DefaultResolver), network, address, d.LocalAddr)
 	if err != nil {
 		return fail(err)
 	}
 	a := attempt{rt: rt, network: network, laddr: laddr, near: d.Near, options: transport.DialOptions{
-		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig),
+		KeepAlive: keepAlive(d.KeepAlive, d.KeepAliveConfig), Deadline: deadline,
 	}}
 	first, second := partition(addrs)
 	start := time.Now()

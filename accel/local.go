@@ -66,7 +66,7 @@ func (rt *Runtime) listensAt(addr netip.Addr, port int) bool {
 
 // dialKernel connects by the kernel.
 func (a *attempt) dialKernel(ctx context.Context, raddr *net.TCPAddr) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1 * time.Second, KeepAliveConfig: a.options.KeepAlive}
+	d := net.Dialer{Deadline: a.options.Deadline, KeepAlive: -1 * time.Second, KeepAliveConfig: a.options.KeepAlive}
 	if a.laddr != nil {
 		d.LocalAddr = a.laddr
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/gotpa/tpa/internal/transport"
 )
@@ -29,6 +30,9 @@ func dial(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr,
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
 	}
+	if !opts.Deadline.IsZero() && time.Until(opts.Deadline) <= 0 {
+		return nil, contextError(context.DeadlineExceeded)
+	}
 	if raddr == nil {
 		return nil, errMissingAddress
 	}
@@ -46,9 +50,16 @@ func dial(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr,
 		return nil, sysError("socket", err)
 	}
 	c := newConn(stack, ep, network)
+	if !opts.Deadline.IsZero() {
+		c.wr.setDeadline(opts.Deadline)
+	}
 	if err := c.connect(ctx, f, laddr, remote); err != nil {
+		c.wr.deadline.stop()
 		ep.Close()
 		return nil, err
+	}
+	if !opts.Deadline.IsZero() {
+		c.wr.setDeadline(time.Time{})
 	}
 	if !linkLocal(laddr) && !linkLocal(raddr) {
 		z.Name = "" // Linux knows none of a connection by way of a router
@@ -57,7 +68,7 @@ func dial(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr,
 	return c, nil
 }
 
-// connect does the handshake. ctx ends it early.
+// connect does the handshake. ctx ends it early, as does the deadline of writing.
 func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote netip.AddrPort) error {
 	var local netip.AddrPort
 	call := "connect" // the stack may bind, where package net leaves it to connect
@@ -71,8 +82,10 @@ func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote
 	if err := c.stack.Bind(c.ep, local, remote); err != nil {
 		return sysError(call, err)
 	}
-	stop := context.AfterFunc(ctx, c.wr.wake)
-	defer stop()
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, c.wr.wake)
+		defer stop()
+	}
 	if err := c.ep.Connect(remote); err != nil {
 		return sysError("connect", err)
 	}
@@ -82,6 +95,9 @@ func (c *Conn) connect(ctx context.Context, f family, laddr *net.TCPAddr, remote
 		}
 		if err := ctx.Err(); err != nil {
 			return contextError(err)
+		}
+		if c.wr.err() != nil { // nobody else closes it
+			return contextError(context.DeadlineExceeded)
 		}
 		if _, ok := c.ep.RemoteAddr(); ok {
 			return nil

@@ -175,10 +175,19 @@ func (l *Listener) accept() (c *Conn, err error) {
 	if c, err := l.take(); c != nil || err != nil {
 		return c, err
 	}
-	if _, poller := running(); poller {
+	co, poller := running()
+	switch {
+	case poller:
 		return nil, transport.ErrWouldBlock
+	case co != nil:
+		return l.acceptDetached(co)
 	}
-	Detach(func() { c, err = l.acceptWaiting() })
+	return l.acceptWaiting()
+}
+
+// acceptDetached lets other coroutines run meanwhile.
+func (l *Listener) acceptDetached(co *coroutine) (c *Conn, err error) {
+	co.detach(func() { c, err = l.acceptWaiting() })
 	return c, err
 }
 

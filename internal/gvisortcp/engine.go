@@ -351,8 +351,8 @@ func (*Engine) TimeWaits() int { return 0 }
 
 // Taken tells whether a new connection from here cannot have the addresses of id.
 // gVisor's Connect does not take the place of a connection in TIME-WAIT.
-func (g *Engine) Taken(id *stack.TransportEndpointID) bool {
-	ep := g.stack.FindTransportEndpoint(netstack.Network(id.LocalAddress), tcp.ProtocolNumber, *id, g.c.NIC)
+func (g *Engine) Taken(id stack.TransportEndpointID) bool {
+	ep := g.stack.FindTransportEndpoint(netstack.Network(id.LocalAddress), tcp.ProtocolNumber, id, g.c.NIC)
 	found, ok := g.ID(ep)
 	return ok && found.RemotePort != 0 // a listener is found, too
 }

@@ -95,7 +95,7 @@ func (s *Shard) taken(local, remote netip.AddrPort) bool {
 		LocalAddress: netstack.Address(local.Addr()), LocalPort: local.Port(),
 		RemoteAddress: netstack.Address(remote.Addr()), RemotePort: remote.Port(),
 	}
-	if s.engine.Taken(&id) {
+	if s.engine.Taken(id) {
 		return true
 	}
 	if s.handover == nil {

@@ -86,7 +86,7 @@ type Engine interface {
 	TimeWaits() int
 	// Taken tells whether a new connection from here cannot have the addresses of an ID.
 	// It may take the place of one in TIME-WAIT.
-	Taken(*stack.TransportEndpointID) bool
+	Taken(stack.TransportEndpointID) bool
 	Conn(stack.TransportEndpoint) (limits.Conn, bool)
 	ID(stack.TransportEndpoint) (stack.TransportEndpointID, bool)
 
@@ -108,9 +108,9 @@ func (s *Shard) newEngine(l limits.Limits) (Engine, error) {
 	if s.tcp.Engine == "tpa" {
 		return tcp.NewEngine(tcp.Config{
 			Link: s.link, MAC: s.mac, RxRing: s.rxRing, Slow: s.slow, Record: record,
-			Departing: func(k *flow.Key) {
+			Departing: func(k flow.Key) {
 				if m := s.handover; m != nil {
-					m.Departing(k)
+					m.Departing(&k)
 				}
 			},
 			Elsewhere: func(k *flow.Key) bool {

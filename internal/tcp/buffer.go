@@ -13,6 +13,14 @@ const (
 )
 
 var (
+	smalls = sync.Pool{New: func() any {
+		s := new(struct {
+			chunk
+			memory [smallChunk]byte
+		})
+		s.b = s.memory[:]
+		return &s.chunk
+	}}
 	chunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, largeChunk)} }}
 	drafts = sync.Pool{New: func() any { return &chunk{b: make([]byte, draftChunk)} }}
 )
@@ -65,11 +73,7 @@ func (q *buffer) grow(n int) {
 func (q *buffer) chunk(want int) *chunk {
 	if want <= smallChunk && !q.busy {
 		if q.small == nil {
-			s := new(struct {
-				chunk
-				memory [smallChunk]byte
-			})
-			q.small, s.b = &s.chunk, s.memory[:]
+			q.small = smalls.Get().(*chunk)
 		}
 		q.busy = true
 		return q.small
@@ -125,9 +129,10 @@ func (q *buffer) release(c *chunk) {
 	c.Return()
 }
 
-// shrink forgets the chunk that is kept, unless it is in the queue.
+// shrink gives the chunk back that is kept, unless it is in the queue.
 func (q *buffer) shrink() {
-	if !q.busy {
+	if q.small != nil && !q.busy {
+		smalls.Put(q.small) // release has emptied it
 		q.small = nil
 	}
 }
@@ -188,7 +193,10 @@ func (c *chunk) Return() {
 }
 
 // drop forgets everything.
-func (q *buffer) drop() { q.discard(q.len()) }
+func (q *buffer) drop() {
+	q.discard(q.len())
+	q.shrink()
+}
 
 // CopyAt copies the bytes at position at into b. They must be there.
 func (q *buffer) CopyAt(b []byte, at uint64) {

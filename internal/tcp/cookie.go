@@ -80,7 +80,7 @@ func (e *Endpoint) acceptCookie(s *segment, a *arrival) bool {
 	iss, irs := s.ack-1, s.seq-1
 	stats := &e.p.stats
 	e.mu.Lock()
-	full := e.current() != transport.StateListen || len(e.listen.acceptQueue) >= e.listen.backlog
+	full := e.current() != transport.StateListen || e.listen.waiting() >= e.listen.backlog
 	e.mu.Unlock()
 	if full {
 		stats.ListenOverflowAckDrop.Increment()

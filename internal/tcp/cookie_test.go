@@ -142,7 +142,7 @@ func TestCookiesWhileHandshakesArePending(t *testing.T) {
 			h.receive(out{seq: 1001, ack: s[0].seq + 1, from: 50010 + i})
 		}
 	}
-	if got := len(l.listen.acceptQueue); got != 2 {
+	if got := l.listen.waiting(); got != 2 {
 		t.Fatalf("%d connections wait for Accept, want 2", got)
 	}
 	h.take()

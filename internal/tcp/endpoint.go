@@ -75,7 +75,7 @@ type Endpoint struct {
 	// added: the connection is in Protocol.flows.
 	registered, reserved, added bool
 
-	user *transport.User // nil before Engine.Established and after Engine.Closed
+	user transport.User // nil before Engine.Established and after Engine.Closed
 
 	way *way // of path
 	// challenged is when the last acknowledgement of an unacceptable segment left.
@@ -151,20 +151,14 @@ func (e *Endpoint) SetSink(s transport.Sink) {
 
 func (e *Endpoint) setUser(u transport.User) {
 	e.mu.Lock()
-	e.user = nil
-	if u != nil {
-		e.user = &u
-	}
+	e.user = u
 	e.mu.Unlock()
 }
 
 func (e *Endpoint) currentUser() transport.User {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.user == nil {
-		return nil
-	}
-	return *e.user
+	return e.user
 }
 
 // Trace returns what records the connection, nil when there is no room. It asks

@@ -33,7 +33,7 @@ type Config struct {
 	Record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
 	// Departing is told of each flow whose SYN is about to leave, and Elsewhere tells
 	// whether a flow is another shard's; nil where there is no other.
-	Departing func(*flow.Key)
+	Departing func(flow.Key)
 	Elsewhere func(*flow.Key) bool
 }
 
@@ -320,9 +320,9 @@ func (g *Engine) Waiting() iter.Seq[flow.Key] { return g.p.waits.keys() }
 func (g *Engine) TimeWaits() int { return int(g.p.waits.n.Load()) }
 
 // Taken tells whether a new connection from here cannot have the addresses of id.
-func (g *Engine) Taken(id *stack.TransportEndpointID) bool {
-	k, ok := netstack.Key(id)
-	return ok && (g.p.connection(id) != nil || g.p.waits.taken(&k, g.p.now()))
+func (g *Engine) Taken(id stack.TransportEndpointID) bool {
+	k, ok := netstack.Key(&id)
+	return ok && (g.p.connection(&id) != nil || g.p.waits.taken(&k, g.p.now()))
 }
 
 // Conn is an endpoint that is registered with the stack, as the limits see it.

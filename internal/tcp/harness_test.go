@@ -17,8 +17,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netif"
-	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/transport"
 )
 

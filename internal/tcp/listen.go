@@ -14,7 +14,24 @@ type listener struct {
 	// synQueue has the connections in their handshake, acceptQueue those that are
 	// through and wait for Accept.
 	synQueue    map[*Endpoint]struct{}
-	acceptQueue []*Endpoint
+	acceptQueue []*Endpoint // from accepted on
+	accepted    int
+}
+
+// waiting is how many connections wait for Accept.
+func (l *listener) waiting() int { return len(l.acceptQueue) - l.accepted }
+
+// next takes the first of those that wait. There must be one.
+func (l *listener) next() *Endpoint {
+	child := l.acceptQueue[l.accepted]
+	l.acceptQueue[l.accepted] = nil
+	if l.accepted++; l.accepted > len(l.acceptQueue)/2 {
+		// Half of the list is free: moving the rest costs each connection one step.
+		n := copy(l.acceptQueue, l.acceptQueue[l.accepted:])
+		clear(l.acceptQueue[n:])
+		l.acceptQueue, l.accepted = l.acceptQueue[:n], 0
+	}
+	return child
 }
 
 // Accept implements transport.Endpoint.
@@ -25,26 +42,21 @@ func (e *Endpoint) Accept() (transport.Endpoint, error) {
 		return nil, syscall.EINVAL
 	}
 	l := e.listen
-	if len(l.acceptQueue) == 0 {
+	if l.waiting() == 0 {
 		return nil, transport.ErrWouldBlock
 	}
-	child := l.acceptQueue[0]
-	l.acceptQueue[0] = nil
-	if l.acceptQueue = l.acceptQueue[1:]; len(l.acceptQueue) == 0 {
-		l.acceptQueue = nil
-	}
-	return child, nil
+	return l.next(), nil
 }
 
 // closeListenerLocked ends an endpoint that listens, with mu held, which it lets go.
 // Connections that nobody accepted are reset.
 func (e *Endpoint) closeListenerLocked() {
 	l := e.listen
-	orphans := l.acceptQueue
+	orphans := l.acceptQueue[l.accepted:]
 	for child := range l.synQueue {
 		orphans = append(orphans, child)
 	}
-	l.acceptQueue, l.synQueue = nil, nil
+	l.acceptQueue, l.synQueue, l.accepted = nil, nil, 0
 	e.finish(transport.StateClosed, nil)
 	e.unlock()
 	for _, child := range orphans {
@@ -65,7 +77,7 @@ func (e *Endpoint) forget(child *Endpoint) {
 func (e *Endpoint) admit(child *Endpoint) (told transport.Sink, ok bool) {
 	e.mu.Lock()
 	l := e.listen
-	if e.current() != transport.StateListen || len(l.acceptQueue) >= l.backlog {
+	if e.current() != transport.StateListen || l.waiting() >= l.backlog {
 		e.mu.Unlock()
 		stats := &e.p.stats
 		stats.ListenOverflowAckDrop.Increment()
@@ -145,7 +157,7 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 		e.mu.Unlock()
 		return
 	}
-	if len(l.acceptQueue) >= l.backlog {
+	if l.waiting() >= l.backlog {
 		e.mu.Unlock()
 		stats.ListenOverflowSynDrop.Increment()
 		return

@@ -75,11 +75,13 @@ type Protocol struct {
 
 	// flows has all connections, in whatever state: see connections.go.
 	flows flow.Table[*Endpoint]
-	waits timeWaits // those whose endpoints are gone
-	ways  ways
-	ring  ring
+	// alarms are timers of connections that have ended: *alarm.
+	alarms sync.Pool
+	waits  timeWaits // those whose endpoints are gone
+	ways   ways
+	ring   ring
 	// departing, if any, is told of each flow whose SYN is about to leave.
-	departing func(*flow.Key)
+	departing func(flow.Key)
 
 	refused struct{ acks, timestamps, errors atomic.Uint64 }
 

@@ -272,7 +272,7 @@ func (e *Endpoint) sendSyn() {
 	header.TCP(b).SetDataOffset(uint8(len(b)))
 	if e.p.departing != nil {
 		if k, ok := netstack.Key(&e.ID); ok {
-			e.p.departing(&k)
+			e.p.departing(k)
 		}
 	}
 	e.emit(b, 0, 0)

@@ -25,8 +25,8 @@ type timers struct {
 	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
 	idleAt    int64 // a look whether the connection is idle
 
-	timer   tcpip.Timer
-	firesAt int64 // when the timer fires, 0 while it is not set
+	alarm   *alarm // nil until the first is due
+	firesAt int64  // when it fires, 0 while it is not set
 
 	// userTimeout, if any, is how long the peer may owe us an acknowledgement, or an
 	// open window; since owedAt it does, unless nothing is in flight nor waits.
@@ -73,16 +73,38 @@ func (e *Endpoint) schedule() {
 		return
 	}
 	wait := time.Duration(max(next-e.p.now(), 0))
-	if e.timer == nil {
+	if e.alarm == nil {
 		e.firesAt = next
-		e.timer = e.p.clock.AfterFunc(wait, e.fire)
+		e.alarm = e.p.newAlarm(e, wait)
 		return
 	}
-	if e.firesAt != 0 && !e.timer.Stop() {
+	if e.firesAt != 0 && !e.alarm.timer.Stop() {
 		return // it fires just now, and will set itself anew
 	}
 	e.firesAt = next
-	e.timer.Reset(wait)
+	e.alarm.timer.Reset(wait)
+}
+
+// An alarm is a timer that one connection has after another. Who has it writes it, and
+// gives it back only when it is certain that it does not fire any more.
+type alarm struct {
+	timer tcpip.Timer
+	of    *Endpoint
+}
+
+func (a *alarm) fire() { a.of.fire() }
+
+// newAlarm returns one that fires after a while.
+func (p *Protocol) newAlarm(e *Endpoint, wait time.Duration) *alarm {
+	a, ok := p.alarms.Get().(*alarm)
+	if !ok {
+		a = &alarm{of: e}
+		a.timer = p.clock.AfterFunc(wait, a.fire)
+		return a
+	}
+	a.of = e
+	a.timer.Reset(wait)
+	return a
 }
 
 func earliest(a, b int64) int64 {
@@ -95,9 +117,15 @@ func earliest(a, b int64) int64 {
 // stopTimer ends all.
 func (e *Endpoint) stopTimer() {
 	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt, e.idleAt = 0, 0, 0, 0, 0, 0
-	if e.timer != nil && e.firesAt != 0 && e.timer.Stop() {
-		e.firesAt = 0
+	a := e.alarm
+	if a == nil {
+		return
 	}
+	if e.firesAt != 0 && !a.timer.Stop() {
+		return // fire is about to look at the endpoint
+	}
+	e.alarm, e.firesAt, a.of = nil, 0, nil
+	e.p.alarms.Put(a)
 }
 
 // fire runs when the timer does, in a goroutine of its own.
@@ -293,7 +321,7 @@ func (e *Endpoint) keepAlive(now int64) {
 // timeWait begins TIME-WAIT, or begins it anew.
 func (e *Endpoint) timeWait() {
 	e.setState(transport.StateTimeWait)
-	e.rtoAt, e.lossAt, e.persistAt, e.keepAt = 0, 0, 0, 0
+	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.idleAt = 0, 0, 0, 0, 0
 	e.events |= transport.Ended | transport.Readable | transport.Writable
 	wait := e.p.options().timeWait
 	e.endAt = e.p.now() + int64(wait)

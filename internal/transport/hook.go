@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"net"
+	"time"
 )
 
 // ListenOptions are what a listener needs besides its address.
@@ -24,6 +25,9 @@ type DialOptions struct {
 	// KeepAlive is the keep-alive of the connection. The zero value turns it off;
 	// package net's default is Enable alone.
 	KeepAlive net.KeepAliveConfig
+	// Deadline ends the dial, as that of its context would, which takes more memory. The
+	// zero time is none.
+	Deadline time.Time
 }
 
 // Dial and Listen are how package accel makes a *tpanet.Conn and a
