@@ -54,7 +54,7 @@ func dial(ctx context.Context, stack transport.Stack, laddr, raddr *net.TCPAddr,
 		c.wr.setDeadline(opts.Deadline)
 	}
 	if err := c.connect(ctx, f, laddr, remote); err != nil {
-		c.wr.deadline.stop()
+		c.wr.close() // ends its timer
 		ep.Close()
 		return nil, err
 	}
