@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"io"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,3 +161,45 @@ func TestDataAfterClose(t *testing.T) {
 }
 
 // Blind attacks (RFC 5961).
+
+// TestAbortUnread: who reads a stream that the end of the stack cuts off must not take
+// that for the stream's end, whatever the peer has sent by then.
+func TestAbortUnread(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(h *host)
+		data string
+		want error
+	}{
+		{"established", func(*host) {}, "unread", syscall.ECONNABORTED},
+		{"TIME-WAIT", func(h *host) {
+			_ = h.ep.CloseWrite()
+			h.receive(out{}, out{flags: fin | ack})
+			h.state(transport.StateTimeWait)
+		}, "unread", syscall.ECONNABORTED},
+		{"closed", func(h *host) {
+			h.receive(out{flags: fin | ack})
+			_ = h.ep.CloseWrite()
+			h.receive(out{})
+			h.state(transport.StateClosed)
+		}, "unread", syscall.ECONNABORTED},
+		{"all is read", func(h *host) {
+			_ = h.ep.CloseWrite()
+			h.receive(out{}, out{flags: fin | ack})
+		}, "", io.EOF},
+		{"twice", func(h *host) { h.ep.Abort() }, "unread", syscall.ECONNABORTED},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, false)
+			h.accept(shape{})
+			if test.data != "" {
+				h.receive(out{data: test.data})
+			}
+			test.end(h)
+			h.ep.Abort()
+			if n, _, err := h.ep.Read(make([]byte, 100)); n != 0 || err != test.want {
+				t.Errorf("Read: %d bytes, %v, want %v", n, err, test.want)
+			}
+		})
+	}
+}

@@ -387,8 +387,17 @@ func (e *Endpoint) Abort() {
 	}
 	defer e.unlock()
 	e.recordEnd()
-	if s := e.current(); s == transport.StateTimeWait || s == transport.StateClosed || s == transport.StateError {
-		e.finish(transport.StateClosed, nil)
+	// Who reads must not take what was cut off for the end of the stream.
+	switch e.current() {
+	case transport.StateTimeWait, transport.StateClosed:
+		if e.in.len() > 0 {
+			e.finish(transport.StateError, &tcpip.ErrConnectionAborted{})
+		} else {
+			e.finish(transport.StateClosed, nil)
+		}
+		return
+	case transport.StateError:
+		e.in.drop()
 		return
 	}
 	e.reset(&tcpip.ErrConnectionAborted{})

@@ -227,17 +227,22 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		e.challenge(s, now)
 		return
 	}
+	if e.current() == transport.StateSynReceived && s.flags&(ack|rst) == ack && s.ack != e.iss+1 {
+		// RFC 9293 section 3.5.2, group 2, wherever the segment lies, as with Linux.
+		e.sendControlAt(s.ack, 0, rst)
+		return
+	}
 	if e.tsOK && s.timestamp && s.flags&rst == 0 && before(s.tsVal, e.tsRecent) && now-e.tsAge < tsStale {
 		// RFC 7323 section 5.3: protection against wrapped sequence numbers. A segment
 		// without the option passes, as with Linux, against the SHOULD of section 3.2:
 		// devices on the path take it off, and the connection would never end.
 		e.p.refused.timestamps.Add(1)
-		e.challenge(s, now)
+		e.outside(s, now)
 		return
 	}
 	if !e.acceptable(s) {
 		if s.flags&rst == 0 {
-			e.challenge(s, now)
+			e.outside(s, now)
 		} else {
 			e.p.stats.InvalidSegmentsReceived.Increment()
 		}
@@ -257,18 +262,12 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 		e.p.stats.InvalidSegmentsReceived.Increment()
 		return
 	}
-	if e.current() == transport.StateSynReceived {
-		if s.ack != e.iss+1 {
-			e.sendControlAt(s.ack, 0, rst)
-			return
-		}
-		if !e.complete(s) {
-			return
-		}
+	if e.current() == transport.StateSynReceived && !e.complete(s) {
+		return
 	}
 	// RFC 5961 section 5: an acknowledgement of what was never sent, or of what is
 	// long past, is not that of the peer.
-	if after(s.ack, e.sendMax) || before(s.ack, e.unacknowledged-e.maxWindow) {
+	if after(s.ack, e.sendMax) || before(s.ack, e.unacknowledged) && before(s.ack, e.oldestAck()) {
 		e.p.refused.acks.Add(1)
 		e.challenge(s, now)
 		return
@@ -313,15 +312,36 @@ func (e *Endpoint) acceptable(s *segment) bool {
 	return s.seq-e.receiveNext < room || s.seq+n-1-e.receiveNext < room
 }
 
-// challenge acknowledges a segment that is not acceptable. Data and FIN are answered
-// always, others as often as Linux does: no storm of them may arise.
+// challenge acknowledges a segment that is not believed (RFC 5961), as often as Linux
+// does: no storm of them may arise (section 7).
 func (e *Endpoint) challenge(s *segment, now int64) {
-	if (s.length() == 0 || s.flags&syn != 0) && e.challenged != 0 && now-e.challenged < challengeEvery {
+	if e.challenged != 0 && now-e.challenged < challengeEvery {
 		return
 	}
 	e.challenged = now
 	e.repeats(s.seq, len(s.payload))
 	e.sendAck()
+}
+
+// outside acknowledges a segment that is not acceptable. Data and FIN, which the peer
+// sends again until they are acknowledged, are answered always.
+func (e *Endpoint) outside(s *segment, now int64) {
+	if s.length() == 0 || s.flags&syn != 0 {
+		e.challenge(s, now)
+		return
+	}
+	e.repeats(s.seq, len(s.payload))
+	e.sendAck()
+}
+
+// oldestAck is the lowest acknowledgement that the peer can have sent: none of what
+// was never sent (RFC 5961 section 5).
+func (e *Endpoint) oldestAck() uint32 {
+	acked := e.out.begin
+	if e.finSent && after(e.unacknowledged, e.finSeq) {
+		acked++
+	}
+	return e.unacknowledged - uint32(min(uint64(e.maxWindow), acked))
 }
 
 // repeats notes what of n bytes from seq on has arrived in order before.
@@ -376,8 +396,9 @@ func (e *Endpoint) text(s *segment) {
 	switch e.current() {
 	case transport.StateEstablished, transport.StateFinWait1, transport.StateFinWait2:
 	default:
-		// The peer has sent its FIN: it sends it again.
-		if s.flags&fin != 0 || len(s.payload) > 0 {
+		// The peer has sent its FIN: what lies beyond is ignored (RFC 9293 section
+		// 3.10.7.4, seventh and eighth), and answered where some of it came before.
+		if before(s.seq, e.receiveNext) {
 			e.ackOwed.Set(true)
 			e.sendAck()
 		}
@@ -397,6 +418,9 @@ func (e *Endpoint) text(s *segment) {
 	}
 	if room := int(int32(e.receiveEdge - seq)); len(b) > room {
 		b, last = b[:max(room, 0)], false
+	}
+	if e.lateFin && int(int32(e.finAt-seq)) < len(b) {
+		b, last = b[:max(int32(e.finAt-seq), 0)], false // nothing lies behind a FIN
 	}
 	if e.closed && len(b) > 0 {
 		// RFC 1122 section 4.2.2.13: nobody will read it, and the peer must know. The
@@ -422,8 +446,8 @@ func (e *Endpoint) text(s *segment) {
 		e.events |= transport.Readable
 	}
 	e.ackOwed.Set(true)
-	if len(e.outOfOrder) > 0 || e.lateFin {
-		last = e.joinOutOfOrder() || last
+	if !last && (len(e.outOfOrder) > 0 || e.lateFin) {
+		last = e.joinOutOfOrder()
 		if len(e.outOfOrder) == 0 || !e.sackOK {
 			e.sendAck() // a gap was filled
 		}
@@ -547,8 +571,12 @@ func (e *Endpoint) joinOutOfOrder() (last bool) {
 			break
 		}
 		if int(skip) < len(p.b) {
-			e.in.write(p.b[skip:])
-			e.receiveNext += uint32(len(p.b)) - skip
+			b := p.b[skip:]
+			if e.lateFin && int(int32(e.finAt-e.receiveNext)) < len(b) {
+				b = b[:int32(e.finAt-e.receiveNext)]
+			}
+			e.in.write(b)
+			e.receiveNext += uint32(len(b))
 			e.events |= transport.Readable
 		}
 		e.outOfOrderBytes -= len(p.b) + pieceOverhead
@@ -602,7 +630,7 @@ func (e *Endpoint) receiveTimeWait(s *segment) (again bool) {
 		e.finish(transport.StateClosed, nil)
 		return true
 	case waitChallenge:
-		e.challenge(s, e.p.now())
+		e.outside(s, e.p.now())
 	case waitAnew:
 		e.sendAck()
 		e.timeWait()

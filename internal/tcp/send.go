@@ -349,7 +349,7 @@ func (e *Endpoint) sendAck() { e.sendControl(e.bareSeq(), ack) }
 // an old one and its acknowledgement ignored, and two peers whose timers ran out
 // at once would stand still. So it would beyond the peer's window.
 func (e *Endpoint) bareSeq() uint32 {
-	if end := e.unacknowledged + uint32(e.sendWindow); after(e.sendMax, end) {
+	if end := e.unacknowledged + uint32(e.sendWindow); after(e.sendMax, end) && e.current() != transport.StateSynReceived {
 		return end
 	}
 	return e.sendMax

@@ -119,12 +119,12 @@ func run(t *testing.T, seed uint64, s setup, program func(*world)) (o outcome) {
 		if !t.Failed() {
 			program(w)
 		}
+		dog.Stop()
 		w.settle()
 		o.virtual = time.Since(w.start)
 		for _, h := range w.hosts {
 			h.rt.Close()
 		}
-		dog.Stop()
 		w.leftovers()
 		o.frames, o.digest = w.wire.frames, w.wire.digest.Sum64()
 	})
