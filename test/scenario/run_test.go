@@ -83,6 +83,7 @@ type run struct {
 	wrote, read int64      // bytes of the streams, at our socket
 	window      int64      // what the peer offers by default, as in the header
 	reading     chan error // the end of readLater
+	again       bool       // connections begin again and again on the same ports
 	oldTS       uint32     // for timestampsRose
 	oldEnd      uint32     // where our numbers of the connection before ended, for beyondOld
 	// mark is when the last thing happened: a segment went out, one came in, or
@@ -207,43 +208,52 @@ func (s *run) next(deadline time.Time) (g segment, at time.Time, ok bool, err er
 				return g, at, false, nil
 			}
 		}
-		p, err := testframe.ParseIP(a.packet)
-		if err != nil {
-			return g, at, false, err
+		g, ours, err := s.decode(a)
+		if err != nil || ours {
+			return g, a.at, err == nil, err
 		}
-		if p.Protocol != testframe.ProtocolTCP || p.Dst != s.peer || len(p.Payload) < 20 {
-			continue
-		}
-		h := p.TCP()
-		from, to := h.SourcePort(), h.DestinationPort()
-		index := int(to) - peerPort
-		if s.ourPort == 0 {
-			s.ourPort = from // it dialled
-		}
-		if index < 0 || index > 10000 || from != s.ourPort {
-			return g, at, false, fmt.Errorf("a segment from port %d to port %d", from, to)
-		}
-		c := s.conn(index)
-		if h.Flags().Contains(header.TCPFlagSyn) && c.isns.ours == 0 {
-			c.isns.ours = h.SequenceNumber()
-		}
-		g, err := decodeSegment(h, c.isns, c.acked)
-		g.conn = index
-		s.note("    > %v", g)
-		if err != nil {
-			return g, a.at, false, err
-		}
-		if o, ok := g.option("ts"); ok {
-			c.lastTS = uint32(o.args[0].v)
-		}
-		if last := c.starts[len(c.starts)-1]; g.seq.v == last && g.end.v > last {
-			c.starts = append(c.starts, g.end.v)
-		}
-		if g.flags&flagA != 0 {
-			c.ack, c.edge = g.ack.v, g.ack.v+g.win.v
-		}
-		return g, a.at, true, nil
 	}
+}
+
+// decode reads a packet of the stack. It returns false for what is no segment to the
+// peer.
+func (s *run) decode(a arrival) (g segment, ok bool, err error) {
+	p, err := testframe.ParseIP(a.packet)
+	if err != nil {
+		return g, false, err
+	}
+	if p.Protocol != testframe.ProtocolTCP || p.Dst != s.peer || len(p.Payload) < 20 {
+		return g, false, nil
+	}
+	h := p.TCP()
+	from, to := h.SourcePort(), h.DestinationPort()
+	index := int(to) - peerPort
+	if s.ourPort == 0 {
+		s.ourPort = from // it dialled
+	}
+	if index < 0 || index > 10000 || from != s.ourPort {
+		return g, false, fmt.Errorf("a segment from port %d to port %d", from, to)
+	}
+	c := s.conn(index)
+	if h.Flags().Contains(header.TCPFlagSyn) && (c.isns.ours == 0 || s.again) {
+		c.isns.ours = h.SequenceNumber()
+	}
+	g, err = decodeSegment(h, c.isns, c.acked)
+	g.conn = index
+	s.note("    > %v", g)
+	if err != nil {
+		return g, false, err
+	}
+	if o, ok := g.option("ts"); ok {
+		c.lastTS = uint32(o.args[0].v)
+	}
+	if last := c.starts[len(c.starts)-1]; g.seq.v == last && g.end.v > last {
+		c.starts = append(c.starts, g.end.v)
+	}
+	if g.flags&flagA != 0 {
+		c.ack, c.edge = g.ack.v, g.ack.v+g.win.v
+	}
+	return g, true, nil
 }
 
 // expect waits for a segment that matches, and skips pure acknowledgements that
