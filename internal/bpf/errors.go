@@ -46,7 +46,7 @@ func wantEthernet(attrs *netlink.LinkAttrs) error {
 		if m, err := netlink.LinkByIndex(attrs.MasterIndex); err == nil && m.Type() != "vrf" {
 			return &link.InterfaceError{
 				Interface: attrs.Name, Problem: fmt.Sprintf("a part of %s (%s), which has its frames and the addresses", m.Attrs().Name, m.Type()),
-				Remedy: "name " + m.Attrs().Name, Err: errors.ErrUnsupported,
+				Remedy: upperOf(attrs.Name, m), Err: errors.ErrUnsupported,
 			}
 		}
 	}
@@ -56,6 +56,15 @@ func wantEthernet(attrs *netlink.LinkAttrs) error {
 		}
 	}
 	return nil
+}
+
+// upperOf says what to name in the place of a part of another interface.
+func upperOf(part string, m netlink.Link) string {
+	if m.Type() == "openvswitch" {
+		// The master of all ports is the data path, ovs-system, which has no addresses.
+		return "name the interface of its bridge, which `ovs-vsctl port-to-br " + part + "` prints"
+	}
+	return "name " + m.Attrs().Name
 }
 
 // Gathers tells whether an interface gathers others, as a bond, a team, and a

@@ -49,3 +49,17 @@ func TestErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestUpperOf: what to name in the place of a part of another interface.
+func TestUpperOf(t *testing.T) {
+	for _, tt := range []struct{ kind, name, want string }{
+		{"bond", "bond0", "name bond0"},
+		{"bridge", "br0", "name br0"},
+		{"openvswitch", "ovs-system", "`ovs-vsctl port-to-br eth0`"},
+	} {
+		upper := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: tt.name}, LinkType: tt.kind}
+		if got := upperOf("eth0", upper); !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.kind, got, tt.want)
+		}
+	}
+}
