@@ -207,8 +207,11 @@ func (e *Endpoint) deliverIP(proto tcpip.NetworkProtocolNumber, atLeast int, pay
 		e.stats.rxMalformed.Add(1)
 		return
 	}
-	// The stack checks all checksums again here: it knows only of devices that
-	// check every frame, not of a status per frame.
+	// The stack checks all checksums again, whatever the device found. Segments of
+	// connections do not come here. What does is ICMP, fragments and the little that
+	// the fast path did not want, for which another pass over the frame is cheap.
+	// Devices leave true checksums in frames that they call Good; link/dpdk fills in
+	// those that virtio leaves open.
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(payload)),
 	})
