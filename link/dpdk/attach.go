@@ -42,8 +42,17 @@ func (c *Config) attachPCIError(err error, reason string) error {
 	if driver == "" {
 		driver = "no driver"
 	}
-	return fmt.Errorf("DPDK cannot use it while it is bound to %s: if it is a network device that the kernel can do without, bind it with \"dpdk-devbind.py --bind=vfio-pci %s\": %w%s",
-		driver, c.name(), ErrNotSupported, reason)
+	return fmt.Errorf("DPDK cannot use it while it is bound to %s: if it is a network device that the kernel can do without, bind it with \"modprobe %[2]s && dpdk-devbind.py --bind=%[2]s %[3]s\": %[4]w%[5]s",
+		driver, userDriver(), c.name(), ErrNotSupported, reason)
+}
+
+// userDriver names the kernel's driver for devices that are driven from user space:
+// vfio-pci wants an IOMMU.
+func userDriver() string {
+	if units, err := os.ReadDir("/sys/class/iommu"); err == nil && len(units) == 0 {
+		return "uio_pci_generic"
+	}
+	return "vfio-pci"
 }
 
 // attachError makes an error of a driver's number and of what DPDK logged.
