@@ -531,7 +531,7 @@ func (n *iface) program() finding {
 	if n.attached != 0 {
 		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
 		f.Consequence = "AF_XDP cannot be used: an interface runs one program; a packet socket can, from Linux 6.6 on"
-		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; ip link set " + n.name + " xdp off removes it"
+		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; stop its owner, or if it has none: ip link set dev " + n.name + " xdp off"
 		return f
 	}
 	p := n.plan
