@@ -27,6 +27,10 @@ func openInterface(c *Config) (link.Device, error) {
 		}
 		return dev, nil
 	}
+	if errors.Is(err, xdp.ErrJoined) && !only && c.Queues <= 1 {
+		c.Logger.Info("AF_XDP would lose segments here: a packet socket takes its place", "device", name, "reason", err)
+		return openPacket(name)
+	}
 	if err != nil {
 		return nil, err
 	}

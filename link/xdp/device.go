@@ -57,7 +57,8 @@ func Open(cfg Config) (_ *Device, err error) {
 	attrs := l.Attrs()
 
 	cleanInterface(attrs.Index)
-	plan := cfg.plan(ask(l))
+	facts := ask(l)
+	plan := cfg.plan(facts)
 	receive := plan.Queues
 	if cfg.Queues == 0 {
 		cfg.Queues = receive
@@ -83,6 +84,9 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if dev.filter.Mode() == bpf.Generic && facts.virtio.joins() {
+		return nil, errJoined(attrs.Name, dev.notNative)
 	}
 	// virtio_net takes more queues into use with XDP, one for each processor, and
 	// receives on them, too.

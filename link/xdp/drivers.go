@@ -8,7 +8,9 @@ type driver struct {
 	// native and zeroCopy stand for what kernels before 6.3 do not tell. They are
 	// what the driver of Linux 5.10 does.
 	native, zeroCopy bool
-	// pageChunks: zero-copy mode takes chunks of the size of a page alone.
+	// pageChunks: zero-copy mode takes chunks of the size of a page alone, or has a
+	// buffer in units of 1 KB, so that half a page less the headroom is too small for
+	// frames of 1,500 bytes.
 	pageChunks bool
 	// maxMTU is the greatest MTU for native mode without fragments, 0 where it is
 	// not known here.
@@ -68,12 +70,14 @@ var drivers = map[string]driver{
 		"zero-copy mode takes combined queues alone: ethtool -L DEVICE rx 0 tx 0 combined N",
 		"in zero-copy mode frames for the kernel are copied: its own traffic is dearer",
 	}},
-	"i40e":        {native: true, zeroCopy: true, maxMTU: 3046},
-	"ixgbe":       {native: true, zeroCopy: true},
-	"igc":         {},
+	"i40e": {native: true, zeroCopy: true, maxMTU: 3046},
+	// SRRCTL.BSIZEPKT: igb_setup_srrctl, igc_configure_rx_ring, ixgbe_configure_srrctl
+	// (there but for 82599).
+	"ixgbe":       {native: true, zeroCopy: true, pageChunks: true},
+	"igc":         {pageChunks: true},
 	"stmmac":      {native: true},
 	"bnxt_en":     {native: true},
-	"igb":         {native: true},
+	"igb":         {native: true, pageChunks: true},
 	"ixgbevf":     {native: true},
 	"mlx4_en":     {native: true},
 	"mvneta":      {native: true},

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"syscall"
@@ -12,6 +13,23 @@ import (
 // ErrOccupied is wrapped by errors of Open where another program has the
 // interface's XDP.
 var ErrOccupied = bpf.ErrOccupied
+
+// ErrJoined is wrapped by errors of Open where the host of a virtual machine joins
+// segments to ones of up to 64 KB, which fit no chunk, and the device does not let
+// that be switched off. A packet socket takes them.
+var ErrJoined = errors.New("segments are larger than a chunk")
+
+// whyJoined is the problem behind ErrJoined.
+const whyJoined = "the host joins segments, and does not offer the guest to switch that off (VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)"
+
+// errJoined is for interfaces where generic mode alone is left.
+func errJoined(name string, notNative error) error {
+	return &link.InterfaceError{
+		Interface: name, Problem: "AF_XDP would lose most of what arrives: " + whyJoined,
+		Remedy: "use a packet socket: TPA_DEV=packet:" + name + "; or start the virtual machine without guest_tso4, guest_tso6 and guest_ufo",
+		Err:    fmt.Errorf("%w; in native mode: %w", ErrJoined, cmp.Or(notNative, errors.ErrUnsupported)),
+	}
+}
 
 // Capabilities says how to give a program the rights that it needs.
 const Capabilities = bpf.Capabilities

@@ -74,13 +74,14 @@ type facts struct {
 	queues int
 	// gathers: see bpf.Gathers.
 	gathers bool
+	virtio  virtio
 }
 
 // ask asks in the network namespace of the calling thread. What the kernel does
 // not know stays zero.
 func ask(l netlink.Link) facts {
 	attrs := l.Attrs()
-	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease()}
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease(), virtio: virtioOf(attrs)}
 	if s, err := ethtool.Open(); err == nil {
 		defer s.Close()
 		f.driver, _ = s.Driver(attrs.Name)
@@ -131,6 +132,8 @@ func (c Config) plan(f facts) Plan {
 		p.NotNative, p.Remedy = "the driver does not run XDP", "use an interface whose driver does, or a newer kernel"
 	case !features.Has(netdevgenl.Redirect):
 		p.NotNative, p.Remedy = "the driver's XDP cannot redirect frames to sockets", "use another interface, or a newer kernel"
+	case f.virtio.joins():
+		p.NotNative, p.Remedy = whyJoined, "use a packet socket: TPA_DEV="+c.Interface
 	case d.maxMTU != 0 && f.mtu > d.maxMTU:
 		p.NotNative = fmt.Sprintf("the driver runs XDP up to an MTU of %d", d.maxMTU)
 		p.Remedy = fmt.Sprintf("ip link set dev %s mtu %d", c.Interface, d.maxMTU)
@@ -149,6 +152,9 @@ func (c Config) plan(f facts) Plan {
 		p.Copies = "the driver has no zero-copy mode"
 	case d.ownZeroCopyQueues && f.before(6, 1):
 		p.Copies = "zero-copy mode of this driver has queues before Linux 6.1 that RSS does not reach"
+	case f.virtio.physical():
+		// virtnet_xsk_pool_enable wants a DMA device: virtqueue_dma_dev.
+		p.Copies = "the hypervisor gives the device no DMA mapping, which zero-copy mode needs (QEMU: iommu_platform=on)"
 	case d.powerOfTwoRings && (f.rings.Receive&(f.rings.Receive-1) != 0 || f.rings.Transmit&(f.rings.Transmit-1) != 0):
 		p.Copies = fmt.Sprintf("the driver's zero-copy mode wants rings of a power of two: ethtool -G %s rx 2048 tx 2048", c.Interface)
 	default:

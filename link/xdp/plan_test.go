@@ -54,6 +54,16 @@ func TestPlan(t *testing.T) {
 			Plan{Attach: AttachNative, Copies: "the driver's zero-copy mode wants rings of a power of two: ethtool -G eth0 rx 2048 tx 2048", ChunkSize: 2048, MaxMTU: 3046, Queues: 1},
 		},
 		{
+			"virtio of a hypervisor without DMA mapping", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), queues: 1, virtio: virtio("0000000000000000000000000000000000")},
+			Plan{Told: true, Attach: AttachNative, Copies: "the hypervisor gives the device no DMA mapping, which zero-copy mode needs (QEMU: iommu_platform=on)",
+				ChunkSize: 2048, MaxMTU: 3506, Queues: 1},
+		},
+		{
+			"virtio without control of offloads", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), queues: 1, virtio: virtio("1100000110")},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: whyJoined, Remedy: "use a packet socket: TPA_DEV=eth0", Copies: "generic mode copies",
+				ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
+		},
+		{
 			"copying on purpose", Config{Copy: true}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 3000, device: told(zeroCopy)},
 			Plan{Told: true, Attach: AttachNative, Copies: "Config.Copy was asked for", ChunkSize: 4096, Queues: 1},
 		},
@@ -103,6 +113,7 @@ func TestMemoryModes(t *testing.T) {
 	}{
 		{"a card", "ice", 1500, false, []memoryMode{{2048, false}, {4096, false}, {2048, true}}},
 		{"ENA", "ena", 1500, false, []memoryMode{{4096, false}, {2048, true}}},
+		{"buffers in units of 1 KB", "igb", 1500, false, []memoryMode{{4096, false}, {2048, true}}},
 		{"larger frames", "ice", 3000, false, []memoryMode{{4096, false}, {4096, true}}},
 		{"frames that just fit", "new", 1778, false, []memoryMode{{2048, false}, {4096, false}, {2048, true}}},
 		{"frames that just do not", "new", 1779, false, []memoryMode{{4096, false}, {4096, true}}},
