@@ -114,7 +114,7 @@ pgo: deps-bench build ## renew the profile that tpa-bench is optimised with
 # have built already would be built once more, for each set of flags.
 test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
-test: deps hugepages lint cross generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz ## run every test there is
+test: deps hugepages lint cross generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz test-guest-short ## run every test there is
 	@again=$$(cd $(RERUNS) && grep -rE '\.(Test|Fuzz)[^/]*:' . || :); \
 	echo "$$(grep -c . <<<"$$again") tests had to run again. One that needs luck twice needs a fix."; echo "$$again"
 	@echo "All tests passed."
@@ -192,7 +192,7 @@ test-soak:
 # Guests boot Debian's kernels with cards that QEMU plays: see test/guest. The
 # cells are chosen ones; ALL=1 runs all of them, TABLE=docs/nics.md writes their
 # table. Packages of kernels come by apt into a cache and are not installed.
-GUEST_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool iputils-ping util-linux
+GUEST_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool iputils-ping libcap2-bin util-linux
 GUEST = $(GO) test -tags '$(TAGS)' -timeout 60m -v -count 1 ./test/guest -args -guest.table=$(abspath $(TABLE))
 
 .PHONY: test-guest

@@ -28,7 +28,11 @@ const (
 )
 
 // patience bounds each step of a client.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
+
+// startTime bounds the start of a server, which takes 6 s on two cores of its own:
+// the guest's kernel verifies the filter.
+const startTime = 90 * time.Second
 
 // A run is a cell under way.
 type cellRun struct {
@@ -46,8 +50,10 @@ func runCell(m *machine, r *result) {
 			c.nic = n
 		}
 	}
-	if err := c.kernelsDriver(); err != nil {
-		c.fail("bound to the kernel's driver", err)
+	if r.dpdk() && r.queues == 0 {
+		if err := c.kernelsDriver(); err != nil {
+			c.fail("bound to the kernel's driver", err)
+		}
 	}
 	undo := c.prepare()
 	defer undo()
@@ -74,7 +80,7 @@ func runCell(m *machine, r *result) {
 		{"crr", c.crr, true},
 		{"many", c.many, true},
 		{"kernel", c.kernelTraffic, !r.dpdk()},
-		{"queues", c.queuesLoaded, r.queues > 1},
+		{"queues", c.queuesLoaded, r.queues > 1 && !c.nic.lumps},
 		{"second", c.second, !r.dpdk()},
 		{"second", c.secondOfDevice, r.dpdk()},
 		{"mtu", c.mtuChange, !r.dpdk() && r.mtu == 0},
@@ -85,6 +91,7 @@ func runCell(m *machine, r *result) {
 		{"huge pages", c.hugePages, r.dpdk() && r.queues == 0},
 		{"doctor", c.doctor, true},
 		{"restart", c.restart, true},
+		{"dialed", c.dialed, r.model == "virtio-rss" && r.mode == modeXDP && r.queues > 1},
 	}
 	for _, cs := range cases {
 		if !cs.applies {
@@ -171,13 +178,18 @@ func (c *cellRun) start(name, port, dev string, more ...string) error {
 		program = "tpa-bench-dpdk"
 		args = append(args, "--ip", c.nic.guest4+"/24,"+c.nic.guest6+"/64")
 	}
-	if c.queues > 0 {
+	if c.queues > 0 && dev != c.nic.name { // a packet socket has one
 		args = append(args, "--queues", fmt.Sprint(c.queues))
 	}
 	args = append(args, more...)
 	res := c.ask(control.Request{Operation: control.Start, Name: name, Args: append([]string{"/bin/" + program}, args...),
-		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: 30 * time.Second})
+		Env: []string{"GOMAXPROCS=4", "TPA_SOCKET=" + socket(name)}, Until: "ready:", Timeout: startTime})
 	if !strings.Contains(res.Output, "ready:") {
+		if res.Err != "" { // it hangs: where?
+			res.Output = c.stop(name, syscall.SIGQUIT).Output
+			log, _ := c.machine.run("dmesg")
+			c.t.Logf("%s: %s\nkernel: %s", name, res.Output, tail(log, 3000))
+		}
 		return fmt.Errorf("the server does not start (exit status %d, -1 for a signal): %s%s", res.Code, res.Err, tail(res.Output, 900))
 	}
 	if name == "server" {
@@ -186,8 +198,8 @@ func (c *cellRun) start(name, port, dev string, more ...string) error {
 			return err
 		}
 		c.how = status.Device.Driver
-		if s := status.Sharing; s != nil {
-			c.how += ", " + s.Filter
+		if mode := status.Device.Mode; mode != "" {
+			c.how += ", " + mode
 		}
 	}
 	return nil
@@ -459,12 +471,38 @@ func (c *cellRun) refusal(want, dev string, more ...string) error {
 	return nil
 }
 
-// kernelsDriver asks for a card that is not bound to a driver of DPDK's.
+// bindAdvice finds the command to bind a card with.
+var bindAdvice = regexp.MustCompile(`"(modprobe \S+ && dpdk-devbind.py --bind=\S+ \S+)"`)
+
+// kernelsDriver asks for a card that is bound to the kernel's driver, and for one
+// that is bound to none. What the refusal says to do about that is done.
 func (c *cellRun) kernelsDriver() error {
-	if !c.result.dpdk() {
-		return nil
+	bound := c.nic.driver
+	if c.nic.virtio {
+		bound = "virtio-pci"
 	}
-	return c.refusal("dpdk-devbind.py --bind=", "")
+	if err := c.refusal("bound to "+bound, ""); err != nil {
+		return err
+	}
+	c.sh(fmt.Sprintf("echo %[1]s >/sys/bus/pci/devices/%[1]s/driver/unbind", c.nic.pci))
+	err := c.start("refused", secondPort, "")
+	if err == nil {
+		c.stop("refused", syscall.SIGKILL)
+		return errors.New("the server starts on a card without a driver")
+	}
+	advice := bindAdvice.FindStringSubmatch(err.Error())
+	if advice == nil || !strings.Contains(err.Error(), "bound to no driver") {
+		return fmt.Errorf("without a driver: got %w, want a command that binds the card", err)
+	}
+	if _, err := c.machine.run("sh", "-ec", advice[1]); err != nil {
+		return fmt.Errorf("%q: %w", advice[1], err)
+	}
+	c.reserve(hugePages)
+	if err := c.start("bound", secondPort, ""); err != nil {
+		return fmt.Errorf("after %q: %w", advice[1], err)
+	}
+	c.stop("bound", syscall.SIGTERM)
+	return nil
 }
 
 // refusals are wrong settings, while no server runs.
@@ -481,27 +519,33 @@ func (c *cellRun) refusals() error {
 }
 
 // nrHugepages finds the advice.
-var nrHugepages = regexp.MustCompile(`sysctl vm\.nr_hugepages=(\d+)`)
+var nrHugepages = regexp.MustCompile(`sysctl (?:-w )?vm\.nr_hugepages=(\d+)`)
 
-// hugePages starts a server with too few huge pages. One that can do without does;
-// the others say how many there have to be, and start with as many.
+// hugePages starts a server with no huge pages, and with too few. One that can do
+// without does; the others say how many there have to be, and start with as many.
 func (c *cellRun) hugePages() error {
-	c.reserve(8)
 	defer c.reserve(hugePages)
-	err := c.start("few", secondPort, "")
-	if err == nil {
-		defer c.stop("few", syscall.SIGTERM)
-		return c.echoAt(c.addrs(secondPort)[0], 5, 4000)
-	}
-	advice := nrHugepages.FindStringSubmatch(err.Error())
-	if advice == nil {
-		return fmt.Errorf("got %w, want how many huge pages to reserve", err)
-	}
-	c.sh("echo " + advice[1] + " >/proc/sys/vm/nr_hugepages")
-	err = c.start("few", secondPort, "")
-	c.stop("few", syscall.SIGTERM)
-	if err != nil {
-		return fmt.Errorf("with as many huge pages as were asked for (%s): %w", advice[1], err)
+	for _, n := range []int{0, 8} {
+		c.reserve(n)
+		err := c.start("few", secondPort, "")
+		if err == nil {
+			err = c.echoAt(c.addrs(secondPort)[0], 5, 4000)
+			c.stop("few", syscall.SIGTERM)
+			if err != nil {
+				return fmt.Errorf("with %d huge pages: %w", n, err)
+			}
+			continue
+		}
+		advice := nrHugepages.FindStringSubmatch(err.Error())
+		if advice == nil {
+			return fmt.Errorf("with %d huge pages: got %w, want how many to reserve", n, err)
+		}
+		c.sh("echo " + advice[1] + " >/proc/sys/vm/nr_hugepages")
+		err = c.start("few", secondPort, "")
+		c.stop("few", syscall.SIGTERM)
+		if err != nil {
+			return fmt.Errorf("with as many huge pages as were asked for (%s): %w", advice[1], err)
+		}
 	}
 	return nil
 }
@@ -509,22 +553,15 @@ func (c *cellRun) hugePages() error {
 // doctor has tpa-bench look at the guest: the best mode that it names is the one
 // that works here.
 func (c *cellRun) doctor() error {
-	program, args := "/bin/tpa-bench", []string{"doctor", "--json"}
+	program, args := "/bin/tpa-bench", []string(nil)
 	if c.result.dpdk() {
 		program += "-dpdk"
 	} else {
 		args = append(args, "--dev", c.nic.name)
 	}
-	out, err := c.machine.run(append([]string{program}, args...)...)
+	report, err := c.diagnose(0, nil, program, args...)
 	if err != nil {
 		return err
-	}
-	var report struct {
-		Findings []struct{ Name, State, Found, Consequence, Mend string }
-		Best     struct{ Mode, Use string }
-	}
-	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		return fmt.Errorf("%w: %s", err, tail(out, 300))
 	}
 	if c.result.dpdk() {
 		if want := "TPA_DEV=" + c.nic.pci; report.Best.Use != want {
@@ -533,7 +570,8 @@ func (c *cellRun) doctor() error {
 		return nil
 	}
 	for _, f := range report.Findings {
-		if native := strings.HasPrefix(f.Found, "native"); f.Name == c.nic.name+" XDP" && c.mode == modeXDP && native != strings.Contains(c.how, "native") {
+		mode := strings.TrimPrefix(f.Found, "will be ")
+		if _, is, ok := strings.Cut(c.how, "XDP "); ok && f.Name == c.nic.name+" XDP" && !strings.HasPrefix(mode, is) {
 			return fmt.Errorf("it says %q of an interface on which the server says %q", f.Found, c.how)
 		}
 	}
@@ -609,6 +647,7 @@ func (c *cellRun) counters() error {
 			}
 		}
 		c.retrans += sh.TCP.Retransmits
+		c.cut += sh.Link.TxSegmented
 	}
 	if bad != nil {
 		return errors.New(strings.Join(bad, ", "))

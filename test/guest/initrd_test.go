@@ -128,6 +128,16 @@ func (r *ramdisk) program(ctx context.Context, name, source string) {
 // dpdkDrivers are the parts of DPDK that it loads when it starts.
 var dpdkDrivers = []string{"bus_pci", "bus_vdev", "mempool_ring", "net_virtio", "net_e1000", "net_vmxnet3"}
 
+// devbind stands in for the tool of DPDK, which is in Python: "--bind DRIVER ADDRESS".
+const devbind = `#!/bin/sh -e
+[ "$1" = --bind ] || { set -- --bind "${1#--bind=}" "$2"; }
+d=/sys/bus/pci/devices/$3
+[ ! -e $d/driver ] || echo $3 >$d/driver/unbind
+echo $2 >$d/driver_override
+echo $3 >/sys/bus/pci/drivers_probe
+[ -e $d/driver ]
+`
+
 // base writes the part of the RAM disk that all kernels share: the agent, the
 // programs and the tools.
 func base(ctx context.Context, name string, p *programs) error {
@@ -149,7 +159,8 @@ func base(ctx context.Context, name string, p *programs) error {
 		}
 	}
 	r.file("bin/busybox", "/bin/busybox")
-	for _, tool := range []string{"ip", "ethtool", "tc"} {
+	r.add("bin/dpdk-devbind.py", modeProgram, []byte(devbind))
+	for _, tool := range []string{"ip", "ethtool", "tc", "setcap"} {
 		source, err := exec.LookPath(tool)
 		if err != nil {
 			return err
@@ -177,6 +188,8 @@ func (img *image) initrd(ctx context.Context, name, base string) (map[string][]s
 		return nil, err
 	}
 	files := map[string][]string{}
+	var deps strings.Builder
+	folder := "lib/modules/" + img.version + "/" // where modprobe looks
 	for _, wanted := range []string{
 		"virtio_pci", "virtio_console", "virtio_net", "e1000e", "e1000", "vmxnet3", "igb",
 		"vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "8021q", "bonding", "bridge", "veth", "sch_netem", "sch_fq", "af_packet", "unix", "ipv6",
@@ -185,11 +198,24 @@ func (img *image) initrd(ctx context.Context, name, base string) (map[string][]s
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range list {
+		for i, m := range list {
 			r.add("modules/"+m.name, modeProgram, m.content)
+			r.add(folder+m.name+".ko", modeSymlink, []byte("/modules/"+m.name))
 			files[wanted] = append(files[wanted], m.name)
+			if i < len(list)-1 {
+				continue
+			}
+			fmt.Fprintf(&deps, "%s.ko:", m.name)
+			if wanted == "vfio_pci" {
+				deps.WriteString(" vfio_iommu_type1.ko") // a soft dependency, which busybox knows not
+			}
+			for _, d := range slices.Backward(list[:i]) {
+				fmt.Fprintf(&deps, " %s.ko", d.name)
+			}
+			deps.WriteByte('\n')
 		}
 	}
+	r.add(folder+"modules.dep", modeProgram, []byte(deps.String()))
 	boot := append(slices.Clone(files["virtio_pci"]), files["virtio_console"]...)
 	r.add("modules/boot", modeProgram, []byte(strings.Join(boot, " ")))
 	if err := r.close(); err != nil {

@@ -42,6 +42,8 @@ func (k kernel) open(ctx context.Context) (*image, error) {
 		name := d.Name()
 		if v, ok := strings.CutPrefix(name, "vmlinuz-"); ok && d.Type().IsRegular() {
 			img.version, img.boot = v, path
+		} else if name == "vmlinuz" && d.Type().IsRegular() { // beside the modules, since Linux 7 in Debian
+			img.version, img.boot = filepath.Base(filepath.Dir(path)), path
 		}
 		if stem, suffix, ok := strings.Cut(name, ".ko"); ok && (suffix == "" || suffix == ".xz") {
 			img.modules[moduleName(stem)] = path

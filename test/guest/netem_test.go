@@ -19,7 +19,12 @@ var paths = []string{
 	"delay 5ms duplicate 2%",
 	"delay 5ms reorder 5% 50%",
 	"delay 10ms rate 50mbit limit 100",
+	"delay 10ms rate 50mbit limit 100" + withFQ,
 }
+
+// withFQ ends paths on which the server's interface has the queueing discipline fq,
+// which sends at the pace that the kernel's TCP asks for.
+const withFQ = ", fq"
 
 // TestNetem has Linux read and write over a router that delays, loses, reorders and
 // duplicates (netem), from a server of ours and one of the kernel's on the same
@@ -34,6 +39,7 @@ func TestNetem(t *testing.T) {
 	m := b.boot(t, b.image(t, c.kernel), false, nil)
 	m.load("veth")
 	m.load("sch_netem")
+	m.load("sch_fq")
 	m.sh(`
 		$ip netns add router
 		$ip netns add peer
@@ -67,7 +73,11 @@ func TestNetem(t *testing.T) {
 	}
 	fmt.Printf("      %-34s %21s %21s %23s\n", "path, each way", "from tpa | kernel MB/s", "both ways | kernel", "rr p50 | kernel µs")
 	for _, path := range paths {
-		m.sh("for i in r0 r1; do /usr/sbin/ip netns exec router tc qdisc replace dev $i root netem " + path + "; done")
+		netem, fq := strings.CutSuffix(path, withFQ)
+		m.sh("for i in r0 r1; do /usr/sbin/ip netns exec router tc qdisc replace dev $i root netem " + netem + "; done")
+		if fq {
+			m.sh("/usr/sbin/tc qdisc replace dev s0 root fq")
+		}
 		var line strings.Builder
 		fmt.Fprintf(&line, "      %-34s", path)
 		for _, w := range []struct {

@@ -139,6 +139,9 @@ func (a *agent) do(req *control.Request) (res control.Response) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, req.Args[0], req.Args[1:]...)
 		cmd.Env = append(os.Environ(), req.Env...)
+		if req.User != 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(req.User), Gid: uint32(req.User)}}
+		}
 		cmd.WaitDelay = time.Second
 		out, err := cmd.CombinedOutput()
 		res.Output, res.Code = string(out), cmd.ProcessState.ExitCode()

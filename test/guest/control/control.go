@@ -22,6 +22,7 @@ type Request struct {
 	Env       []string // in addition to the agent's
 	Until     string
 	Signal    int
+	User      int           // who runs it, by number; 0 for root
 	Timeout   time.Duration // then the command is killed (Run) or left alone
 }
 
