@@ -85,8 +85,9 @@ func cells() []cell {
 			list = append(list, cell{kernel: k.name, model: model, mode: modeXDP, set: set, refused: refused},
 				cell{kernel: k.name, model: model, mode: modePacket, set: all})
 		}
-		if k.name == "6.12" || k.name == "newest" { // the first kernel with it is 6.11
-			list = append(list, cell{kernel: k.name, model: "virtio-dma", mode: modeXDP, queues: 2, set: chosen})
+		if k.name == "newest" { // the first kernel with zero-copy mode in virtio_net is 6.13
+			list = append(list, cell{kernel: k.name, model: "virtio-dma", mode: modeXDP, set: chosen},
+				cell{kernel: k.name, model: "virtio-dma", mode: modeXDP, queues: 2, set: chosen})
 		}
 		list = append(list,
 			cell{kernel: k.name, model: "virtio", mode: modeXDP, mtu: 9000, set: chosen},
