@@ -76,7 +76,7 @@ func runCell(m *machine, r *result) {
 		applies bool
 	}{
 		{"connections", c.connections, true},
-		{"bulk", c.bulk, true},
+		{"bulk", c.segments, true},
 		{"crr", c.crr, true},
 		{"many", c.many, true},
 		{"kernel", c.kernelTraffic, !r.dpdk()},
@@ -102,7 +102,12 @@ func runCell(m *machine, r *result) {
 		if err != nil {
 			c.fail(cs.name, err)
 		}
-		m.t.Logf("%s: %s took %.1fs: %v", r.cell, cs.name, time.Since(began).Seconds(), err)
+		took := time.Since(began)
+		again := ""
+		if r.queues > 1 {
+			again = c.sentAgain()
+		}
+		m.t.Logf("%s: %s took %.1fs%s: %v", r.cell, cs.name, took.Seconds(), again, err)
 		// Where little works, the rest would only be slow.
 		if len(c.failed) == 2 {
 			if err := c.counters(); err != nil {
@@ -112,6 +117,19 @@ func runCell(m *machine, r *result) {
 		}
 	}
 	c.stop("server", syscall.SIGTERM)
+}
+
+// sentAgain says how many segments the server has sent again, where it runs.
+func (c *cellRun) sentAgain() string {
+	s, err := c.status()
+	if err != nil {
+		return ""
+	}
+	n := uint64(0)
+	for _, sh := range s.Shards {
+		n += sh.TCP.Retransmits
+	}
+	return fmt.Sprintf(", %d segments sent again so far", n)
 }
 
 func (c *cellRun) fail(name string, err error) {
