@@ -532,6 +532,65 @@ func TestSegmentation(t *testing.T) {
 	}
 }
 
+// A cutter is a queue of a device that cuts segments. It keeps what it is to send.
+type cutter struct {
+	link.Queue
+	room [][]byte
+	sent [][]byte
+	mss  []uint16
+}
+
+func (q *cutter) Reserve(n int) []byte {
+	q.room = append(q.room, make([]byte, n))
+	return q.room[len(q.room)-1]
+}
+
+func (q *cutter) Commit(n int, tx link.TxOffload) {
+	q.sent, q.mss = append(q.sent, q.room[len(q.room)-1][:n]), append(q.mss, tx.MSS)
+}
+
+func (q *cutter) Flush() (int, error) { return 0, nil }
+
+// TestSegmentationInPieces has a device that cuts less than a whole segment: it gets
+// pieces as large as it takes.
+func TestSegmentationInPieces(t *testing.T) {
+	dev, _, err := memory.Pair(memory.Options{Ring: 128})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, nil)
+	q, info := &cutter{Queue: dev.Queue(0)}, dev.Info()
+	info.Capabilities = link.Capabilities{TxIPv4Checksum: true, TxTCPChecksum: true, TSO: 5000}
+	b.endpoint = netif.NewEndpoint(info, q, b.neighbours, 1500)
+	b.neighbours.Set(peer4, peerMAC)
+	want := make([]byte, 10_000)
+	for i := range want {
+		want[i] = byte(i * 7)
+	}
+	if err := b.write(packet(our4, peer4, want, stack.GSO{Type: stack.GSOTCPv4, MSS: 1400})); err != nil {
+		t.Fatal(err)
+	}
+	const headers = link.EthernetHeaderLen + header.IPv4MinimumSize + header.TCPMinimumSize
+	var got []byte
+	var sizes []int
+	for _, frame := range q.sent {
+		tcp := header.TCP(frame[link.EthernetHeaderLen+header.IPv4MinimumSize:])
+		if seq := 1000 + uint32(len(got)); tcp.SequenceNumber() != seq {
+			t.Errorf("a piece has sequence %d, want %d", tcp.SequenceNumber(), seq)
+		}
+		got, sizes = append(got, frame[headers:]...), append(sizes, len(frame)-headers)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("the pieces do not make up the segment")
+	}
+	if want := []int{4200, 4200, 1600}; !slices.Equal(sizes, want) || !slices.Equal(q.mss, []uint16{1400, 1400, 1400}) {
+		t.Errorf("pieces of %d bytes with MSS %d, want %d with 1400", sizes, q.mss, want)
+	}
+	if s := b.endpoint.Stats(); s.TxSegmented != 0 {
+		t.Errorf("counted %d frames cut in software, want none", s.TxSegmented)
+	}
+}
+
 // TestSegmentationBelowMTU checks that a segment which fits the MTU, and not what
 // the peer or the path takes, is cut up as well.
 func TestSegmentationBelowMTU(t *testing.T) {

@@ -100,18 +100,24 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 	}
 	seq, flags, sent := binary.BigEndian.Uint32(tcp[4:]), tcp[13], 0
 	counted := uint64(1) // once for all that it is cut into
+	piece := e.piece(headers, mss)
 	for sent < n {
-		k := min(n-sent, mss)
+		k, cut := min(n-sent, piece), 0
+		if k > mss {
+			cut = mss
+		}
 		// FIN and PSH belong to the last piece.
 		if tcp[13] = flags; sent+k < n {
 			tcp[13] &^= byte(header.TCPFlagFin | header.TCPFlagPsh)
 		}
 		binary.BigEndian.PutUint32(tcp[4:], seq+uint32(sent))
-		if !e.sendSegmentLocked(p, tcp, payload, at+uint64(sent), k, 0, counted) {
+		if !e.sendSegmentLocked(p, tcp, payload, at+uint64(sent), k, cut, counted) {
 			break
 		}
 		counted = 0
-		e.stats.txSegmented.Add(1)
+		if piece == mss {
+			e.stats.txSegmented.Add(1)
+		}
 		sent += k
 	}
 	tcp[13] = flags
@@ -120,6 +126,12 @@ func (e *Endpoint) SendTCP(p *TCPPath, tcp []byte, payload TCPPayload, at uint64
 		return sent, Full
 	}
 	return n, Sent
+}
+
+// piece returns how many bytes of a larger segment go to the device at a time, behind
+// so many bytes of headers: as many whole segments as it cuts, at least one.
+func (e *Endpoint) piece(headers, mss int) int {
+	return max((e.caps.TSO-headers)/mss, 1) * mss
 }
 
 // DoubtTCP says that segments on a path go unanswered again and again: see

@@ -427,13 +427,17 @@ func (e *Endpoint) writeTCPLocked(mac link.MAC, ip []byte, skip int, pkt *stack.
 }
 
 // segmentLocked cuts a segment with left payload bytes, found at src behind its
-// header, into pieces of at most mss bytes.
+// header, into pieces of mss bytes, or of as many of those as the device cuts.
 func (e *Endpoint) segmentLocked(mac link.MAC, ip, tcp []byte, src cursor, left, mss int, v6 bool) tcpip.Error {
 	src.skip(len(tcp))
 	seq := binary.BigEndian.Uint32(tcp[4:])
+	piece := e.piece(link.EthernetHeaderLen+len(ip)+len(tcp), mss)
 	first := true
 	for left > 0 {
-		n := min(left, mss)
+		n, cut := min(left, piece), 0
+		if n > mss {
+			cut = mss
+		}
 		b := e.reserveLocked(link.EthernetHeaderLen+len(ip)+len(tcp)+n, true)
 		if b == nil {
 			return &tcpip.ErrNoBufferSpace{}
@@ -452,8 +456,10 @@ func (e *Endpoint) segmentLocked(mac link.MAC, ip, tcp []byte, src cursor, left,
 			t[13] &^= 0x80
 		}
 		src.read(t[len(tcp):][:n])
-		e.finishTCPLocked(b, len(ip), len(tcp)+n, 0, v6)
-		e.stats.txSegmented.Add(1)
+		e.finishTCPLocked(b, len(ip), len(tcp)+n, cut, v6)
+		if piece == mss {
+			e.stats.txSegmented.Add(1)
+		}
 		seq += uint32(n)
 		left -= n
 		first = false

@@ -65,7 +65,7 @@ func draw(seed uint64) setup {
 	if r.IntN(2) == 0 {
 		s.nic.TxIPv4Checksum, s.nic.TxTCPChecksum = true, true
 		if r.IntN(2) == 0 {
-			s.nic.TSO = 1 << 16
+			s.nic.TSO = 1 << (14 + 2*(seed&1)) // all of a segment of TCP's, or not
 		}
 	}
 	if r.IntN(4) > 0 {
