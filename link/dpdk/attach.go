@@ -35,6 +35,9 @@ func (c *Config) attachPCIError(err error, reason string) error {
 		return fmt.Errorf("without huge pages, %s has no physical addresses to give to the device: sysctl -w vm.nr_hugepages=256 and, if TPA_HUGEPAGES is set, TPA_HUGEPAGES=auto: %w%s",
 			driver, ErrNotSupported, reason)
 	}
+	if strings.Contains(reason, "Cannot open /dev/vfio/") && strings.Contains(reason, "Device or resource busy") {
+		return fmt.Errorf("another process has it, or another device of its IOMMU group: end that process, or use another device: %w", syscall.EBUSY)
+	}
 	switch driver {
 	case "vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core":
 		return attachError("cannot be attached", err, reason)
