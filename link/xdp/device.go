@@ -93,6 +93,11 @@ func Open(cfg Config) (_ *Device, err error) {
 	if receive, err = moreQueues(cfg, attrs, receive); err != nil {
 		return nil, errSocket(attrs.Name, receive, err)
 	}
+	if facts.harm() != "" {
+		cfg.Copy = true
+	} else if drivers[plan.Driver].addsQueues && receive > plan.Queues {
+		cfg.Copy, plan.Copies = true, cmp.Or(plan.Copies, staleQueues)
+	}
 	dev.info = dev.netdev.Info()
 	dev.info.Queues = cfg.Queues
 	zeroCopy := 0

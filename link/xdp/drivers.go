@@ -22,6 +22,11 @@ type driver struct {
 	// ownZeroCopyQueues: before Linux 6.1, zero-copy mode has queues of its own, which
 	// RSS does not reach.
 	ownZeroCopyQueues bool
+	// addsQueues: with XDP the driver takes another queue into use for each processor,
+	// if it has as many. A zero-copy socket of such a queue that outlives the program,
+	// as after a kill, is not taken from the driver (virtnet_xsk_pool_disable), and the
+	// next program that is attached brings the kernel down.
+	addsQueues bool
 	// traps is what else a user of the driver should know.
 	traps []string
 }
@@ -58,7 +63,7 @@ var drivers = map[string]driver{
 	}},
 	// virtnet_xdp_set: room for the headroom and skb_shared_info in a page; one queue
 	// to send from for each processor, else sending takes a lock.
-	"virtio_net": {native: true, maxMTU: 3506, traps: []string{
+	"virtio_net": {native: true, maxMTU: 3506, addsQueues: true, traps: []string{
 		"the host should offer as many queues as the guest has processors, twice: else what the filter sends takes a lock",
 		"attaching switches off checksum and segmentation offload of the guest: the kernel's own bulk traffic is slower",
 	}},

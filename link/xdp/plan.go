@@ -3,7 +3,9 @@ package xdp
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gotpa/tpa/internal/bpf"
@@ -75,13 +77,15 @@ type facts struct {
 	// gathers: see bpf.Gathers.
 	gathers bool
 	virtio  virtio
+	// processors is how many there may be, on line or not.
+	processors int
 }
 
 // ask asks in the network namespace of the calling thread. What the kernel does
 // not know stays zero.
 func ask(l netlink.Link) facts {
 	attrs := l.Attrs()
-	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease(), virtio: virtioOf(attrs)}
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease(), virtio: virtioOf(attrs), processors: processors()}
 	if s, err := ethtool.Open(); err == nil {
 		defer s.Close()
 		f.driver, _ = s.Driver(attrs.Name)
@@ -96,6 +100,32 @@ func ask(l netlink.Link) facts {
 		}
 	}
 	return f
+}
+
+// processors counts the processors that there may be; 0 for unknown.
+func processors() int {
+	list, _ := os.ReadFile("/sys/devices/system/cpu/possible") // "0-3"
+	last := strings.TrimSpace(string(list))
+	n, err := strconv.Atoi(last[strings.LastIndexAny(last, "-,")+1:])
+	if err != nil {
+		return 0
+	}
+	return n + 1
+}
+
+// staleQueues is why zero-copy mode is not tried where XDP adds queues.
+const staleQueues = "with XDP the driver takes more queues into use, whose zero-copy sockets would harm the kernel after a kill: let ethtool -L give it all that there are"
+
+// harm is why zero-copy mode must not be tried, though the driver may take it.
+func (f facts) harm() string {
+	d := drivers[f.driver.Name]
+	switch {
+	case d.ownZeroCopyQueues && f.before(6, 1):
+		return "zero-copy mode of this driver has queues before Linux 6.1 that RSS does not reach"
+	case d.addsQueues && f.processors > 0 && f.channels.Combined+f.processors <= f.channels.MaxCombined:
+		return staleQueues
+	}
+	return ""
 }
 
 // before tells whether the kernel is older than a version.
@@ -150,8 +180,8 @@ func (c Config) plan(f facts) Plan {
 		p.Copies = "Config.Copy was asked for"
 	case !features.Has(netdevgenl.ZeroCopy):
 		p.Copies = "the driver has no zero-copy mode"
-	case d.ownZeroCopyQueues && f.before(6, 1):
-		p.Copies = "zero-copy mode of this driver has queues before Linux 6.1 that RSS does not reach"
+	case f.harm() != "":
+		p.Copies = f.harm()
 	case f.virtio.physical():
 		// virtnet_xsk_pool_enable wants a DMA device: virtqueue_dma_dev.
 		p.Copies = "the hypervisor gives the device no DMA mapping, which zero-copy mode needs (QEMU: iommu_platform=on)"

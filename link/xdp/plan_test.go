@@ -59,6 +59,16 @@ func TestPlan(t *testing.T) {
 				ChunkSize: 2048, MaxMTU: 3506, Queues: 1},
 		},
 		{
+			"virtio whose queues XDP adds to", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), processors: 2,
+				channels: ethtool.Channels{Combined: 2, MaxCombined: 4}},
+			Plan{Told: true, Attach: AttachNative, Copies: staleQueues, ChunkSize: 2048, MaxMTU: 3506, Queues: 2, MaxQueues: 4},
+		},
+		{
+			"virtio without queues to spare", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), processors: 2,
+				channels: ethtool.Channels{Combined: 2, MaxCombined: 2}},
+			Plan{Told: true, Attach: AttachNative, ZeroCopy: true, ChunkSize: 2048, MaxMTU: 3506, Queues: 2, MaxQueues: 2},
+		},
+		{
 			"virtio without control of offloads", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), queues: 1, virtio: virtio("1100000110")},
 			Plan{Told: true, Attach: AttachGeneric, NotNative: whyJoined, Remedy: "use a packet socket: TPA_DEV=eth0", Copies: "generic mode copies",
 				ChunkSize: 2048, MaxMTU: 3826, Queues: 1},

@@ -533,7 +533,7 @@ func (c *cellRun) refusals() error {
 	}
 	return errors.Join(err,
 		c.refusal("there is no such PCI device", "0000:77:00.0"),
-		c.refusal("queues", "", "--queues", "99"))
+		c.refusal("the device has at most", "", "--queues", "99"))
 }
 
 // nrHugepages finds the advice.

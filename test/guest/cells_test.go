@@ -108,7 +108,7 @@ func cells() []cell {
 		for _, model := range []string{"virtio-mq", "virtio-rss", "igb", "vmxnet3"} {
 			list = append(list, cell{kernel: k.name, model: model, mode: modeVFIO, queues: 2, set: all})
 		}
-		list = append(list, cell{kernel: k.name, model: "e1000e", mode: modeVFIO, queues: 2, set: all, refused: "queues"})
+		list = append(list, cell{kernel: k.name, model: "e1000e", mode: modeVFIO, queues: 2, set: all, refused: "the device has at most 1"})
 		list = append(list, cell{kernel: k.name, model: "virtio-mq", mode: modeVFIO, queues: 4, set: all},
 			cell{kernel: k.name, model: "virtio-mq", mode: modeUIO, queues: 4, set: all})
 	}

@@ -33,8 +33,8 @@ var cards = map[string]card{
 	"virtio":      {device: "virtio-net-pci", driver: "virtio_net", virtio: true},
 	"virtio-mq":   {device: "virtio-net-pci,mq=on,vectors=10", driver: "virtio_net", queues: 4, virtio: true},
 	"virtio-rss":  {device: "virtio-net-pci,mq=on,vectors=10,rss=on,hash=on", driver: "virtio_net", queues: 4, virtio: true},
-	"virtio-dma":  {device: "virtio-net-pci,mq=on,vectors=10,disable-legacy=on,iommu_platform=on", driver: "virtio_net", queues: 4, virtio: true}, // as zero-copy mode wants it
-	"virtio-noxc": {device: "virtio-net-pci,ctrl_guest_offloads=off", driver: "virtio_net", virtio: true},                                         // native XDP refuses it
+	"virtio-dma":  {device: "virtio-net-pci,mq=on,vectors=6,disable-legacy=on,iommu_platform=on", driver: "virtio_net", queues: 2, virtio: true}, // as zero-copy mode wants it
+	"virtio-noxc": {device: "virtio-net-pci,ctrl_guest_offloads=off", driver: "virtio_net", virtio: true},                                        // native XDP refuses it
 	"virtio-hub":  {device: "virtio-net-pci", driver: "virtio_net", virtio: true, hub: true},
 	"e1000e":      {device: "e1000e", driver: "e1000e"},
 	"vmxnet3":     {device: "vmxnet3", driver: "vmxnet3", lumps: true}, // RXQ_IDX in its hw/net/vmxnet3.c
