@@ -159,9 +159,7 @@ func (h *half) close() bool {
 	if h.set(closed)&closed != 0 {
 		return false
 	}
-	if d := h.deadline.Load(); d != nil {
-		d.stop()
-	}
+	h.stopDeadline()
 	return true
 }
 
@@ -190,6 +188,12 @@ func (h *half) setDeadline(t time.Time) error {
 	}
 	d.set(h, t)
 	return nil
+}
+
+func (h *half) stopDeadline() {
+	if d := h.deadline.Load(); d != nil {
+		d.stop()
+	}
 }
 
 // A deadline sets the expired bit of a half at a point in time.

@@ -63,6 +63,8 @@ type Endpoint struct {
 	lossState
 	patience
 
+	spoke spoke // guarded by wheel.mu
+
 	// failure is why the connection ended; the program is told once.
 	failure tcpip.Error
 	// soft is what ICMP said, for those who ask (SO_ERROR) and for a time-out.

@@ -57,7 +57,8 @@ type Engine struct {
 const batchSize = 16
 
 // manyFlows is from how many connections on they do not all fit the processor's
-// nearer caches, so that asking ahead for what their endpoints point to pays.
+// nearer caches: then asking ahead for what their endpoints point to pays, and timers
+// stand in a wheel.
 const manyFlows = 128
 
 // looked is a frame that was looked up.

@@ -75,11 +75,10 @@ type Protocol struct {
 
 	// flows has all connections, in whatever state: see connections.go.
 	flows flow.Table[*Endpoint]
-	// alarms are timers of connections that have ended: *alarm.
-	alarms sync.Pool
-	waits  timeWaits // those whose endpoints are gone
-	ways   ways
-	ring   ring
+	wheel wheel
+	waits timeWaits // those whose endpoints are gone
+	ways  ways
+	ring  ring
 	// departing, if any, is told of each flow whose SYN is about to leave.
 	departing func(flow.Key)
 
@@ -145,6 +144,7 @@ func New(out Output) stack.TransportProtocolFactory {
 			},
 		}
 		p.cached, _ = p.clock.(*clock.Clock)
+		p.wheel.clock, p.wheel.now = p.clock, p.now
 		if _, err := io.ReadFull(s.SecureRNG().Reader, p.secret[:]); err != nil {
 			panic("tcp: the source of random numbers failed: " + err.Error())
 		}

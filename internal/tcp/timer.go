@@ -9,14 +9,14 @@ import (
 	"github.com/gotpa/tpa/internal/transport"
 )
 
-// The methods of this file need Endpoint.mu held, but for fire.
+// The methods of this file need Endpoint.mu held, but for fire and fireTimer.
 
 // timers are the moments at which a connection has something to do, in
 // nanoseconds as Protocol.now has them, 0 for none.
 //
-// One timer serves them all, and it is lazy: a moment that moves further away, as
-// that of the RTO does with each acknowledgement, leaves it alone. It finds out
-// when it fires.
+// One timer serves them all: one of the connection's own or, with many connections and
+// unless there is little time, the shard's wheel. It is lazy: a moment that moves further away, as that of the
+// RTO does with each acknowledgement, leaves it alone. It finds out when it fires.
 type timers struct {
 	rtoAt     int64 // retransmission
 	lossAt    int64 // tail loss probe, or the end of the reordering window
@@ -25,8 +25,9 @@ type timers struct {
 	endAt     int64 // the end of FIN-WAIT-2 without a program, or of TIME-WAIT
 	idleAt    int64 // a look whether the connection is idle
 
-	alarm   *alarm // nil until the first is due
-	firesAt int64  // when it fires, 0 while it is not set
+	firesAt  int64       // when fire is called, 0 while nothing is set
+	timer    tcpip.Timer // for what is too near for the wheel, nil before the first
+	timerSet bool
 
 	// userTimeout, if any, is how long the peer may owe us an acknowledgement, or an
 	// open window; since owedAt it does, unless nothing is in flight nor waits.
@@ -72,39 +73,25 @@ func (e *Endpoint) schedule() {
 	if next == 0 || e.firesAt != 0 && e.firesAt <= next {
 		return
 	}
-	wait := time.Duration(max(next-e.p.now(), 0))
-	if e.alarm == nil {
-		e.firesAt = next
-		e.alarm = e.p.newAlarm(e, wait)
-		return
-	}
-	if e.firesAt != 0 && !e.alarm.timer.Stop() {
-		return // it fires just now, and will set itself anew
+	if e.timerSet {
+		if !e.timer.Stop() {
+			return // it fires just now, and will set itself anew
+		}
+		e.timerSet = false
 	}
 	e.firesAt = next
-	e.alarm.timer.Reset(wait)
-}
-
-// An alarm is a timer that one connection has after another. Who has it writes it, and
-// gives it back only when it is certain that it does not fire any more.
-type alarm struct {
-	timer tcpip.Timer
-	of    *Endpoint
-}
-
-func (a *alarm) fire() { a.of.fire() }
-
-// newAlarm returns one that fires after a while.
-func (p *Protocol) newAlarm(e *Endpoint, wait time.Duration) *alarm {
-	a, ok := p.alarms.Get().(*alarm)
-	if !ok {
-		a = &alarm{of: e}
-		a.timer = p.clock.AfterFunc(wait, a.fire)
-		return a
+	wait := next - e.p.now()
+	if wait >= wheelLeast && e.p.flows.Len() >= manyFlows {
+		e.p.wheel.set(e, next)
+		return
 	}
-	a.of = e
-	a.timer.Reset(wait)
-	return a
+	e.p.wheel.remove(e)
+	e.timerSet = true
+	if e.timer == nil {
+		e.timer = e.p.clock.AfterFunc(time.Duration(max(wait, 0)), e.fireTimer)
+	} else {
+		e.timer.Reset(time.Duration(max(wait, 0)))
+	}
 }
 
 func earliest(a, b int64) int64 {
@@ -117,22 +104,34 @@ func earliest(a, b int64) int64 {
 // stopTimer ends all.
 func (e *Endpoint) stopTimer() {
 	e.rtoAt, e.lossAt, e.persistAt, e.keepAt, e.endAt, e.idleAt = 0, 0, 0, 0, 0, 0
-	a := e.alarm
-	if a == nil {
-		return
+	e.firesAt = 0
+	e.p.wheel.remove(e)
+	if e.timerSet && e.timer.Stop() {
+		e.timerSet = false
 	}
-	if e.firesAt != 0 && !a.timer.Stop() {
-		return // fire is about to look at the endpoint
-	}
-	e.alarm, e.firesAt, a.of = nil, 0, nil
-	e.p.alarms.Put(a)
 }
 
-// fire runs when the timer does, in a goroutine of its own.
+// fireTimer runs when the connection's own timer fires, in a goroutine of its own.
+func (e *Endpoint) fireTimer() {
+	e.mu.Lock()
+	defer e.unlock()
+	e.timerSet = false
+	e.fireLocked()
+}
+
+// fire runs when the wheel says so, in the wheel's goroutine. After stopTimer, and
+// after a moment that has moved, it may run in vain.
 func (e *Endpoint) fire() {
 	e.mu.Lock()
 	defer e.unlock()
+	e.fireLocked()
+}
+
+func (e *Endpoint) fireLocked() {
 	e.firesAt = 0
+	if e.current().Over() {
+		return
+	}
 	now := e.p.now()
 	due := func(at int64) bool { return at != 0 && at <= now }
 	if due(e.endAt) {
