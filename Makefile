@@ -178,8 +178,8 @@ test-sim:
 	SEEDS=3000 MATRIX=3 $(TEST) -- -timeout 20m ./test/sim
 	$(TEST) -- -timeout 5m ./test/scenario ./test/queues
 
-# What has to be fast or small is tested without the race detector, and so are
-# whole processes: their packages have tests of their own.
+# These tests measure time and memory, which the race detector would change, or run
+# whole processes, whose packages have tests of their own.
 .PHONY: test-attack
 test-attack:
 	@mkdir -p $(RERUNS); rm -f $(RERUNS)/$@

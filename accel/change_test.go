@@ -1,7 +1,6 @@
 package accel_test
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,26 +8,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/leak"
+	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/memory"
 )
 
 // changeable returns an accelerated runtime with a recorder of 10 connections, its
 // peer, and what it logs.
-func changeable(t *testing.T) (rt, peer *accel.Runtime, log *synced) {
+func changeable(t *testing.T) (rt, peer *accel.Runtime, log *testnet.Output) {
 	t.Helper()
 	a, b, err := memory.Pair(memory.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	leak.Check(t, a, b)
-	log = new(synced)
+	log = new(testnet.Output)
 	for _, r := range []struct {
 		rt   **accel.Runtime
 		dev  *memory.Device
@@ -45,24 +44,6 @@ func changeable(t *testing.T) (rt, peer *accel.Runtime, log *synced) {
 		t.Cleanup(func() { (*r.rt).Close() })
 	}
 	return rt, peer, log
-}
-
-// synced is a buffer for several goroutines.
-type synced struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *synced) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *synced) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func settingOf(rt *accel.Runtime, key string) accel.SettingStatus {

@@ -70,7 +70,7 @@ type Config struct {
 
 	// VLAN is the number of the VLAN (IEEE 802.1Q) that a device of DPDK belongs to,
 	// 1 to 4094: its frames have tags then, and those of other VLANs or of none are
-	// dropped. Of an interface of the kernel's, name the VLAN's own: eth0.10.
+	// dropped. For a kernel interface, name its VLAN interface instead, such as eth0.10.
 	// Default: 0, no tags.
 	VLAN int
 

@@ -102,7 +102,7 @@ func (f *Firewall) UnmarshalText(text []byte) error { return firewalls.parse(f, 
 type Steering int
 
 const (
-	// SteerAuto chooses by the device: a filter on an interface of the kernel,
+	// SteerAuto chooses by the device: a filter on a kernel interface,
 	// flow rules for a PCI device that the kernel has, too, and else the whole
 	// device.
 	SteerAuto Steering = iota

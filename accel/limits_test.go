@@ -46,7 +46,7 @@ func limited(t *testing.T, engine accel.Engine, clientLimits, serverLimits accel
 	return start(cd, "10.0.0.1/24", clientLimits), start(sd, "10.0.0.2/24", serverLimits)
 }
 
-// TestAllowFrom: on a device without a filter of its own, the shards refuse strangers.
+// TestAllowFrom: on a device without a filter of its own, the shards refuse other sources.
 func TestAllowFrom(t *testing.T) {
 	engines(t, func(t *testing.T, engine accel.Engine) {
 		cd, sd, err := memory.Pair(memory.Options{})

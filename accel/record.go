@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -107,7 +107,7 @@ func removeRecordings(dir string) {
 			all = append(all, left{filepath.Join(dir, e.Name()), info.ModTime().UnixNano()})
 		}
 	}
-	slices.SortFunc(all, func(a, b left) int { return int(min(max(b.when-a.when, -1), 1)) })
+	sort.Slice(all, func(i, j int) bool { return all[i].when > all[j].when })
 	for _, l := range all[min(len(all), maxRecordings):] {
 		os.Remove(l.path)
 	}

@@ -190,7 +190,7 @@ func (rt *Runtime) start() (err error) {
 		if f, ok := rt.sharing.steering.Filter().(limits.Shield); ok {
 			rt.budget.SetShield(f)
 		}
-		// Without such a filter, the shards alone refuse strangers.
+		// Without such a filter, the shards alone refuse other sources.
 		if f, ok := rt.sharing.steering.Filter().(link.SourceFilter); ok {
 			if err := f.Allow(c.AllowFrom); err != nil {
 				return err

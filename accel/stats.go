@@ -1,8 +1,7 @@
 package accel
 
 import (
-	"slices"
-	"strings"
+	"sort"
 	"time"
 
 	"github.com/gotpa/tpa/link"
@@ -297,7 +296,7 @@ func (rt *Runtime) Stats() Stats {
 		}
 	}
 	rt.mu.Unlock()
-	slices.SortFunc(s.Listeners, func(a, b ListenerStats) int { return strings.Compare(a.Addr, b.Addr) })
+	sort.Slice(s.Listeners, func(i, j int) bool { return s.Listeners[i].Addr < s.Listeners[j].Addr })
 	s.Info = rt.device.Info()
 	if !closed {
 		s.LinkUp, s.Device = rt.device.LinkUp(), DeviceStats(rt.device.Stats())

@@ -8,7 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
+	"sort"
 	"time"
 
 	"github.com/gotpa/tpa/link"
@@ -82,7 +82,7 @@ type DeviceStatus struct {
 	// Name is the interface's or port's name, Driver the driver's.
 	Name   string `json:"name"`
 	Driver string `json:"driver"`
-	// Mode says how an interface of the kernel is used, such as "XDP native,
+	// Mode says how a kernel interface is used, such as "XDP native,
 	// zero-copy", and QueueModes that of each queue, and why no better. Both are empty
 	// for devices that can be used in one way only.
 	Mode       string   `json:"mode,omitempty"`
@@ -256,7 +256,7 @@ func (rt *Runtime) Status() Status {
 	if s.Sharing != nil {
 		status.Sharing = rt.sharingStatus(s.Sharing)
 	}
-	slices.SortFunc(status.Neighbours, func(a, b NeighbourStatus) int { return strings.Compare(a.Addr, b.Addr) })
+	sort.Slice(status.Neighbours, func(i, j int) bool { return status.Neighbours[i].Addr < status.Neighbours[j].Addr })
 	return status
 }
 

@@ -2,7 +2,7 @@ package link
 
 import "fmt"
 
-// An InterfaceError says why an interface of the kernel cannot be used, or is no
+// An InterfaceError says why a kernel interface cannot be used, or is no
 // longer there, and what to do about it.
 type InterfaceError struct {
 	// Interface is the interface's name.

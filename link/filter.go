@@ -45,7 +45,7 @@ type FlowFilter interface {
 	Others(port uint16) ([]Flow, error)
 }
 
-// A SourceFilter is a Filter that can keep connections of strangers off.
+// A SourceFilter is a Filter that can keep off connections from other sources.
 type SourceFilter interface {
 	Filter
 	// Allow drops SYNs to claimed ports whose source is in none of the prefixes.

@@ -176,7 +176,7 @@ type Info struct {
 	// when as many do are lost, and TCP keeps its windows small enough. 0: the sender
 	// waits, or nobody knows.
 	RxRing int
-	// Mode says for people how an interface of the kernel is used: "XDP native,
+	// Mode says for people how a kernel interface is used: "XDP native,
 	// zero-copy". It is empty for devices that can be used in one way only.
 	Mode string
 	// QueueModes says for people how each queue is used, and why no better: "copy:

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link/memory"
 	tpanet "github.com/gotpa/tpa/net"
 )
@@ -119,13 +120,19 @@ func serve(t testing.TB, h host, s *tpanet.Server) net.Listener {
 		if err := <-done; err != tpanet.ErrServerClosed {
 			t.Errorf("Serve: %v", err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Errorf("Shutdown after Close: %v", err)
-		}
+		shutdown(t, s)
 	})
 	return ln
+}
+
+// shutdown waits until the handlers of a server that serves nobody new have ended.
+func shutdown(t testing.TB, s *tpanet.Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v, want all handlers to end", err)
+	}
 }
 
 // TestHandlersEcho sends more than the buffers hold through many connections at
@@ -311,7 +318,7 @@ func panickingHandler(c net.Conn) {
 
 // TestLongHandler has a handler keep the poller: it is counted and named.
 func TestLongHandler(t *testing.T) {
-	logged := new(logBuffer)
+	logged := new(testnet.Output)
 	server, client := newHostsWith(t, memory.Options{}, accel.Config{
 		Polling: accel.Polling{LongHandler: 5 * time.Millisecond}, Logger: slog.New(slog.NewTextHandler(logged, nil)),
 	})
@@ -347,24 +354,6 @@ func longHandler(c net.Conn) {
 	}
 }
 
-// A logBuffer is a log that can be read meanwhile.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // TestHandlersShutdown stops gracefully: a handler with a request in hand ends it.
 func TestHandlersShutdown(t *testing.T) {
 	for _, w := range ways() {
@@ -391,11 +380,7 @@ func TestHandlersShutdown(t *testing.T) {
 				t.Errorf("got %q, want two", got)
 			}
 			c.Close()
-			long, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			if err := s.Shutdown(long); err != nil {
-				t.Errorf("Shutdown after the last connection: %v", err)
-			}
+			shutdown(t, s)
 		})
 	}
 }
@@ -422,11 +407,7 @@ func TestHandlersRuntimeClose(t *testing.T) {
 			if err := <-served; !errors.Is(err, net.ErrClosed) {
 				t.Errorf("Serve: %v, want %v", err, net.ErrClosed)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			if err := s.Shutdown(ctx); err != nil {
-				t.Errorf("handlers did not end: %v", err)
-			}
+			shutdown(t, s)
 		})
 	}
 }
@@ -474,11 +455,7 @@ func TestHandlersByKernel(t *testing.T) {
 			if err := <-served; err != tpanet.ErrServerClosed {
 				t.Errorf("Serve: %v, want %v", err, tpanet.ErrServerClosed)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			if err := s.Shutdown(ctx); err != nil {
-				t.Errorf("handlers did not end: %v", err)
-			}
+			shutdown(t, s)
 		})
 	}
 }

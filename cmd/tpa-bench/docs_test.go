@@ -215,7 +215,7 @@ func TestQuickStart(t *testing.T) {
 	redisCLI := testnet.Requirement{
 		Name:  "redis-cli",
 		Probe: func() error { _, err := exec.LookPath("redis-cli"); return err },
-		Mend:  "apt-get install redis-tools",
+		Fix:   "apt-get install redis-tools",
 	}
 	testnet.Need(t, testnet.Root, redisCLI)
 	page := pages(t)["docs/quickstart.md"]

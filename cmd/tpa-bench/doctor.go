@@ -26,9 +26,9 @@ type finding struct {
 	Name  string `json:"name"`
 	State string `json:"state"` // ok, note or missing
 	Found string `json:"found"`
-	// Consequence and Mend are empty where all is well.
+	// Consequence and Fix are empty where all is well.
 	Consequence string `json:"consequence,omitempty"`
-	Mend        string `json:"mend,omitempty"`
+	Fix         string `json:"fix,omitempty"`
 }
 
 const (
@@ -58,11 +58,11 @@ func newDoctor() *cobra.Command {
 	var asJSON, clean bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check what the machine offers, and say how to mend what is missing",
+		Short: "Check what the machine offers, and say how to fix what is missing",
 		Long: `doctor looks at everything that acceleration depends on: DPDK, huge pages, IOMMU and
 VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers,
 queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account.
-For each it prints what it found, what follows from it, and the command that mends
+For each it prints what it found, what follows from it, and the command that fixes
 it; at the end, the best mode that works now. It changes nothing, but with --clean:
 that puts back what killed programs have left on interfaces, which is how
 interrupts are deferred. Run it as the user and in the container that the program
@@ -164,7 +164,7 @@ func (m *host) examine(dev string) ([]finding, best) {
 	}
 	if dev != "" && len(nics) == 0 {
 		add(finding{Name: "interface " + dev, State: stateMissing, Found: "no Ethernet interface of that name in this network namespace",
-			Consequence: "nothing can use it", Mend: "`ip link` lists those there are"})
+			Consequence: "nothing can use it", Fix: "`ip link` lists those there are"})
 	}
 	add(m.runtimeDir())
 	switch {
@@ -200,7 +200,7 @@ func (m *host) kernel() finding {
 	if !m.hasLinux(5, 10) {
 		f.State = stateMissing
 		f.Consequence = "AF_XDP needs 5.10 or newer here"
-		f.Mend = "upgrade the kernel"
+		f.Fix = "upgrade the kernel"
 	}
 	return f
 }
@@ -218,11 +218,11 @@ func (m *host) processors() []finding {
 	case m.gomaxprocs <= m.queues && len(m.pinned) > 0:
 		f.State = stateMissing
 		f.Consequence = "pinned pollers would take every processor that Go may use: accel refuses to start"
-		f.Mend = fmt.Sprintf("GOMAXPROCS=%d or more, or fewer queues (TPA_QUEUES)", m.queues+1)
+		f.Fix = fmt.Sprintf("GOMAXPROCS=%d or more, or fewer queues (TPA_QUEUES)", m.queues+1)
 	case m.gomaxprocs <= m.queues:
 		f.State = stateNote
 		f.Consequence = "pollers and the program take turns; kernel sockets of the program wait for them, too"
-		f.Mend = "give the program more processors than pollers (GOMAXPROCS > TPA_QUEUES)"
+		f.Fix = "give the program more processors than pollers (GOMAXPROCS > TPA_QUEUES)"
 	}
 	isolated := m.read("sys/devices/system/cpu/isolated")
 	i := finding{Name: "isolated processors", State: stateOK, Found: isolated}
@@ -236,15 +236,15 @@ func (m *host) processors() []finding {
 	case isolated == "":
 		i.State, i.Found = stateNote, "none"
 		i.Consequence = "other processes interrupt pollers: the highest percentiles are worse"
-		i.Mend = "boot with isolcpus=2,3 nohz_full=2,3 and set TPA_CPUS=2,3"
+		i.Fix = "boot with isolcpus=2,3 nohz_full=2,3 and set TPA_CPUS=2,3"
 	case len(m.pinned) == 0:
 		i.State = stateNote
 		i.Consequence = "no poller runs on them: unpinned threads stay away from isolated processors"
-		i.Mend = "set TPA_CPUS to processors among " + isolated
+		i.Fix = "set TPA_CPUS to processors among " + isolated
 	case len(shared) > 0:
 		i.State = stateNote
 		i.Consequence = "pollers are pinned to others too: " + strings.Join(shared, ", ")
-		i.Mend = "set TPA_CPUS to processors among " + isolated
+		i.Fix = "set TPA_CPUS to processors among " + isolated
 	}
 	return []finding{f, i}
 }
@@ -293,7 +293,7 @@ func (m *host) capabilities() finding {
 	}
 	f.State, f.Found = stateMissing, "without "+strings.Join(missing, ", ")
 	f.Consequence = "AF_XDP does not work as this user"
-	f.Mend = "setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
+	f.Fix = "setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
 	return f
 }
 
@@ -302,7 +302,7 @@ func (m *host) afXDP() finding {
 	if m.xdpSocket != nil {
 		f.State, f.Found = stateMissing, m.xdpSocket.Error()
 		f.Consequence = "no AF_XDP"
-		f.Mend = "run as root or with the capabilities above, on a kernel with CONFIG_XDP_SOCKETS, outside of containers that filter socket()"
+		f.Fix = "run as root or with the capabilities above, on a kernel with CONFIG_XDP_SOCKETS, outside of containers that filter socket()"
 	}
 	return f
 }
@@ -319,7 +319,7 @@ func (m *host) lockedMemory() finding {
 	if m.memlock < lockable && m.uid != 0 {
 		f.State = stateNote
 		f.Consequence = "packet buffers may not fit: opening a queue fails with ENOBUFS or EPERM"
-		f.Mend = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit"
+		f.Fix = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit"
 	}
 	return f
 }
@@ -331,11 +331,11 @@ func (m *host) dpdkVersion() finding {
 	f := finding{
 		Name: "DPDK", State: stateMissing, Found: "this program was built without",
 		Consequence: "no DPDK devices",
-		Mend:        "apt-get install libdpdk-dev && go build -tags dpdk",
+		Fix:         "apt-get install libdpdk-dev && go build -tags dpdk",
 	}
 	if v := m.installedDPDK(); v != "" {
 		f.Found += ", " + v + " is installed"
-		f.Mend = "go build -tags dpdk"
+		f.Fix = "go build -tags dpdk"
 	}
 	return f
 }
@@ -373,7 +373,7 @@ func (m *host) hugePages(uio []string) finding {
 	}
 	f.State, f.Found = stateNote, "none free"
 	f.Consequence = "DPDK uses ordinary pages: slower, and only for virtual devices and those behind an IOMMU"
-	f.Mend = "sysctl -w vm.nr_hugepages=256"
+	f.Fix = "sysctl -w vm.nr_hugepages=256"
 	if len(uio) > 0 {
 		f.State = stateMissing
 		f.Consequence = "DPDK cannot drive " + strings.Join(uio, ", ") + ", which is given physical addresses"
@@ -396,26 +396,26 @@ func (m *host) vfio(uio []string) finding {
 	case loaded == nil && m.read(parameter) == "Y":
 		f.State, f.Found = stateNote, "vfio-pci is loaded, without an IOMMU"
 		f.Consequence = "DPDK works, but the device can write to all memory"
-		f.Mend = iommu
+		f.Fix = iommu
 	case len(uio) > 0:
 		f.State, f.Found = stateNote, "not needed: UIO has "+strings.Join(uio, ", ")
 		f.Consequence = "DPDK works, but the device can write to all memory"
-		f.Mend = iommu + ", and bind the device to vfio-pci"
+		f.Fix = iommu + ", and bind the device to vfio-pci"
 	case loaded == nil:
 		f.State, f.Found = stateMissing, "vfio-pci is loaded, but there is no IOMMU"
 		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
-		f.Mend = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
+		f.Fix = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
 		if hasUnsafe == nil {
-			f.Mend = iommu + "; in a virtual machine without: echo 1 > /" + parameter
+			f.Fix = iommu + "; in a virtual machine without: echo 1 > /" + parameter
 		}
 	case len(groups) == 0:
 		f.State, f.Found = stateMissing, "vfio-pci is not loaded, and there is no IOMMU"
 		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
-		f.Mend = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
+		f.Fix = iommu + "; in a virtual machine without: modprobe uio_pci_generic && dpdk-devbind.py --bind uio_pci_generic ADDRESS"
 	default:
 		f.State, f.Found = stateMissing, "vfio-pci is not loaded"
 		f.Consequence = "DPDK cannot drive PCI devices, but for those with drivers of their own (mlx5)"
-		f.Mend = "modprobe vfio-pci && dpdk-devbind.py --bind vfio-pci ADDRESS"
+		f.Fix = "modprobe vfio-pci && dpdk-devbind.py --bind vfio-pci ADDRESS"
 	}
 	return f
 }
@@ -432,7 +432,7 @@ func (m *host) devicesOf(drivers ...string) []string {
 	return all
 }
 
-// An iface is a network interface of the kernel.
+// An iface is a kernel network interface.
 type iface struct {
 	name, driver, state string
 	mtu                 string
@@ -511,15 +511,15 @@ func (n *iface) link() finding {
 		noun = "queue"
 	}
 	f := finding{Name: "interface " + n.name, State: stateOK, Found: fmt.Sprintf("%s, %s, %d%s receive %s, MTU %s", driver, n.state, n.queues, of, noun, n.mtu)}
-	var what, mend []string
+	var what, fix []string
 	if n.state == "down" {
-		what, mend = append(what, "nothing arrives"), append(mend, "ip link set "+n.name+" up")
+		what, fix = append(what, "nothing arrives"), append(fix, "ip link set "+n.name+" up")
 	}
 	if most := n.ethernet.queues.most; n.queues == 1 && (most > 1 || !n.ethernet.queues.known && n.native() && n.driver != "veth" && n.driver != "tun") {
-		what, mend = append(what, "one queue is one poller"), append(mend, fmt.Sprintf("ethtool -L %s combined %d", n.name, max(most, 2)))
+		what, fix = append(what, "one queue is one poller"), append(fix, fmt.Sprintf("ethtool -L %s combined %d", n.name, max(most, 2)))
 	}
 	if len(what) > 0 {
-		f.State, f.Consequence, f.Mend = stateNote, strings.Join(what, "; "), strings.Join(mend, " && ")
+		f.State, f.Consequence, f.Fix = stateNote, strings.Join(what, "; "), strings.Join(fix, " && ")
 	}
 	return f
 }
@@ -531,14 +531,14 @@ func (n *iface) program() finding {
 	if n.attached != 0 {
 		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
 		f.Consequence = "AF_XDP cannot be used: an interface runs one program; a packet socket can, from Linux 6.6 on"
-		f.Mend = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; stop its owner, or if it has none: ip link set dev " + n.name + " xdp off"
+		f.Fix = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; stop its owner, or if it has none: ip link set dev " + n.name + " xdp off"
 		return f
 	}
 	p := n.plan
 	if p == nil {
 		f.State, f.Found = stateNote, "unknown"
 		f.Consequence = "what AF_XDP makes of it shows when it starts"
-		f.Mend = "ip link show " + n.name
+		f.Fix = "ip link show " + n.name
 		return f
 	}
 	f.Found = "will be " + p.String()
@@ -563,7 +563,7 @@ func (n *iface) program() finding {
 	f.State = stateNote
 	f.Found += ": " + p.NotNative
 	f.Consequence = "AF_XDP copies every frame, after the kernel has made a packet of it: slower"
-	f.Mend = p.Remedy
+	f.Fix = p.Remedy
 	return f
 }
 
@@ -587,11 +587,11 @@ func (n *iface) spread(pollers int) finding {
 		if n.rss.function != "toeplitz" {
 			f.State = stateNote
 			f.Consequence = "dialled connections cannot be placed: their segments are handed from poller to poller"
-			f.Mend = "ethtool -X " + n.name + " hfunc toeplitz"
+			f.Fix = "ethtool -X " + n.name + " hfunc toeplitz"
 		} else if n.rss.queues < min(pollers, n.queues) {
 			f.State = stateNote
 			f.Consequence = "some pollers get no frames"
-			f.Mend = fmt.Sprintf("ethtool -X %s equal %d", n.name, min(pollers, n.queues))
+			f.Fix = fmt.Sprintf("ethtool -X %s equal %d", n.name, min(pollers, n.queues))
 		}
 	case n.queues == 1:
 		f.Found = "one queue, nothing to spread"
@@ -600,7 +600,7 @@ func (n *iface) spread(pollers int) finding {
 		if pollers > 1 {
 			f.State = stateNote
 			f.Consequence = "dialled connections cannot be placed: their segments are handed from poller to poller"
-			f.Mend = "TPA_QUEUES=1, or an interface where ethtool -x shows a key"
+			f.Fix = "TPA_QUEUES=1, or an interface where ethtool -x shows a key"
 		}
 	}
 	return f
@@ -629,7 +629,7 @@ func (n *iface) offloads() []finding {
 	if n.features.active["rx-lro"] || n.features.active["rx-gro-hw"] {
 		f.State = stateNote
 		f.Consequence = "the interface joins segments, which many drivers refuse to combine with XDP"
-		f.Mend = "ethtool -K " + n.name + " lro off rx-gro-hw off"
+		f.Fix = "ethtool -K " + n.name + " lro off rx-gro-hw off"
 	}
 	return []finding{f}
 }
@@ -645,8 +645,8 @@ func printFindings(out io.Writer, findings []finding, b best) {
 		if f.Consequence != "" {
 			fmt.Fprintf(out, "    so:   %s\n", f.Consequence)
 		}
-		if f.Mend != "" {
-			fmt.Fprintf(out, "    mend: %s\n", f.Mend)
+		if f.Fix != "" {
+			fmt.Fprintf(out, "    fix: %s\n", f.Fix)
 		}
 	}
 	fmt.Fprintf(out, "\nBest mode now: %s. %s.\n", b.Mode, b.Why)

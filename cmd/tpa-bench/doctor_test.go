@@ -142,8 +142,8 @@ func TestDoctor(t *testing.T) {
 					continue
 				}
 				troubled = append(troubled, f.Name)
-				if f.Consequence == "" || f.Mend == "" {
-					t.Errorf("%s: %s, without what follows and what mends it", f.Name, f.Found)
+				if f.Consequence == "" || f.Fix == "" {
+					t.Errorf("%s: %s, without what follows and what fixes it", f.Name, f.Found)
 				}
 			}
 			if !slices.Equal(troubled, tt.troubled) {

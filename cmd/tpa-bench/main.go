@@ -74,7 +74,7 @@ and it looks into programs that run on the accelerated stack, and at the machine
   sockets   the connections of a program, as ss has the kernel's
   shards    what its pollers do, as top
   stats     all its counters, as nstat
-  doctor    what the machine offers, and how to mend what is missing
+  doctor    what the machine offers, and how to fix what is missing
   trace     what its flight recorder holds, as a time line or for Wireshark
   config    settings: check and show them, and change those of a running program
 

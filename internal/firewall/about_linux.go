@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/google/nftables"
@@ -289,11 +290,9 @@ func contains(elements []nftables.SetElement, port uint16) bool {
 		return slices.Contains(bounds, bound{at: port})
 	}
 	// Sorted, each bound holds up to the next one.
-	slices.SortFunc(bounds, func(a, b bound) int {
-		if a.at == b.at && a.end != b.end {
-			return map[bool]int{true: -1, false: 1}[a.end]
-		}
-		return int(a.at) - int(b.at)
+	sort.Slice(bounds, func(i, j int) bool {
+		a, b := bounds[i], bounds[j]
+		return a.at < b.at || a.at == b.at && a.end && !b.end
 	})
 	in := false
 	for _, b := range bounds {

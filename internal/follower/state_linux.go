@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sort"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -35,13 +36,14 @@ func (m *Follower) readState() (State, error) {
 			return State{}, fmt.Errorf("list routes: %w", err)
 		}
 	}
-	slices.SortFunc(s.Routes, func(a, b Route) int {
+	sort.Slice(s.Routes, func(i, j int) bool {
+		a, b := &s.Routes[i], &s.Routes[j]
 		return cmp.Or(
 			-cmp.Compare(a.Destination.Bits(), b.Destination.Bits()),
 			a.Destination.Addr().Compare(b.Destination.Addr()),
 			cmp.Compare(a.Metric, b.Metric),
 			a.Gateway.Compare(b.Gateway),
-		)
+		) < 0
 	})
 	return s, nil
 }
@@ -70,8 +72,8 @@ func (m *Follower) readAddrs(s *State) error {
 			s.Others = append(s.Others, p.Addr())
 		}
 	}
-	slices.SortFunc(s.Addrs, netip.Prefix.Compare)
-	slices.SortFunc(s.Others, netip.Addr.Compare)
+	sort.Slice(s.Addrs, func(i, j int) bool { return s.Addrs[i].Compare(s.Addrs[j]) < 0 })
+	sort.Slice(s.Others, func(i, j int) bool { return s.Others[i].Less(s.Others[j]) })
 	s.Others = slices.Compact(s.Others)
 	return nil
 }

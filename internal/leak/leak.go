@@ -26,8 +26,8 @@ import (
 	"github.com/gotpa/tpa/link"
 )
 
-// patience is how long what a test has ended may take to be gone.
-var patience = 30 * time.Second
+// timeout is how long what a test has ended may take to be gone.
+var timeout = 30 * time.Second
 
 func init() {
 	for _, arg := range os.Args[1:] {
@@ -71,7 +71,7 @@ func Check(t testing.TB, devices ...link.Device) {
 			return // it may have been cut short
 		}
 		var left []string
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
 			left = nil
 			if n := len(tcpip.GetDanglingEndpoints()); n > endpoints {
 				left = append(left, fmt.Sprintf("%d endpoints, %d before", n, endpoints))

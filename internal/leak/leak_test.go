@@ -32,7 +32,7 @@ func (r *recorder) end() {
 }
 
 func TestCheck(t *testing.T) {
-	patience = 0
+	timeout = 0
 	nic, err := softnic.New(softnic.Config{Name: "card"})
 	if err != nil {
 		t.Fatal(err)

@@ -187,7 +187,7 @@ func (b *Budget) count() {
 // resetLargest resets the connections that hold most until they have given up so
 // many bytes.
 func (b *Budget) resetLargest(holders []holder, bytes int64) {
-	slices.SortFunc(holders, largestFirst)
+	sortLargestFirst(holders)
 	for _, h := range holders {
 		if bytes <= 0 || h.bytes == 0 {
 			return

@@ -1,7 +1,7 @@
 package limits
 
 import (
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/gotpa/tpa/internal/transport"
@@ -99,14 +99,16 @@ func (a *Account) resetExcess(holders []holder) {
 	if excess <= 0 {
 		return
 	}
-	slices.SortFunc(closing, largestFirst)
+	sortLargestFirst(closing)
 	for _, h := range closing[:excess] {
 		h.conn.Abort()
 		a.resetClosing.Add(1)
 	}
 }
 
-func largestFirst(a, b holder) int { return b.bytes - a.bytes }
+func sortLargestFirst(h []holder) {
+	sort.Slice(h, func(i, j int) bool { return h[i].bytes > h[j].bytes })
+}
 
 // squeeze says how large buffers may get from now on: as TCP's settings have it,
 // or no larger than they must be.

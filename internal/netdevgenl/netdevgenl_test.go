@@ -21,7 +21,7 @@ func TestGet(t *testing.T) {
 	t.Cleanup(c.Close)
 	// The connection asks where it was opened, whatever the thread that asks.
 	d, err := netdevgenl.Get(c, near.Index)
-	testnet.Need(t, testnet.Requirement{Name: "the netlink family netdev", Probe: func() error { return err }, Mend: "use Linux 6.3 or newer"})
+	testnet.Need(t, testnet.Requirement{Name: "the netlink family netdev", Probe: func() error { return err }, Fix: "use Linux 6.3 or newer"})
 	if !d.Features.Has(netdevgenl.Basic|netdevgenl.Redirect) || d.Features.Has(netdevgenl.ZeroCopy) || d.TxChecksum {
 		t.Errorf("veth: got %+v, want native XDP with redirection, without zero-copy mode", d)
 	}

@@ -49,8 +49,8 @@ type Endpoint struct {
 	txMu    sync.Mutex
 	staged  int
 	flushAt int // so many staged frames are flushed at once
-	// full says that the last flush left frames behind. Nobody asks the device again
-	// before the next poll, but for those who wait in reserveLocked.
+	// full says that the last flush left frames behind. The device is not asked again
+	// before the next poll, but by senders that wait in reserveLocked.
 	full   bool
 	waited int // how often the device was waited for since it last took a frame
 	// sent is where segments are counted, unpublished those that are not yet.

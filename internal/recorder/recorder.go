@@ -29,7 +29,7 @@
 // There are slots for a fixed number of connections. A connection gets the slot
 // that was closed longest ago; if all are open it is not recorded, and that is
 // counted. Handshakes that peers begin have at most a quarter of the slots, and the
-// slot of one that failed is the first to be used again: strangers cannot drive
+// slot of one that failed is the first to be used again: unknown hosts cannot drive
 // connections out.
 package recorder
 

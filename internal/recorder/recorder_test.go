@@ -221,7 +221,7 @@ func TestSYN(t *testing.T) {
 func TestHalfOpen(t *testing.T) {
 	r := newRecorder(t, 8, "")
 	state := uint32(transport.StateSynReceived)
-	knock := func() *Trace {
+	halfOpen := func() *Trace {
 		ep := endpoint()
 		ep.State, ep.HalfOpen = func() uint32 { return state }, true
 		return r.Open(clock.New(), 0, local, remote, ep)
@@ -229,7 +229,7 @@ func TestHalfOpen(t *testing.T) {
 	first := r.Open(clock.New(), 0, local, remote, nil)
 	first.Close()
 	for range 100 {
-		a, b, c := knock(), knock(), knock()
+		a, b, c := halfOpen(), halfOpen(), halfOpen()
 		if a == nil || b == nil || c != nil {
 			t.Fatal("of 8 slots two are for handshakes, not fewer and not more")
 		}
@@ -246,7 +246,7 @@ func TestHalfOpen(t *testing.T) {
 	// Those that succeed make room for others.
 	for range 3 {
 		state = uint32(transport.StateSynReceived)
-		trace := knock()
+		trace := halfOpen()
 		if trace == nil {
 			t.Fatal("a handshake is not recorded, though the others are through")
 		}

@@ -383,7 +383,7 @@ func (t *Trace) Close() {
 // first are captured.
 func (t *Trace) trouble(why Reason) {
 	if t.halfOpen.Load() {
-		return // strangers' handshakes fail by the thousand
+		return // handshakes of scans and floods fail all the time, and are not ours to explain
 	}
 	now := t.clock.Nanos()
 	last := t.lastTrouble.Load()

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/pprof"
-	"slices"
+	"sort"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -253,7 +253,7 @@ func (s *Shard) Addresses() []netip.Prefix {
 			all = append(all, netip.PrefixFrom(ip, a.AddressWithPrefix.PrefixLen))
 		}
 	}
-	slices.SortFunc(all, netip.Prefix.Compare)
+	sort.Slice(all, func(i, j int) bool { return all[i].Compare(all[j]) < 0 })
 	return all
 }
 

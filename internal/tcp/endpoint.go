@@ -61,7 +61,7 @@ type Endpoint struct {
 	options
 	moderation
 	lossState
-	patience
+	retryLimits
 
 	spoke spoke // guarded by wheel.mu
 
@@ -104,7 +104,7 @@ func newEndpoint(p *Protocol, proto tcpip.NetworkProtocolNumber) *Endpoint {
 	e.linger = -1
 	e.sendSize, e.receiveSize = set.send.Default, set.receive.Default
 	e.nagle = set.delay
-	e.patience.init(&set)
+	e.retryLimits.init(&set)
 	e.minRTO, e.maxRTO = set.minRTO, set.maxRTO
 	e.congestion = set.congestion
 	e.sackOK = set.sack

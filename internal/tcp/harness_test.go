@@ -505,7 +505,7 @@ func (e *Endpoint) invariant() error {
 	cost, at := 0, e.receiveNext
 	for i, p := range e.outOfOrder {
 		if len(p.b) == 0 || before(p.seq, at) || i == 0 && p.seq == at {
-			return fmt.Errorf("early piece %d of %d at %d with %d bytes overlaps what ends at %d", i, len(e.outOfOrder), p.seq, len(p.b), at)
+			return fmt.Errorf("out-of-order piece %d of %d at %d with %d bytes overlaps what ends at %d", i, len(e.outOfOrder), p.seq, len(p.b), at)
 		}
 		at = p.seq + uint32(len(p.b))
 		cost += len(p.b) + pieceOverhead
@@ -522,7 +522,7 @@ func (e *Endpoint) invariant() error {
 		return fmt.Errorf("%d bytes received in order and %d early exceed %d", e.in.len(), e.outOfOrderBytes, limit)
 	}
 	if len(e.outOfOrder) > maxPieces {
-		return fmt.Errorf("%d early pieces", len(e.outOfOrder))
+		return fmt.Errorf("%d out-of-order pieces", len(e.outOfOrder))
 	}
 	if len(e.blocks) > maxBlocks {
 		return fmt.Errorf("%d SACK blocks", len(e.blocks))

@@ -73,7 +73,7 @@ func (e *Endpoint) forget(child *Endpoint) {
 
 // admit moves a connection whose handshake is through to those that wait for
 // Accept, and returns who is to be told, or reports false when there is no room.
-// The child's mu is held.
+// The caller holds the child's mu.
 func (e *Endpoint) admit(child *Endpoint) (told transport.Sink, ok bool) {
 	e.mu.Lock()
 	l := e.listen

@@ -271,8 +271,8 @@ func (p *Protocol) Drain() {
 	}
 }
 
-// stall has a connection try again after the next poll. Its mu is held.
-func (p *Protocol) stall(e *Endpoint) {
+// stallLocked has a connection try again after the next poll. e.mu is held.
+func (p *Protocol) stallLocked(e *Endpoint) {
 	if e.stalled {
 		return
 	}

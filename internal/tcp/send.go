@@ -409,7 +409,7 @@ func (e *Endpoint) emit(b []byte, at uint64, n int) (int, bool) {
 			if sent == 0 {
 				e.ackOwed.Set(owed || n == 0)
 			}
-			e.p.stall(e)
+			e.p.stallLocked(e)
 			return sent, false
 		}
 	}

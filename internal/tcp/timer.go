@@ -39,8 +39,8 @@ type timers struct {
 	scratch [header.TCPHeaderMaximumSize]byte // of the segment that is being sent
 }
 
-// patience is when a connection gives up, and how it asks before.
-type patience struct {
+// retryLimits is when a connection gives up, and how it asks before.
+type retryLimits struct {
 	retries    uint32
 	synRetries uint32
 
@@ -52,7 +52,7 @@ type patience struct {
 	finWait2 time.Duration // how long FIN-WAIT-2 lasts without a program
 }
 
-func (t *patience) init(s *settings) {
+func (t *retryLimits) init(s *settings) {
 	t.retries, t.synRetries = s.retries, uint32(s.synRetries)
 	t.finWait2 = s.linger
 	t.keepAliveIdle, t.keepAliveInterval, t.keepAliveCount = 2*time.Hour, 75*time.Second, 9

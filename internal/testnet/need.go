@@ -17,8 +17,8 @@ type Requirement struct {
 	Name string
 	// Probe returns nil when it is there, else why not.
 	Probe func() error
-	// Mend is the command, or the advice, that brings it.
-	Mend string
+	// Fix is the command, or the advice, that brings it.
+	Fix string
 }
 
 // Strict tells whether TPA_TEST_STRICT=1 is set: a requirement that is not met is
@@ -42,7 +42,7 @@ func missing(reqs []Requirement) string {
 	var msgs []string
 	for _, r := range reqs {
 		if err := r.Probe(); err != nil {
-			msgs = append(msgs, fmt.Sprintf("this test needs %s: %v; to have it: %s", r.Name, err, r.Mend))
+			msgs = append(msgs, fmt.Sprintf("this test needs %s: %v; to have it: %s", r.Name, err, r.Fix))
 		}
 	}
 	return strings.Join(msgs, "\n")
@@ -57,7 +57,7 @@ var Root = Requirement{
 		}
 		return nil
 	},
-	Mend: "sudo -E make test",
+	Fix: "sudo -E make test",
 }
 
 // HugePages is a number of free 2 MB pages.
@@ -78,7 +78,7 @@ func HugePages(n int) Requirement {
 			}
 			return nil
 		},
-		Mend: fmt.Sprintf("sysctl -w vm.nr_hugepages=%d", n),
+		Fix: fmt.Sprintf("sysctl -w vm.nr_hugepages=%d", n),
 	}
 }
 
@@ -95,7 +95,7 @@ var DPDK = Requirement{
 		}
 		return err
 	}),
-	Mend: "make deps",
+	Fix: "make deps",
 }
 
 // debianPackages tells which package holds a tool, where the names differ.
@@ -121,6 +121,6 @@ func Tool(name string) Requirement {
 			_, err := exec.LookPath(name)
 			return err
 		},
-		Mend: "apt-get install " + pkg,
+		Fix: "apt-get install " + pkg,
 	}
 }

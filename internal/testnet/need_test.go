@@ -7,7 +7,7 @@ import (
 )
 
 var present = Requirement{Name: "air", Probe: func() error { return nil }}
-var absent = Requirement{Name: "a unicorn", Probe: func() error { return errors.New("extinct") }, Mend: "wait"}
+var absent = Requirement{Name: "a unicorn", Probe: func() error { return errors.New("extinct") }, Fix: "wait"}
 
 func TestNeed(t *testing.T) {
 	tests := []struct {

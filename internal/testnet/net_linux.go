@@ -143,5 +143,5 @@ var Netns = Requirement{
 		}
 		return ns.Close()
 	}),
-	Mend: "run as root (sudo -E make test), in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN; nsenter is in the package util-linux",
+	Fix: "run as root (sudo -E make test), in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN; nsenter is in the package util-linux",
 }

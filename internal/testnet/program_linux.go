@@ -22,7 +22,7 @@ var TCX = Requirement{
 		}
 		return fmt.Errorf("the kernel: %w", err)
 	}),
-	Mend: "a newer kernel",
+	Fix: "a newer kernel",
 }
 
 // Filtered tells whether a program is attached to the interface, as XDP or behind

@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/gotpa/tpa/link"
@@ -116,8 +117,9 @@ func (s *Steering) Claims() []Claimed {
 	for c := range s.claims {
 		all = append(all, Claimed{c.ports, c.draining})
 	}
-	slices.SortFunc(all, func(a, b Claimed) int {
-		return cmp.Or(cmp.Compare(a.First, b.First), a.Addr.Compare(b.Addr))
+	sort.Slice(all, func(i, j int) bool {
+		a, b := &all[i], &all[j]
+		return cmp.Or(cmp.Compare(a.First, b.First), a.Addr.Compare(b.Addr)) < 0
 	})
 	return all
 }

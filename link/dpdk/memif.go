@@ -25,11 +25,11 @@ const (
 	memifAbstract = "yes"
 )
 
-// A client asks a server memifTries times, and waits memifPatience for its answer:
+// A client asks a server memifTries times, and waits memifTimeout for its answer:
 // one that is busy starting needs a second or two.
 const (
-	memifTries    = 10
-	memifPatience = 500 * time.Millisecond
+	memifTries   = 10
+	memifTimeout = 500 * time.Millisecond
 )
 
 func (c *Config) isMemif() bool { return strings.HasPrefix(c.name(), memif) }

@@ -338,7 +338,7 @@ func (d *device) Queue(i int) link.Queue { return d.queues[i] }
 // own port has not started yet refuses, and the driver does not try again.
 func (d *device) connectMemif() bool {
 	for range memifTries {
-		for deadline := time.Now().Add(memifPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(memifTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			if C.tpa_link_up(d.id) {
 				return true
 			}

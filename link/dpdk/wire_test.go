@@ -29,7 +29,7 @@ import (
 	"github.com/gotpa/tpa/link/dpdk"
 )
 
-// Drivers that end at an interface of the kernel are tried in a network namespace
+// Drivers that end at a kernel interface are tried in a network namespace
 // of their own: a raw socket on the other side of the wire plays the peer.
 
 // ownNetwork gives a program its own network namespace.

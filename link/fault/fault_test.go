@@ -473,7 +473,7 @@ func TestNoDeviceMendsACorruptedFrame(t *testing.T) {
 	}
 }
 
-func TestVerdictOfAChangedFrame(t *testing.T) {
+func TestChecksumStatusOfAChangedFrame(t *testing.T) {
 	whole, _, _ := tcp(1000, 0)
 	for _, c := range []struct {
 		name string

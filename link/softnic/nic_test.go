@@ -199,7 +199,7 @@ func TestVLANStripping(t *testing.T) {
 	}
 }
 
-func TestChecksumVerdicts(t *testing.T) {
+func TestChecksumStatus(t *testing.T) {
 	good := segment("10.0.0.1:1", "10.0.0.2:2", 20)
 	bad := bytes.Clone(good)
 	bad[54] ^= 1

@@ -38,7 +38,7 @@ func TestDeferral(t *testing.T) {
 	cfg := xdp.Config{Interface: near.Name, BusyPoll: 20 * time.Microsecond}
 	dev := open(t, near, cfg)
 	if err := dev.NotDeferred(); err != nil {
-		testnet.Need(t, testnet.Requirement{Name: "deferral of interrupts by NAPI context", Probe: func() error { return err }, Mend: "use Linux 6.13 or newer"})
+		testnet.Need(t, testnet.Requirement{Name: "deferral of interrupts by NAPI context", Probe: func() error { return err }, Fix: "use Linux 6.13 or newer"})
 	}
 	want("while open", true, 1)
 	// What live processes have is left alone.

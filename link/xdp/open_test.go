@@ -176,7 +176,7 @@ func TestDriverWithoutXDP(t *testing.T) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = "macvlan0", parent.Index
 	if err := parent.Host.Netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}); errors.Is(err, syscall.EOPNOTSUPP) {
-		testnet.Need(t, testnet.Requirement{Name: "macvlan interfaces", Probe: func() error { return err }, Mend: "modprobe macvlan"})
+		testnet.Need(t, testnet.Requirement{Name: "macvlan interfaces", Probe: func() error { return err }, Fix: "modprobe macvlan"})
 	} else if err != nil {
 		t.Fatal(err)
 	}

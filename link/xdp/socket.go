@@ -144,7 +144,7 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 	// The kernel frees the queue of a closed socket later, in a work item that takes
 	// its lock of network configuration (xp_release_deferred): within 1 ms, but
 	// after seconds where many interfaces come and go.
-	deadline := time.Now().Add(bindPatience)
+	deadline := time.Now().Add(bindTimeout)
 	for err = unix.Bind(fd, address); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Bind(fd, address) {
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -154,9 +154,9 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 	return s, nil
 }
 
-// bindPatience is how long to wait for a receive queue that another socket has. A
+// bindTimeout is how long to wait for a receive queue that another socket has. A
 // live owner has a filter attached too, which is found first and not waited for.
-const bindPatience = 5 * time.Second
+const bindTimeout = 5 * time.Second
 
 // setBusyPoll has empty receive calls run the driver's receive routine. Interrupts
 // stay off between two calls only where they are deferred: see deferInterrupts.

@@ -253,7 +253,7 @@ func TestSend(t *testing.T) {
 func TestSendChecksum(t *testing.T) {
 	b := newBench(t, xdp.Config{RingSize: 64}.SendByRing().SoftwareChecksum(), testnet.Wire{})
 	if c := b.dev.Info().Capabilities; !c.TxTCPChecksum || c.TSO != 0 {
-		testnet.Need(t, testnet.Requirement{Name: "AF_XDP metadata for sending", Mend: "use Linux 6.8 or newer",
+		testnet.Need(t, testnet.Requirement{Name: "AF_XDP metadata for sending", Fix: "use Linux 6.8 or newer",
 			Probe: func() error { return fmt.Errorf("capabilities %+v", c) }})
 	}
 	q := b.dev.Queue(0)

@@ -34,7 +34,7 @@ var scapy = testnet.Requirement{
 		}
 		return nil
 	},
-	Mend: "apt-get install python3-scapy",
+	Fix: "apt-get install python3-scapy",
 }
 
 // A datagram is what scapy made: one frame, or the fragments of one datagram.

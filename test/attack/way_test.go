@@ -64,7 +64,7 @@ var withDPDK = testnet.Requirement{
 		}
 		return nil
 	},
-	Mend: "make test-attack",
+	Fix: "make test-attack",
 }
 
 // addr is the address of an interface that the way leads to.

@@ -24,13 +24,13 @@ import (
 type host struct {
 	*site
 	rt  *accel.Runtime
-	log *output
+	log *testnet.Output
 }
 
 // newHost starts a runtime on an interface of the site's server.
 func newHost(s *site, dev string, policy accel.Fallback) *host {
 	s.Helper()
-	h := &host{site: s, log: new(output)}
+	h := &host{site: s, log: new(testnet.Output)}
 	s.server.Do(func() {
 		var err error
 		h.rt, err = accel.New(accel.Config{

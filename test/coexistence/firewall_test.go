@@ -37,7 +37,7 @@ func TestFirewall(t *testing.T) {
 		{"respect, or fail", accel.FirewallRespect, accel.FallbackNever, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			log := new(output)
+			log := new(testnet.Output)
 			s.server.Do(func() {
 				rt, err := accel.New(accel.Config{
 					Device: s.si.Name, Fallback: tt.fallback, Firewall: tt.firewall, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(log, nil)),

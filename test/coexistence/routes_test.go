@@ -84,9 +84,9 @@ func (c *crossing) accept(ln net.Listener, at string) {
 }
 
 // start starts a runtime on the host, and returns its log, too.
-func (c *crossing) start() (*accel.Runtime, *output) {
+func (c *crossing) start() (*accel.Runtime, *testnet.Output) {
 	c.Helper()
-	log := new(output)
+	log := new(testnet.Output)
 	var rt *accel.Runtime
 	c.host.Do(func() {
 		var err error

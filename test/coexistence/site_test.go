@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,25 +38,7 @@ type process struct {
 	*exec.Cmd
 	site  *site
 	lines chan string
-	log   output // of standard error
-}
-
-// An output is what was written, for any goroutine.
-type output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (j *output) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
-}
-
-func (j *output) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
+	log   testnet.Output // of standard error
 }
 
 // ways are the prefixes of TPA_DEV by which this kernel shares an interface.

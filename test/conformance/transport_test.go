@@ -285,7 +285,7 @@ var builtWithDPDK = testnet.Requirement{
 		}
 		return nil
 	},
-	Mend: "go test -tags dpdk (make deps installs DPDK)",
+	Fix: "go test -tags dpdk (make deps installs DPDK)",
 }
 
 // memifs counts, because the names of devices are those of the process.

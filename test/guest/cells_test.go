@@ -167,7 +167,7 @@ var archives = testnet.Requirement{
 		_, err := openEmulator(context.Background())
 		return err
 	},
-	Mend: "make test-guest, on a Debian 12 machine that reaches Debian's archives",
+	Fix: "make test-guest, on a Debian 12 machine that reaches Debian's archives",
 }
 
 // A boot is a guest: cells with the same kernel and the same need of an IOMMU
@@ -216,7 +216,7 @@ func (b *bench) image(t *testing.T, name string) *image {
 	t.Helper()
 	img, err := kernelNamed(name).open(t.Context())
 	if err != nil {
-		testnet.Need(t, testnet.Requirement{Name: "Debian's kernel " + name, Probe: func() error { return err }, Mend: archives.Mend})
+		testnet.Need(t, testnet.Requirement{Name: "Debian's kernel " + name, Probe: func() error { return err }, Fix: archives.Fix})
 	}
 	return img
 }

@@ -14,7 +14,7 @@ import (
 
 // A report is what tpa-bench doctor prints.
 type report struct {
-	Findings []struct{ Name, State, Found, Consequence, Mend string }
+	Findings []struct{ Name, State, Found, Consequence, Fix string }
 	Best     struct{ Mode, Use string }
 }
 
@@ -34,7 +34,7 @@ func (m *machine) diagnose(user int, env []string, program string, args ...strin
 func (r *report) of(name string) (state, mend string) {
 	for _, f := range r.Findings {
 		if f.Name == name {
-			return f.State, f.Mend
+			return f.State, f.Fix
 		}
 	}
 	return "", ""
@@ -104,7 +104,7 @@ func doctorOfInterface(m *machine, n *nic) error {
 		}
 		name, command := "", ""
 		for _, f := range r.Findings {
-			if c := commandIn(f.Mend); strings.Contains(f.Name, n.name) && c != "" {
+			if c := commandIn(f.Fix); strings.Contains(f.Name, n.name) && c != "" {
 				name, command = f.Name, c
 				break
 			}

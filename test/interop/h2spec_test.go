@@ -32,7 +32,7 @@ func TestH2Spec(t *testing.T) {
 	path, err := exec.Command("go", "tool", "-modfile=../../tools/go.mod", "-n", "h2spec").Output()
 	testnet.Need(t, testnet.Netns, testnet.DPDK, testnet.Requirement{
 		Name: "h2spec", Probe: func() error { return err },
-		Mend: "go tool -modfile=tools/go.mod h2spec --version",
+		Fix: "go tool -modfile=tools/go.mod h2spec --version",
 	})
 	h2spec := strings.TrimSpace(string(path))
 	results := map[string]map[string]string{}

@@ -49,7 +49,7 @@ var postgresTools = sync.OnceValues(func() (dir string, err error) {
 var postgresInstalled = testnet.Requirement{
 	Name:  "PostgreSQL",
 	Probe: func() error { _, err := postgresTools(); return err },
-	Mend:  "make deps, or apt-get install postgresql",
+	Fix:   "make deps, or apt-get install postgresql",
 }
 
 // unprivileged is whom PostgreSQL runs as, which refuses to run as root: nil for

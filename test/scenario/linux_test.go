@@ -42,7 +42,7 @@ var (
 			}
 			return f.Close()
 		},
-		Mend: "modprobe tun",
+		Fix: "modprobe tun",
 	}
 )
 

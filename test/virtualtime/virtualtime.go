@@ -83,7 +83,7 @@ var Repeatable = testnet.Requirement{
 		}
 		return nil
 	},
-	Mend: "make the edits in test/virtualtime/chance.go fit this Go, or use the Go that go.mod names",
+	Fix: "make the edits in test/virtualtime/chance.go fit this Go, or use the Go that go.mod names",
 }
 
 // Main runs the tests of a package in virtual time. It does not return.

@@ -424,7 +424,7 @@ func TestConnectFails(t *testing.T) {
 		wait time.Duration // until the run gives up
 	}{
 		{"refused at once", refused, 0},
-		{"no way for long", noRoute, patience},
+		{"no way for long", noRoute, connectTimeout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

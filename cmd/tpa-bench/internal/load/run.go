@@ -24,8 +24,8 @@ const (
 	grace = 2 * time.Second
 	// dialsAtOnce is how many connections are opened at the same time.
 	dialsAtOnce = 64
-	// patience is how long the first connections may take to become usable.
-	patience = 10 * time.Second
+	// connectTimeout is how long the first connections may take to become usable.
+	connectTimeout = 10 * time.Second
 	// maxProblems is how many different errors are kept.
 	maxProblems = 5
 )
@@ -226,7 +226,7 @@ func (r *run) connect(ctx context.Context) error {
 			defer func() { <-tokens }()
 			err := w.dialFirst(ctx)
 			if err == nil {
-				w.expire(time.Now().Add(patience))
+				w.expire(time.Now().Add(connectTimeout))
 				err = w.prepare()
 				w.expire(time.Time{})
 			}
@@ -255,7 +255,7 @@ func (w *worker) dialFirst(ctx context.Context) error {
 	for {
 		err := w.dial(ctx)
 		noWay := errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, os.ErrDeadlineExceeded)
-		if !noWay || time.Since(start) > patience {
+		if !noWay || time.Since(start) > connectTimeout {
 			return err
 		}
 		select {
