@@ -99,7 +99,7 @@ func (l *level) next(from int64) int64 {
 }
 
 // set has e.fire called at some time, in nanoseconds, and at no other that was set
-// before. e.mu is held.
+// before. Endpoint.mu may be held.
 func (w *wheel) set(e *Endpoint, at int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,8 +112,8 @@ func (w *wheel) set(e *Endpoint, at int64) {
 	w.armLocked()
 }
 
-// remove has e.fire not called any more, unless that is about to happen just now. e.mu
-// is held.
+// remove has e.fire not called any more, unless that is about to happen just now.
+// Endpoint.mu may be held.
 func (w *wheel) remove(e *Endpoint) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

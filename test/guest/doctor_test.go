@@ -30,8 +30,8 @@ func (m *machine) diagnose(user int, env []string, program string, args ...strin
 	return &r, nil
 }
 
-// of returns what a finding says, or an empty mend.
-func (r *report) of(name string) (state, mend string) {
+// of returns what a finding says, or an empty fix.
+func (r *report) of(name string) (state, fix string) {
 	for _, f := range r.Findings {
 		if f.Name == name {
 			return f.State, f.Fix
@@ -40,12 +40,12 @@ func (r *report) of(name string) (state, mend string) {
 	return "", ""
 }
 
-// tools begin what can be run of a mend; the rest of it is for people.
+// tools begin what can be run of a fix; the rest of it is for people.
 var tools = []string{"ip", "ethtool", "sysctl", "modprobe", "setcap"}
 
-// commandIn finds the command in a mend such as "boot with this; without: modprobe it".
-func commandIn(mend string) string {
-	for part := range strings.SplitSeq(strings.ReplaceAll(mend, ": ", "; "), "; ") {
+// commandIn finds the command in a fix such as "boot with this; without: modprobe it".
+func commandIn(fix string) string {
+	for part := range strings.SplitSeq(strings.ReplaceAll(fix, ": ", "; "), "; ") {
 		first, _, _ := strings.Cut(part, " ")
 		if slices.Contains(tools, first) {
 			return part
@@ -110,7 +110,7 @@ func doctorOfInterface(m *machine, n *nic) error {
 			}
 		}
 		if command == "" {
-			m.t.Logf("of %s, doctor mended: %s", n.model, strings.Join(done, "; "))
+			m.t.Logf("of %s, doctor fixed: %s", n.model, strings.Join(done, "; "))
 			if len(done) < 2 || r.Best.Mode != "af_xdp" {
 				return fmt.Errorf("after %q the best mode is %+v, want advice and AF_XDP", done, r.Best)
 			}
@@ -137,11 +137,11 @@ func doctorOfUser(m *machine, n *nic) error {
 	if err != nil {
 		return err
 	}
-	state, mend := r.of(finding)
+	state, fix := r.of(finding)
 	if state != "missing" {
 		return fmt.Errorf("%s are %s, want them missing", finding, state)
 	}
-	command, _, _ := strings.Cut(strings.ReplaceAll(mend, "PROGRAM", "/tmp/program"), ", or ")
+	command, _, _ := strings.Cut(strings.ReplaceAll(fix, "PROGRAM", "/tmp/program"), ", or ")
 	if out, err := m.run("sh", "-ec", command); err != nil {
 		return fmt.Errorf("%q: %w: %s", command, err, out)
 	}
@@ -164,10 +164,10 @@ func doctorOfDevice(m *machine, n *nic) error {
 		if err != nil {
 			return err
 		}
-		_, mend := r.of(finding)
-		command := strings.ReplaceAll(commandIn(mend), "ADDRESS", n.pci)
+		_, fix := r.of(finding)
+		command := strings.ReplaceAll(commandIn(fix), "ADDRESS", n.pci)
 		if command == "" {
-			return fmt.Errorf("%s: no command in %q", finding, mend)
+			return fmt.Errorf("%s: no command in %q", finding, fix)
 		}
 		if out, err := m.run("sh", "-ec", command); err != nil {
 			return fmt.Errorf("%s: %q: %w: %s", finding, command, err, out)
@@ -175,7 +175,7 @@ func doctorOfDevice(m *machine, n *nic) error {
 		if r, err = m.diagnose(0, nil, program); err != nil {
 			return err
 		}
-		if state, again := r.of(finding); state == "missing" || again != "" && commandIn(again) == commandIn(mend) {
+		if state, again := r.of(finding); state == "missing" || again != "" && commandIn(again) == commandIn(fix) {
 			return fmt.Errorf("%s: %q was run, and it is %s: %s", finding, command, state, again)
 		}
 	}
