@@ -124,6 +124,7 @@ func cells() []cell {
 // A result is what became of a cell.
 type result struct {
 	cell
+	version string // of the kernel, as it names itself
 	how     string // how the device said it runs
 	failed  []string
 	known   string // why it is known to fail
@@ -253,7 +254,7 @@ func TestCells(t *testing.T) {
 			m := b.boot(t, img, g.iommu, models)
 			fmt.Printf("      Linux %s booted in %.1fs\n", img.version, time.Since(began).Seconds())
 			for _, c := range groups[g] {
-				r := &result{cell: c, known: known(c)}
+				r := &result{cell: c, version: img.version, known: known(c)}
 				results = append(results, r)
 				began := time.Now()
 				runCell(m, r)
@@ -330,7 +331,11 @@ func (r *result) row() string {
 	if r.mtu > 0 {
 		by += fmt.Sprintf(", MTU %d", r.mtu)
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", r.kernel, r.model, by, r.how, outcome)
+	kernel := r.kernel
+	if kernel == "newest" {
+		kernel = "newest, " + strings.Join(strings.SplitN(r.version, ".", 3)[:2], ".")
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", kernel, r.model, by, r.how, outcome)
 }
 
 // A table keeps what was not run, and replaces what was.

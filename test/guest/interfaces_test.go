@@ -83,12 +83,13 @@ func TestInterfaces(t *testing.T) {
 			continue
 		}
 		t.Run(k.name, func(t *testing.T) {
-			m := b.boot(t, b.image(t, k.name), false, []string{"virtio-hub", "virtio-hub"})
+			img := b.image(t, k.name)
+			m := b.boot(t, img, false, []string{"virtio-hub", "virtio-hub"})
 			for _, module := range []string{"veth", "8021q", "bonding", "bridge"} {
 				m.load(module)
 			}
 			run := func(c cell, f func(*machine, *result) error) {
-				r := &result{cell: c}
+				r := &result{cell: c, version: img.version}
 				began := time.Now()
 				if err := f(m, r); err != nil {
 					r.failed = append(r.failed, err.Error())
