@@ -114,7 +114,7 @@ pgo: deps-bench build ## renew the profile that tpa-bench is optimised with
 # have built already would be built once more, for each set of flags.
 test: export GOFLAGS := $(GOFLAGS) -pgo=off
 .PHONY: test
-test: deps hugepages lint cross generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz ## run every test there is
+test: deps hugepages lint cross generated test-pure test-race test-sim test-attack test-soak test-asan test-valgrind test-fuzz test-guest-short ## run every test there is
 	@again=$$(cd $(RERUNS) && grep -rE '\.(Test|Fuzz)[^/]*:' . || :); \
 	echo "$$(grep -c . <<<"$$again") tests had to run again. One that needs luck twice needs a fix."; echo "$$again"
 	@echo "All tests passed."
