@@ -4,10 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/shard"
+	"github.com/gotpa/tpa/link"
 )
 
 // Messages of the event log about changes.
@@ -62,7 +66,7 @@ func (rt *Runtime) change(key, value, by string) (before string, err error) {
 	}
 	c := rt.current
 	before = s.shown(&c)
-	if err := s.read(&c, key, []string{value}); err != nil {
+	if err := s.read(&c, key, strings.Split(value, ",")); err != nil {
 		return before, err
 	}
 	if err := c.check(); err != nil {
@@ -90,11 +94,31 @@ func (rt *Runtime) apply(c *Config) error {
 		}
 		rt.recorder.Allow(conns)
 	}
+	if !slices.Equal(c.AllowFrom, rt.current.AllowFrom) {
+		if err := rt.allowFrom(c.AllowFrom); err != nil {
+			return errors.Join(err, rt.allowFrom(rt.current.AllowFrom))
+		}
+	}
 	for _, s := range rt.shards {
 		s.SetPolling(shard.Polling(c.Polling))
 	}
 	rt.budget.SetLimits(limits.Limits(c.Limits))
 	rt.events.SetLevel(c.LogLevel)
+	return nil
+}
+
+// allowFrom says which sources may connect. On error, no other source may than before
+// or after.
+func (rt *Runtime) allowFrom(sources []netip.Prefix) error {
+	if rt.sharing != nil {
+		// Without such a filter, the shards alone refuse other sources.
+		if f, ok := rt.sharing.steering.Filter().(link.SourceFilter); ok {
+			if err := f.Allow(sources); err != nil {
+				return err
+			}
+		}
+	}
+	rt.budget.SetSources(sources)
 	return nil
 }
 

@@ -67,6 +67,7 @@ func TestChange(t *testing.T) {
 		{"polling.spin", "20µs", "50µs", ""},
 		{"polling.max_sleep", "2ms", "1ms", ""},
 		{"polling.long_handler", "20ms", "10ms", ""},
+		{"allow_from", "10.0.0.0/8,fd00::/8", "everybody", ""},
 		{"limits.connections", "100", "65536", ""},
 		{"limits.half_open", "100", "1024", ""},
 		{"limits.closing", "100", "16384", ""},

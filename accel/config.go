@@ -61,7 +61,8 @@ type Config struct {
 	// AllowFrom are the sources that may connect to listeners, at most 1024 prefixes:
 	// SYNs of others are dropped and counted, on a shared interface by the filter in the
 	// kernel. Connections of this host itself, and those by the kernel
-	// (ListenConfig.Kernel), are not concerned. Default: everybody.
+	// (ListenConfig.Kernel), are not concerned. It can change while the program runs.
+	// Default: everybody.
 	AllowFrom []netip.Prefix
 
 	// MTU is the greatest IP packet in bytes, 1280 to 65535 and at most what the

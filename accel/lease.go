@@ -34,8 +34,9 @@ type lease struct {
 	// kept are flows that others had at the port before.
 	kept []link.Flow
 	// from is the process that had the port, to the one that has it now; nil without.
-	from *predecessor
-	to   *messages
+	from  *predecessor
+	to    *messages
+	dials bool // connections begin at the ports, instead of arriving there
 	// untended: their process has not told its filter about the kept flows yet.
 	untended bool
 	// ended: no new connection comes; flows are those that were left of it.
@@ -43,17 +44,8 @@ type lease struct {
 	flows []link.Flow
 }
 
-// listen takes a port, and fills in the number where addr leaves that open. The error
-// is that of package net for a port in use.
-func (s *sharing) listen(network string, addr *net.TCPAddr) (*lease, error) {
-	l, err := s.reserve(network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return l, l.claimPort()
-}
-
-// reserve is listen, but for the claim on the device, which claimPort makes.
+// reserve takes a port, and fills in the number where addr leaves that open. The error
+// is that of package net for a port in use. claimPort claims it on the device.
 func (s *sharing) reserve(network string, addr *net.TCPAddr) (*lease, error) {
 	ip := listenAddr(network, addr)
 	at := netip.AddrPortFrom(ip, uint16(addr.Port))
@@ -108,6 +100,12 @@ func (l *lease) claimPort() error {
 // claimWith claims the ports but for flows that others keep.
 func (l *lease) claimWith(kept []link.Flow) error {
 	s := l.sharing
+	if f, ok := s.steering.Filter().(link.DialFilter); ok {
+		if err := f.Dials(l.first, l.count, l.dials); err != nil {
+			l.hold.release(s)
+			return err
+		}
+	}
 	claim, err := s.steering.Claim(bifurcation.Ports{Addr: l.addr, First: l.first, Count: l.count, Kept: kept})
 	if err != nil {
 		l.hold.release(s)
@@ -157,7 +155,12 @@ func listenAddr(network string, addr *net.TCPAddr) netip.Addr {
 // port, which gets a lease of its own.
 func (s *sharing) dial(network string, laddr *net.TCPAddr) (*lease, error) {
 	if laddr != nil && laddr.Port != 0 && !s.isOutbound(laddr.Port) {
-		return s.listen(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
+		l, err := s.reserve(network, &net.TCPAddr{IP: laddr.IP, Port: laddr.Port, Zone: laddr.Zone})
+		if err != nil {
+			return nil, err
+		}
+		l.dials = true
+		return l, l.claimPort()
 	}
 	if s.blocks() > 0 {
 		return nil, nil
@@ -198,7 +201,7 @@ func (s *sharing) addBlock(had int) error {
 		return err
 	}
 	held := &hold{Reservation: block, users: map[*sharing]bool{s: true}}
-	l := &lease{sharing: s, hold: held, first: held.First(), count: held.Count()}
+	l := &lease{sharing: s, hold: held, first: held.First(), count: held.Count(), dials: true}
 	if err := l.claimWith(nil); err != nil {
 		return err
 	}

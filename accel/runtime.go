@@ -190,11 +190,8 @@ func (rt *Runtime) start() (err error) {
 		if f, ok := rt.sharing.steering.Filter().(limits.Shield); ok {
 			rt.budget.SetShield(f)
 		}
-		// Without such a filter, the shards alone refuse other sources.
-		if f, ok := rt.sharing.steering.Filter().(link.SourceFilter); ok {
-			if err := f.Allow(c.AllowFrom); err != nil {
-				return err
-			}
+		if err := rt.allowFrom(c.AllowFrom); err != nil {
+			return err
 		}
 	}
 	if err := shard.Join(rt.shards); err != nil {

@@ -45,6 +45,15 @@ type FlowFilter interface {
 	Others(port uint16) ([]Flow, error)
 }
 
+// A DialFilter is a Filter that has to know where connections of ours begin.
+type DialFilter interface {
+	Filter
+	// Dials says whether they do at n ports from first on: answers to SYNs are ours
+	// there. At ports of listeners they are the kernel's, which has connections from
+	// there behind NAT.
+	Dials(first uint16, n int, yes bool) error
+}
+
 // A SourceFilter is a Filter that can keep off connections from other sources.
 type SourceFilter interface {
 	Filter

@@ -39,8 +39,8 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 	}
 	m := &f.maps
 	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		"addrs": m.Addrs, "allowed": m.Allowed, "cookies": m.Cookies, "flows": m.Flows, "fragments": m.Fragments,
-		"frames": m.Frames, "ports": m.Ports, "sockets": m.Sockets, "syn_ports": m.SynPorts,
+		"addrs": m.Addrs, "allowed": m.Allowed, "cookies": m.Cookies, "dials": m.Dials, "flows": m.Flows, "fragments": m.Fragments,
+		"frames": m.Frames, "nat_ports": m.NatPorts, "natted": m.Natted, "ports": m.Ports, "sockets": m.Sockets, "syn_ports": m.SynPorts,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("filter: %w", err)

@@ -15,6 +15,12 @@
 // `flows` has exceptions in both directions: flows that the kernel keeps at
 // claimed ports, and flows that stay ours at ports that are claimed no more.
 //
+// The kernel may have connections of its own from our ports: those of a container
+// behind NAT. A port where somebody only listens sends no SYN, so a SYN-ACK that comes
+// to it is the answer to such a connection: `natted` has it from then on, and the
+// kernel gets its segments. Ports that connections of ours begin at are in `dials`:
+// there, SYN-ACKs are ours.
+//
 // All else, and whatever does not parse, is passed on unchanged.
 //
 // Of what is ours, SYNs whose source is in no prefix of `allowed` go no further: the
@@ -129,7 +135,7 @@ struct addr {
 
 // ROWS is the greatest number of local addresses, WORDS the number of 64-bit
 // words that hold one bit for each port.
-enum { ROWS = 256, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256, MAX_SYN_PORTS = 4096, MAX_FRAGMENTED = 4096, MAX_ALLOWED = 1024 };
+enum { ROWS = 256, WORDS = 65536 / 64, MAX_FLOWS = 65536, MAX_QUEUES = 256, MAX_SYN_PORTS = 4096, MAX_FRAGMENTED = 4096, MAX_NATTED = 16384, MAX_ALLOWED = 1024 };
 
 // addrs leads from a local address to its row in ports.
 struct {
@@ -171,6 +177,33 @@ struct {
 	type_attr(key, struct flow);
 	type_attr(value, __u8);
 } flows SEC(".maps");
+
+// natted has flows of the kernel's from our ports that the filter has found: values are
+// of no use.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_LRU_HASH);
+	uint_attr(max_entries, MAX_NATTED);
+	type_attr(key, struct flow);
+	type_attr(value, __u8);
+} natted SEC(".maps");
+
+// nat_ports has a bit for each port, whatever the address, that natted has flows of. CPUs
+// that set bits at the same time may lose one: the flow's next SYN-ACK sets it again.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_ARRAY);
+	uint_attr(max_entries, WORDS);
+	type_attr(key, __u32);
+	type_attr(value, __u64);
+} nat_ports SEC(".maps");
+
+// dials has a bit for each port, whatever the address, that connections of ours begin
+// at.
+struct {
+	uint_attr(type, BPF_MAP_TYPE_ARRAY);
+	uint_attr(max_entries, WORDS);
+	type_attr(key, __u32);
+	type_attr(value, __u64);
+} dials SEC(".maps");
 
 // A packet that arrives in fragments, in network byte order.
 struct fragmented {
@@ -291,6 +324,36 @@ union syn {
 // The flags of a TCP header with its data offset.
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
+// was_natted tells whether the kernel had flows from a port.
+static inline int was_natted(__u32 port)
+{
+	__u32 index = port / 64;
+	__u64 *found = bpf_map_lookup_elem(&nat_ports, &index);
+	return found && *found & 1ULL << port % 64;
+}
+
+// of_nat tells whether a segment to one of our ports belongs to a flow of the kernel's.
+static inline int of_nat(const struct tcp_header *tcp, __u16 flags, __u32 port, struct flow *flow)
+{
+	__u32 index = port / 64;
+	__u64 bit = 1ULL << port % 64, *found = bpf_map_lookup_elem(&nat_ports, &index);
+	if (!found)
+		return 0;
+	// The answers to a SYN: of the peer that takes it, and of one that refuses.
+	if (flags == be16(SYN | ACK) || (flags == be16(RST | ACK) && tcp->seq == 0)) {
+		__u64 *ours = bpf_map_lookup_elem(&dials, &index);
+		if (!ours || *ours & bit)
+			return 0;
+		if (flags == be16(SYN | ACK)) {
+			__u8 one = 1;
+			*found |= bit;
+			bpf_map_update_elem(&natted, flow, &one, 0);
+		}
+		return 1;
+	}
+	return *found & bit && bpf_map_lookup_elem(&natted, flow);
+}
+
 // owner returns REDIRECTED for a segment that is ours, ANSWERED, DROPPED or NOT_ALLOWED
 // for a SYN of which that is to be done. It completes syn, which has the addresses.
 static inline enum action owner(const struct tcp_header *tcp, union syn *syn)
@@ -314,8 +377,11 @@ static inline enum action owner(const struct tcp_header *tcp, union syn *syn)
 	}
 	if (!ours)
 		return OTHER_PORT;
-	if ((tcp->flags & be16(SYN | ACK | RST | FIN)) != be16(SYN))
-		return REDIRECTED;
+	__u16 flags = tcp->flags & be16(SYN | ACK | RST | FIN);
+	if (flags != be16(SYN))
+		return of_nat(tcp, flags, port, &syn->flow) ? OTHER_PORT : REDIRECTED;
+	if (was_natted(port))
+		bpf_map_delete_elem(&natted, &syn->flow); // its addresses begin a new one
 	struct prefix from = { 128, syn->flow.remote };
 	if (!bpf_map_lookup_elem(&allowed, &from))
 		return NOT_ALLOWED;

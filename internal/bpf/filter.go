@@ -61,6 +61,7 @@ type Filter struct {
 	used     [MaxAddrs]bool   // row indexes in use
 	cookies  *link.SYNCookies // what Answer was called with last
 	allowed  map[filterPrefix]bool
+	dials    [words]uint64 // a bit for each port that we dial from
 	answerer ebpflink.Link // behind, attached while there are cookies
 	final    Counts
 	closed   bool

@@ -63,9 +63,12 @@ const (
 	filterMapAddrs       = "addrs"
 	filterMapAllowed     = "allowed"
 	filterMapCookies     = "cookies"
+	filterMapDials       = "dials"
 	filterMapFlows       = "flows"
 	filterMapFragments   = "fragments"
 	filterMapFrames      = "frames"
+	filterMapNatPorts    = "nat_ports"
+	filterMapNatted      = "natted"
 	filterMapPorts       = "ports"
 	filterMapSockets     = "sockets"
 	filterMapSynPorts    = "syn_ports"
@@ -130,9 +133,12 @@ type filterMapSpecs struct {
 	Addrs     *ebpf.MapSpec `ebpf:"addrs"`
 	Allowed   *ebpf.MapSpec `ebpf:"allowed"`
 	Cookies   *ebpf.MapSpec `ebpf:"cookies"`
+	Dials     *ebpf.MapSpec `ebpf:"dials"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Frames    *ebpf.MapSpec `ebpf:"frames"`
+	NatPorts  *ebpf.MapSpec `ebpf:"nat_ports"`
+	Natted    *ebpf.MapSpec `ebpf:"natted"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	SynPorts  *ebpf.MapSpec `ebpf:"syn_ports"`
@@ -167,9 +173,12 @@ type filterMaps struct {
 	Addrs     *ebpf.Map `ebpf:"addrs"`
 	Allowed   *ebpf.Map `ebpf:"allowed"`
 	Cookies   *ebpf.Map `ebpf:"cookies"`
+	Dials     *ebpf.Map `ebpf:"dials"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Frames    *ebpf.Map `ebpf:"frames"`
+	NatPorts  *ebpf.Map `ebpf:"nat_ports"`
+	Natted    *ebpf.Map `ebpf:"natted"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
 	SynPorts  *ebpf.Map `ebpf:"syn_ports"`
@@ -180,9 +189,12 @@ func (m *filterMaps) Close() error {
 		m.Addrs,
 		m.Allowed,
 		m.Cookies,
+		m.Dials,
 		m.Flows,
 		m.Fragments,
 		m.Frames,
+		m.NatPorts,
+		m.Natted,
 		m.Ports,
 		m.Sockets,
 		m.SynPorts,

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -140,6 +141,34 @@ func TestAllowFrom(t *testing.T) {
 			}
 			if dropped == 0 {
 				t.Error("no frame is counted as not allowed")
+			}
+			// And now only strangers may connect.
+			if _, err := rt.Change("allow_from", strangers[0]+"/32,"+strangers[1]+"/128"); err != nil {
+				t.Fatal(err)
+			}
+			for i, ip := range []netip.Addr{s.si.IPv4.Addr(), s.si.IPv6.Addr()} {
+				to := netip.AddrPortFrom(ip, 7000).String()
+				s.client.Do(func() {
+					d := net.Dialer{Timeout: 300 * time.Millisecond}
+					var timeout interface{ Timeout() bool }
+					if _, err := d.Dial("tcp", to); !errors.As(err, &timeout) || !timeout.Timeout() || errors.Is(err, syscall.ECONNREFUSED) {
+						t.Errorf("%s: who was allowed before: %v, want a timeout", to, err)
+					}
+					stranger := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(strangers[i])}}
+					c, err := stranger.Dial("tcp", to)
+					if err != nil {
+						t.Errorf("%s: who is allowed now: %v", to, err)
+						return
+					}
+					c.Close()
+				})
+			}
+			audited := false
+			for _, e := range rt.Status().Events {
+				audited = audited || e.Message == "setting changed" && slices.ContainsFunc(e.Attrs, func(a accel.EventAttr) bool { return a.Value == "allow_from" })
+			}
+			if !audited {
+				t.Error("the event log does not have the change")
 			}
 		})
 	}

@@ -142,13 +142,18 @@ func TestTakeOver(t *testing.T) {
 
 // handOvers is how many servers TestHandOverUnderLoad starts: TPA_TEST_HANDOVERS, or
 // as few as a run of all tests has time for.
-func handOvers(t *testing.T) int {
-	n := 8
-	if v := os.Getenv("TPA_TEST_HANDOVERS"); v != "" {
-		var err error
-		if n, err = strconv.Atoi(v); err != nil {
-			t.Fatal(err)
-		}
+func handOvers(t *testing.T) int { return number(t, "TPA_TEST_HANDOVERS", 8) }
+
+// number is that in an environment variable, or else usual.
+func number(t *testing.T, variable string, usual int) int {
+	t.Helper()
+	v := os.Getenv(variable)
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
 	}
 	return n
 }

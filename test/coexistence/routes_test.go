@@ -86,12 +86,18 @@ func (c *crossing) accept(ln net.Listener, at string) {
 // start starts a runtime on the host, and returns its log, too.
 func (c *crossing) start() (*accel.Runtime, *testnet.Output) {
 	c.Helper()
+	return c.startAt("eth0")
+}
+
+// startAt is start at a device.
+func (c *crossing) startAt(device string) (*accel.Runtime, *testnet.Output) {
+	c.Helper()
 	log := new(testnet.Output)
 	var rt *accel.Runtime
 	c.host.Do(func() {
 		var err error
 		rt, err = accel.New(accel.Config{
-			Device: "eth0", Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(log, nil)),
+			Device: device, Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(log, nil)),
 		})
 		if err != nil {
 			c.Fatal(err)
@@ -327,5 +333,83 @@ func TestMasquerade(t *testing.T) {
 	})
 	if failed > 0 {
 		t.Errorf("%d of 3000 dials of the container failed", failed)
+	}
+}
+
+// masqueraded is how many connections of a container TestMasqueradeFromListener makes
+// for each IP version and way: TPA_TEST_MASQUERADED, or fewer.
+func masqueraded(t *testing.T) int {
+	return number(t, "TPA_TEST_MASQUERADED", 200)
+}
+
+// TestMasqueradeFromListener: a container behind NAT that has connections from the port
+// that we listen at keeps them, is refused as by the kernel, and nobody who connects to
+// us is in its way.
+func TestMasqueradeFromListener(t *testing.T) {
+	testnet.Need(t, testnet.Tool("iptables"), testnet.Tool("ip6tables"))
+	for _, dev := range ways() {
+		t.Run(strings.TrimSuffix(dev, ":"), func(t *testing.T) {
+			c := newCrossing(t)
+			go func() { // nobody looks at what the listeners see
+				for {
+					select {
+					case <-c.seen:
+					case <-t.Context().Done():
+						return
+					}
+				}
+			}()
+			c.host.Sysctl("net/ipv4/ip_forward", "1")
+			c.host.Sysctl("net/ipv6/conf/all/forwarding", "1")
+			c.ip(c.right, "route add 10.99.1.0/24 via 10.99.2.1")
+			c.ip(c.right, "-6 route add fd99:1::/64 via fd99:2::1")
+			for _, tool := range []string{"iptables", "ip6tables"} {
+				if out, err := c.host.Command(tool, "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE").CombinedOutput(); err != nil {
+					t.Fatalf("%s: %v: %s", tool, err, out)
+				}
+			}
+			echoServer(t, c.left, ":8000")
+			rt, _ := c.startAt(dev + "eth0")
+			c.host.Do(func() {
+				ln, err := (&accel.ListenConfig{Runtime: rt}).Listen(t.Context(), "tcp", ":7000")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { ln.Close() })
+				go tellOrigin(ln)
+			})
+			for _, side := range sides {
+				to, ours := net.JoinHostPort(side["LEFT"], "8000"), net.JoinHostPort(side["HOST"], "7000")
+				failed, last := 0, error(nil)
+				// from connects from our port, as the container sees it.
+				from := func(to string) (conn net.Conn, err error) {
+					d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{Port: 7000}}
+					c.right.Do(func() { conn, err = d.Dial("tcp", to) })
+					return conn, err
+				}
+				for range masqueraded(t) {
+					conn, err := from(to)
+					if err == nil {
+						err = echo(conn)
+						conn.(*net.TCPConn).SetLinger(0)
+						conn.Close()
+					}
+					if err != nil {
+						failed++
+						last = err
+					}
+				}
+				if failed > 0 {
+					t.Errorf("%d of %d connections of the container to %s failed: %v", failed, masqueraded(t), to, last)
+				}
+				start := time.Now()
+				if _, err := from(net.JoinHostPort(side["LEFT"], "9")); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("a closed port of %s: %v after %v, want it refused", side["LEFT"], err, time.Since(start))
+				}
+				if got := origin(c.left, ours); got != "accelerated" {
+					t.Errorf("%s: a client hears %q", ours, got)
+				}
+			}
+		})
 	}
 }
