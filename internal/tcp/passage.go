@@ -80,5 +80,5 @@ func (e *Endpoint) Pending() int {
 	if e.current() != listening {
 		return 0
 	}
-	return len(e.listen.synQueue) + len(e.listen.acceptQueue)
+	return len(e.listen.synQueue) + e.listen.waiting()
 }
