@@ -60,6 +60,12 @@ var attacks = []scenario{
 	{clause: "RFC 5961 section 4.2", name: "a peer that lost its state and comes back is answered at once where timestamps were agreed", steps: steps{
 		established("mss 1000", "ts 10000 0"), again(1, 5000), in("S 0 <mss 1000>"), challenge(), resetTo(), readFails(syscall.ECONNRESET),
 	}},
+	{clause: "RFC 5961 section 5", name: "data that acknowledges what was before the first byte is not taken", steps: steps{
+		established(), settled(), in("A 11:21 ack 0"), out("A 1 ack 1"), in("A 1:11 ack 1"), out("A 1 ack 11"), read(10), nothingToRead(),
+	}},
+	{clause: "RFC 5961 section 7", name: "challenges are limited, with data too", steps: steps{
+		established(), settled(), in("A 1:11 ack 100"), out("A 1 ack 1"), in("A 1:11 ack 100"), quiet(50 * time.Millisecond), nothingToRead(), in("A 1:11 ack 1"), out("A 1 ack 11"), read(10),
+	}},
 	{clause: "RFC 5961 section 5.2", name: "data that acknowledges what was never sent is not taken", steps: steps{
 		established(), in("PA 1:11 ack 1000000 evil"), onlyAcks(50 * ms), nothingToRead(), alive(),
 	}},

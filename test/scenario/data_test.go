@@ -79,6 +79,12 @@ var data = []scenario{
 	{clause: "RFC 9293 section 3.10.7.4", name: "FIN out of order", steps: steps{
 		established(), in("FA 11:21 ack 1"), out("A 1 ack 1"), nothingToRead(), in("A 1:11 ack 1"), out("A 1 ack 22"), read(20), readFails(io.EOF),
 	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "data behind a FIN, both out of order, is not delivered", steps: steps{
+		established(), in("A 21:31 ack 1"), out("A 1 ack 1"), in("FA 11:21 ack 1"), out("A 1 ack 1"), in("A 1:11 ack 1"), out("A 1 ack 22"), read(20), readFails(io.EOF),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "data behind a FIN, both out of order, the FIN fills the gap", steps: steps{
+		established(), in("A 11:21 ack 1"), out("A 1 ack 1"), in("FA 1:11 ack 1"), out("A 1 ack 12"), read(10), readFails(io.EOF),
+	}},
 	{clause: "RFC 9293 section 3.10.7.4", name: "data behind a FIN is not delivered", steps: steps{
 		established(), in("FA 1:11 ack 1"), out("A 1 ack 12"), read(10), readFails(io.EOF), in("A 12:22 ack 1"), onlyAcks(50 * time.Millisecond), readFails(io.EOF),
 	}},

@@ -148,6 +148,12 @@ var handshakes = []scenario{
 		listen(), in("S 0 <mss 1000>"), out("SA 0 ack 1"), in("A 1 ack 100"), out("R 100"),
 		in("A 1 ack 1"), accept(),
 	}},
+	{clause: "RFC 9293 section 3.5.2", name: "SYN-RECEIVED: a wrong acknowledgement outside the window is answered with a reset", steps: steps{
+		listen(), in("S 0 <mss 1460>"), out("SA 0 ack 1"), in("A -100:-90 ack 2"), out("R 2"),
+	}},
+	{clause: "RFC 9293 section 3.10.7.4", name: "SYN-RECEIVED: data outside the window is answered from SND.NXT", steps: steps{
+		listen(), in("S 0 <mss 1460>"), out("SA 0 ack 1"), in("A -100:-90 ack 1"), out("A 1 ack 1"),
+	}},
 	{clause: "RFC 9293 section 3.10.7.4", name: "SYN-RECEIVED: the acknowledgement is old", steps: steps{
 		listen(), in("S 0 <mss 1000>"), out("SA 0 ack 1"), in("A 1 ack 0"), out("R 0"),
 		in("A 1 ack 1"), accept(),
