@@ -96,6 +96,9 @@ type Config struct {
 	// DPDK holds what only DPDK devices need. Default: see DPDK.
 	DPDK DPDK
 
+	// XDP holds what only interfaces shared by AF_XDP need. Default: see XDP.
+	XDP XDP
+
 	// Kernel makes every listener accept the kernel's connections as well; see
 	// ListenConfig.Kernel. Default: only those of the device.
 	Kernel bool
@@ -178,6 +181,7 @@ var ErrHandedOver = fmt.Errorf("another process has the port now: %w", net.ErrCl
 //	TPA_MAX_MEMORY_MB Config.Limits.Memory, in MB of 1048576 bytes
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
+//	TPA_XDP_PIN   Config.XDP.Pin: true or false
 //
 // A variable wins over the file. An unset or empty one leaves what the file says, or
 // the default. Values are those of the fields, spelled exactly so, but that

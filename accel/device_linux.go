@@ -17,7 +17,7 @@ func openInterface(c *Config) (link.Device, error) {
 		return openPacket(name)
 	}
 	name, only := strings.CutPrefix(c.Device, "xdp:")
-	dev, err := openXDP(c, xdp.Config{Interface: name, Queues: max(c.Queues, 1)})
+	dev, err := openXDP(c, xdp.Config{Interface: name, Queues: max(c.Queues, 1), Pin: c.XDP.Pin})
 	if errors.Is(err, xdp.ErrOccupied) && !only {
 		// A server of this kind, or another program: neither has to notice.
 		c.Logger.Info("the interface's XDP is in use: a packet socket takes its place", "device", name, "reason", err)
@@ -37,7 +37,7 @@ func openInterface(c *Config) (link.Device, error) {
 	if i, err := net.InterfaceByName(name); err == nil && i.MTU > dev.Info().MTU && !only {
 		// Its frames do not fit AF_XDP's chunks.
 		if p, err := openPacket(name); err == nil {
-			dev.Close()
+			closeForGood(dev)
 			c.Logger.Info("the MTU is too great for AF_XDP: a packet socket takes its place", "device", name, "mtu", i.MTU)
 			return p, nil
 		}
@@ -45,7 +45,7 @@ func openInterface(c *Config) (link.Device, error) {
 	if why := dev.NotNative(); why != nil && !only && c.Queues <= 1 {
 		// Generic mode drops segments that the interface has joined to larger ones.
 		if p, err := openPacket(name); err == nil {
-			dev.Close()
+			closeForGood(dev)
 			c.Logger.Info("the driver does not run XDP at this MTU or at all: a packet socket takes its place", "device", name, "reason", why)
 			return p, nil
 		}
@@ -55,6 +55,12 @@ func openInterface(c *Config) (link.Device, error) {
 			"device", dev, "reason", why)
 	}
 	return movable(c, dev), nil
+}
+
+// closeForGood closes a device that another one replaces: it leaves nothing.
+func closeForGood(dev *xdp.Device) {
+	_ = dev.Unpin()
+	dev.Close()
 }
 
 func openPacket(name string) (link.Device, error) {

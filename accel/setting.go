@@ -156,6 +156,8 @@ var settings = []Setting{
 		"CPU numbers", "those of the calling thread", "where DPDK's own threads may run; pollers are not bound by it"),
 	list("dpdk.extra_args", "", "DPDK.ExtraArgs", func(c *Config) *[]string { return &c.DPDK.ExtraArgs }, func(v string) (string, error) { return v, nil },
 		"a list of arguments", "none", "further EAL arguments, out of a list of harmless ones"),
+	flag("xdp.pin", "TPA_XDP_PIN", "XDP.Pin", func(c *Config) *bool { return &c.XDP.Pin },
+		"leaves the XDP filter attached between two starts, passing everything to the kernel; see nics.md"),
 	flag("kernel", "TPA_KERNEL", "Kernel", func(c *Config) *bool { return &c.Kernel }, "listeners accept the kernel's connections as well, see compat.md"),
 	flag("handover", "TPA_HANDOVER", "HandOver", func(c *Config) *bool { return &c.HandOver }, "the next process with this setting takes over a listener's port while this one has it, see sharing.md"),
 	form("fallback", "TPA_FALLBACK", "Fallback", func(c *Config) *Fallback { return &c.Fallback }, fallbacks.want(), "auto",

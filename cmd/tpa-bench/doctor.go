@@ -64,8 +64,8 @@ VFIO, capabilities, locked memory, AF_XDP, the interfaces with their drivers,
 queues, RSS and offloads, processors. It takes TPA_QUEUES and TPA_CPUS into account.
 For each it prints what it found, what follows from it, and the command that fixes
 it; at the end, the best mode that works now. It changes nothing, but with --clean:
-that puts back what killed programs have left on interfaces, which is how
-interrupts are deferred. Run it as the user and in the container that the program
+that puts back what programs that are gone have left on interfaces: how interrupts
+are deferred, and filters that TPA_XDP_PIN kept. Run it as the user and in the container that the program
 runs in.
 
 Exit status: 0 if a mode other than the kernel's works, else 1.`,
@@ -102,7 +102,7 @@ Exit status: 0 if a mode other than the kernel's works, else 1.`,
 	}
 	cmd.Flags().StringVar(&dev, "dev", "", "look at this `INTERFACE` (default all)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&clean, "clean", false, "put back what killed programs have left on interfaces, and look at nothing")
+	cmd.Flags().BoolVar(&clean, "clean", false, "put back what programs that are gone have left on interfaces, and look at nothing")
 	return cmd
 }
 

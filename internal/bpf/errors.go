@@ -104,6 +104,9 @@ func errFilter(l netlink.Link, mode Mode, err error) error {
 	attrs := l.Attrs()
 	e := &link.InterfaceError{Interface: attrs.Name, Err: err}
 	switch {
+	case errors.Is(err, errPin):
+		e.Problem = "the filter cannot be pinned in " + PinDir
+		e.Remedy = "mount -t bpf bpf " + filepath.Dir(PinDir) + ", or do not ask to pin"
 	case errors.Is(err, os.ErrPermission):
 		e.Problem = "loading the filter needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 		e.Remedy = Capabilities

@@ -855,6 +855,12 @@ int tpa_filter(struct xdp_md *ctx)
 	enum action action = classify(data, end, &syn);
 	if (action == FRAGMENT || action == IP_OPTIONS)
 		action = find_xdp(ctx, &syn, action);
+	if (action == ANSWERED || action == DROPPED || action == NOT_ALLOWED) {
+		// A pinned filter outlives its process, and then keeps nothing from the kernel.
+		__u32 queue = ctx->rx_queue_index;
+		if (!bpf_map_lookup_elem(&sockets, &queue))
+			action = NO_SOCKET;
+	}
 	if (action == ANSWERED) {
 		if (answered_behind())
 			return XDP_PASS;

@@ -51,6 +51,8 @@ type Filter struct {
 	behind *ebpf.Program
 	// namespace is that of the interface.
 	namespace netns.NsHandle
+	// pin is where the link is pinned, nil where it is not.
+	pin *pin
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -87,7 +89,10 @@ const (
 // network namespace as XDP, in the mode Auto, Native or Generic. notNative is why
 // it is attached in generic mode although native mode was tried first. Errors are
 // of type *link.InterfaceError. The caller closes the filter.
-func Open(l netlink.Link, mode Mode) (_ *Filter, notNative, err error) {
+//
+// With pinned, the filter stays attached when it is closed, and when the process ends
+// in any way. It passes everything then, until the next Open takes its place.
+func Open(l netlink.Link, mode Mode, pinned bool) (_ *Filter, notNative, err error) {
 	if err := wantEthernet(l.Attrs()); err != nil {
 		return nil, nil, err
 	}
@@ -99,13 +104,18 @@ func Open(l netlink.Link, mode Mode) (_ *Filter, notNative, err error) {
 		}
 		mode = Generic
 	}
+<<<<<<< HEAD
 	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode, nil)
+=======
+	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode, pinned)
+>>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
 	if err != nil {
 		return nil, nil, errFilter(l, mode, err)
 	}
 	return f, errors.Join(gathers, notNative), nil
 }
 
+<<<<<<< HEAD
 // Replace is Open where another process has stepped aside: the filter takes the place of
 // that process's at attachment, which Replace closes, and no frame is lost. An error says
 // so where the attachment is not the interface's, or its program is none.
@@ -133,6 +143,9 @@ func Replace(l netlink.Link, attachment *os.File) (*Filter, error) {
 
 // open loads the filter and attaches it, or has it take the place of another one.
 func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notNative, err error) {
+=======
+func open(index int, veth bool, mode Mode, pinned bool) (_ *Filter, notNative, err error) {
+>>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
@@ -144,6 +157,9 @@ func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notN
 	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: objects.Program}
 	if f.namespace, err = netns.Get(); err == nil {
 		err = f.allowAll()
+	}
+	if err == nil {
+		f.pin, err = openPin(index, pinned)
 	}
 	if err != nil {
 		objects.Answer.Close()
@@ -181,7 +197,7 @@ func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notN
 		if f.attached, notNative = f.attach(); notNative == nil {
 			return f, nil, nil
 		}
-		if mode == Native || occupied(notNative) {
+		if mode == Native || occupied(notNative) || errors.Is(notNative, errPin) {
 			return nil, nil, notNative
 		}
 	}
@@ -195,13 +211,26 @@ func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notN
 // attach attaches the program where the filter's mode says, in the namespace of the
 // calling thread.
 func (f *Filter) attach() (ebpflink.Link, error) {
-	switch f.mode {
-	case Ingress:
+	if f.mode == Ingress {
 		return ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: f.index, Program: f.program, Attach: ebpf.AttachTCXIngress})
-	case Native:
-		return ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: ebpflink.XDPDriverMode})
 	}
-	return ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: ebpflink.XDPGenericMode})
+	if f.pin != nil {
+		if l := f.pin.takeOver(f.mode, f.program); l != nil {
+			return l, nil
+		}
+	}
+	flags := ebpflink.XDPDriverMode
+	if f.mode == Generic {
+		flags = ebpflink.XDPGenericMode
+	}
+	l, err := ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: flags})
+	if err != nil || f.pin == nil || !f.pin.keep {
+		return l, err
+	}
+	if err := l.Pin(f.pin.link(f.mode)); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errPin, err), l.Close())
+	}
+	return l, nil
 }
 
 // Restore sees to it that the filter is attached. Nobody but its owner can detach
@@ -442,8 +471,8 @@ func (f *Filter) change(addr netip.Addr, first uint16, n int, change func(netip.
 	return err
 }
 
-// Close detaches the filter: the kernel gets every frame again. Closing twice is
-// harmless.
+// Close detaches the filter, or has it pass everything where it is pinned: the kernel
+// gets every frame again. Closing twice is harmless.
 func (f *Filter) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -452,13 +481,33 @@ func (f *Filter) Close() error {
 	}
 	f.final = f.countsLocked()
 	f.closed = true
-	return f.free()
+	var errs []error
+	if f.pin != nil {
+		for addr := range f.rows {
+			errs = append(errs, ignoreMissing(f.maps.Addrs.Delete(addrKey(addr))))
+		}
+	}
+	return errors.Join(append(errs, f.free())...)
 }
 
-// free detaches the filter, and frees what there is of it.
+// Unpin has a pinned filter end with its process, or when it is closed.
+func (f *Filter) Unpin() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.pin == nil || !f.pin.keep {
+		return nil
+	}
+	f.pin.keep = false
+	return f.attached.Unpin()
+}
+
+// free detaches the filter unless it is pinned, and frees what there is of it.
 func (f *Filter) free() (err error) {
 	if f.attached != nil {
 		err = f.attached.Close()
+	}
+	if f.pin != nil {
+		f.pin.close()
 	}
 	err = errors.Join(err, f.maps.Close(), f.program.Close())
 	if f.answerer != nil {

@@ -47,6 +47,16 @@ type Config struct {
 	// by hand: see Device.NotDeferred. 1 µs to 1 s. Default: off.
 	BusyPoll time.Duration
 
+	// Pin leaves the filter attached when the device is closed or its process ends in
+	// any way, without a socket: it passes every frame to the kernel, until the next
+	// Open, with Pin or without, takes its place. Where a driver makes its queues anew
+	// or drops the carrier when XDP is attached, that then happens once, and not with
+	// each start. Its price: between two starts, each frame for the kernel still runs
+	// through the filter, the driver keeps what XDP switches off (offloads, half of the
+	// queues), and 5 MB of kernel memory stay. It needs a BPF file system at
+	// /sys/fs/bpf. Clean removes it. Default: off, nothing stays.
+	Pin bool
+
 	sendByRing       bool // in copy mode, too: for tests
 	softwareChecksum bool // with TX metadata for the kernel: for tests
 }

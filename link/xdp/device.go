@@ -50,6 +50,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 	defer func() {
 		if err != nil {
+			err = errors.Join(err, dev.Unpin())
 			dev.Close()
 		}
 	}()
@@ -77,12 +78,16 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
+<<<<<<< HEAD
 	if cfg.Place != nil {
 		dev.filter, err = bpf.Replace(l, cfg.Place)
 	} else {
 		dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach))
 	}
 	if err != nil {
+=======
+	if dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach), cfg.Pin); err != nil {
+>>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
 		return nil, err
 	}
 	if dev.filter.Mode() == bpf.Generic && facts.virtio.joins() {
@@ -288,6 +293,14 @@ func (d *Device) StepAside(open func(tap int) error) (place *os.File, err error)
 // NotNative returns why the filter is attached in generic mode although native
 // mode was tried, else nil.
 func (d *Device) NotNative() error { return d.notNative }
+
+// Unpin undoes Config.Pin: the filter goes with the device or its process, after all.
+func (d *Device) Unpin() error {
+	if d.filter == nil {
+		return nil
+	}
+	return d.filter.Unpin()
+}
 
 // NotDeferred returns why Config.BusyPoll could not defer interrupts, else nil.
 func (d *Device) NotDeferred() error { return d.notDeferred }

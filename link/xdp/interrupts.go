@@ -145,10 +145,9 @@ func cleanInterface(ifindex int) {
 	}
 }
 
-// Clean puts back what killed processes have left on interfaces of the calling
-// thread's network namespace: how interrupts are deferred. It returns the records
-// that it dealt with. What live processes have is left alone.
-func Clean() (cleaned []string, err error) {
+// cleanRecords puts back what killed processes have left on interfaces of the calling
+// thread's network namespace.
+func cleanRecords() (cleaned []string, err error) {
 	pattern, err := recordName(0)
 	if err != nil {
 		return nil, err

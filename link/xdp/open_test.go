@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,7 +29,14 @@ func TestMain(m *testing.M) {
 			xdp.LeaveIn(dir)
 			cfg.BusyPoll = 20 * time.Microsecond
 		}
+		if dir := os.Getenv("XDP_TEST_PIN"); dir != "" {
+			bpf.PinDir = dir
+			cfg.Pin = true
+		}
 		dev, err := xdp.Open(cfg)
+		if a, aerr := netip.ParseAddr(os.Getenv("XDP_TEST_CLAIM")); err == nil && aerr == nil {
+			err = errors.Join(dev.Filter().Claim(a, 6379, 1), dev.Filter().Allow([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}))
+		}
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
