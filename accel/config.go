@@ -182,6 +182,7 @@ var ErrHandedOver = fmt.Errorf("another process has the port now: %w", net.ErrCl
 //	TPA_HUGEPAGES Config.DPDK.HugePages: auto, always or never
 //	TPA_MEMORY_MB Config.DPDK.MemoryMB
 //	TPA_XDP_PIN   Config.XDP.Pin: true or false
+//	TPA_XDP_BUSY_POLL Config.XDP.BusyPoll, a duration
 //
 // A variable wins over the file. An unset or empty one leaves what the file says, or
 // the default. Values are those of the fields, spelled exactly so, but that
@@ -373,6 +374,9 @@ func (c *Config) check() error {
 		bad("Config.Firewall is %v: want FirewallIgnore or FirewallRespect", c.Firewall)
 	}
 	if err := c.Polling.check(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.XDP.check(); err != nil {
 		errs = append(errs, err)
 	}
 	if err := c.TCP.check(); err != nil {

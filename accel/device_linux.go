@@ -17,7 +17,7 @@ func openInterface(c *Config) (link.Device, error) {
 		return openPacket(name)
 	}
 	name, only := strings.CutPrefix(c.Device, "xdp:")
-	dev, err := openXDP(c, xdp.Config{Interface: name, Queues: max(c.Queues, 1), Pin: c.XDP.Pin})
+	dev, err := openXDP(c, xdp.Config{Interface: name, Queues: max(c.Queues, 1), Pin: c.XDP.Pin, BusyPoll: c.XDP.BusyPoll})
 	if errors.Is(err, xdp.ErrOccupied) && !only {
 		// A server of this kind, or another program: neither has to notice.
 		c.Logger.Info("the interface's XDP is in use: a packet socket takes its place", "device", name, "reason", err)
@@ -49,6 +49,9 @@ func openInterface(c *Config) (link.Device, error) {
 			c.Logger.Info("the driver does not run XDP at this MTU or at all: a packet socket takes its place", "device", name, "reason", why)
 			return p, nil
 		}
+	}
+	if why := dev.NotDeferred(); why != nil {
+		c.Logger.Warn("busy polling does less than it could", "device", dev, "reason", why)
 	}
 	if why := dev.NotNative(); why != nil {
 		c.Logger.Warn("the driver does not run XDP at this MTU or at all: the generic mode of the kernel takes its place, at a higher price for each frame",

@@ -158,6 +158,15 @@ var settings = []Setting{
 		"a list of arguments", "none", "further EAL arguments, out of a list of harmless ones"),
 	flag("xdp.pin", "TPA_XDP_PIN", "XDP.Pin", func(c *Config) *bool { return &c.XDP.Pin },
 		"leaves the XDP filter attached between two starts, passing everything to the kernel; see nics.md"),
+	{
+		Key: "xdp.busy_poll", Env: "TPA_XDP_BUSY_POLL", Field: "XDP.BusyPoll", Values: "a duration of 1µs to 1s, such as 50us", Default: "off",
+		About: "how long the kernel polls a device of AF_XDP for before its poller sleeps; see nics.md",
+		set: one(func(c *Config, v string) error {
+			d, err := time.ParseDuration(v)
+			return assign(&c.XDP.BusyPoll, d, cmpErr(err, d < minBusyPoll || d > maxBusyPoll))
+		}),
+		get: func(c *Config) string { return duration(c.XDP.BusyPoll) },
+	},
 	flag("kernel", "TPA_KERNEL", "Kernel", func(c *Config) *bool { return &c.Kernel }, "listeners accept the kernel's connections as well, see compat.md"),
 	flag("handover", "TPA_HANDOVER", "HandOver", func(c *Config) *bool { return &c.HandOver }, "the next process with this setting takes over a listener's port while this one has it, see sharing.md"),
 	form("fallback", "TPA_FALLBACK", "Fallback", func(c *Config) *Fallback { return &c.Fallback }, fallbacks.want(), "auto",

@@ -19,6 +19,9 @@ type Deferral struct {
 	// FlushTimeout is how long the interrupt stays off after a poll, if nobody polls
 	// again.
 	FlushTimeout time.Duration
+	// SuspendTimeout is how long the interrupt stays off after epoll_wait returned
+	// frames that it had polled for, if it is not called again.
+	SuspendTimeout time.Duration
 }
 
 // A NAPI is a context in which a driver polls some of its queues.
@@ -61,16 +64,18 @@ func parseNAPI(a genetlink.Attributes) (NAPI, error) {
 	id, ok1 := a.Uint(napiID)
 	hard, ok2 := a.Uint(napiDeferIRQs)
 	flush, ok3 := a.Uint(napiFlushTimeout)
-	if !ok1 || !ok2 || !ok3 {
+	suspend, ok4 := a.Uint(napiSuspendTimeout)
+	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return NAPI{}, fmt.Errorf("the kernel does not defer interrupts by NAPI context: %w", errors.ErrUnsupported)
 	}
-	return NAPI{int(id), Deferral{int(hard), time.Duration(flush)}}, nil
+	return NAPI{int(id), Deferral{int(hard), time.Duration(flush), time.Duration(suspend)}}, nil
 }
 
 // Defer changes how a NAPI context holds back interrupts (Linux 6.13). It stays so
 // until somebody changes it, or the context is gone.
 func Defer(c *genetlink.Conn, napi int, d Deferral) error {
 	_, err := c.Ask(family, cmdNAPISet, genetlink.Uint32(napiID, uint32(napi)), genetlink.Uint32(napiDeferIRQs, uint32(d.HardIRQs)),
-		nl.NewRtAttr(napiFlushTimeout, nl.Uint64Attr(uint64(d.FlushTimeout))))
+		nl.NewRtAttr(napiFlushTimeout, nl.Uint64Attr(uint64(d.FlushTimeout))),
+		nl.NewRtAttr(napiSuspendTimeout, nl.Uint64Attr(uint64(d.SuspendTimeout))))
 	return err
 }

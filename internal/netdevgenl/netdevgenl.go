@@ -28,6 +28,8 @@ const (
 	napiID           = 2
 	napiDeferIRQs    = 5
 	napiFlushTimeout = 6
+
+	napiSuspendTimeout = 7
 )
 
 // Features are bits of what a driver does with XDP (NETDEV_XDP_ACT_*).

@@ -39,12 +39,15 @@ type Config struct {
 	// receiving for each of its receive queues. Default: 2048.
 	RingSize int
 
-	// BusyPoll makes an empty Receive run the driver's own receive routine, for up
-	// to that long (SO_PREFER_BUSY_POLL). It pays when a core does nothing but poll.
-	// From Linux 6.13 on, interrupts are deferred meanwhile, for 200 µs after a poll
-	// (napi_defer_hard_irqs, gro_flush_timeout); the device puts that back when it is
-	// closed, and Open or Clean after a crash. Before, they go on unless both were set
-	// by hand: see Device.NotDeferred. 1 µs to 1 s. Default: off.
+	// BusyPoll makes an empty Receive run the driver's own receive routine
+	// (SO_PREFER_BUSY_POLL), and Wait have the kernel poll the device for that long
+	// before it sleeps (EPIOCSPARAMS, Linux 6.9). It pays where frames come often, and
+	// costs latency where they do not: from Linux 6.13 on, interrupts are deferred
+	// meanwhile, for 200 µs after a poll (napi_defer_hard_irqs, gro_flush_timeout), and
+	// for up to 20 ms while the poller is at work (irq_suspend_timeout); the device puts
+	// that back when it is closed, and Open or Clean after a crash. Before, interrupts
+	// go on unless both were set by hand: see Device.NotDeferred. 1 µs to 1 s.
+	// Default: off.
 	BusyPoll time.Duration
 
 	// Pin leaves the filter attached when the device is closed or its process ends in
@@ -59,6 +62,7 @@ type Config struct {
 
 	sendByRing       bool // in copy mode, too: for tests
 	softwareChecksum bool // with TX metadata for the kernel: for tests
+	deferAnyway      bool // interrupts, although the kernel cannot poll: for tests
 }
 
 // Attach is how the filter is attached to an interface.

@@ -22,8 +22,8 @@ type Device struct {
 	// notNative is why the filter is attached in generic mode although native mode
 	// was tried.
 	notNative error
-	// interrupts are deferred, nil where they are not, and notDeferred is why then
-	// although Config.BusyPoll wants it.
+	// interrupts are deferred, nil where they are not. notDeferred is what of
+	// Config.BusyPoll could not be done.
 	interrupts  *interrupts
 	notDeferred error
 	zeroCopy    bool
@@ -121,7 +121,14 @@ func Open(cfg Config) (_ *Device, err error) {
 		}
 	}
 	if cfg.BusyPoll > 0 {
-		dev.interrupts, dev.notDeferred = deferInterrupts(attrs.Index)
+		var notPolled error
+		for _, q := range dev.queues {
+			notPolled = cmp.Or(notPolled, q.notPolled)
+		}
+		if dev.notDeferred = notPolled; notPolled == nil {
+			dev.interrupts, dev.notDeferred = deferInterrupts(attrs)
+			dev.notDeferred = errors.Join(dev.notDeferred, dev.queues[0].sleepsUnpolled)
+		}
 	}
 	dev.zeroCopy = zeroCopy == cfg.Queues
 	dev.info.MTU = min(dev.info.MTU, dev.info.MaxFrame-headerLen)
@@ -220,7 +227,7 @@ func refused(err error) bool {
 func (d *Device) openQueueAs(m memoryMode, cfg Config, plan Plan, i, receive int) (_ *Queue, err error) {
 	attrs := d.netdev.Link.Attrs()
 	count := (receive - i + cfg.Queues - 1) / cfg.Queues
-	q := &Queue{name: attrs.Name, busyPoll: cfg.BusyPoll > 0, zeroCopy: !m.copy}
+	q := &Queue{name: attrs.Name, zeroCopy: !m.copy}
 	defer func() {
 		if err != nil {
 			q.abandon()
@@ -258,6 +265,9 @@ func (d *Device) openQueueAs(m memoryMode, cfg Config, plan Plan, i, receive int
 	}
 	if q.sleeper, err = newSleeper(q.sockets); err != nil {
 		return nil, errSocket(attrs.Name, i, err)
+	}
+	if cfg.BusyPoll > 0 {
+		q.pollBusily(cfg, d.filter.Mode())
 	}
 	// Frames come from here on.
 	for _, s := range q.sockets {
@@ -302,7 +312,8 @@ func (d *Device) Unpin() error {
 	return d.filter.Unpin()
 }
 
-// NotDeferred returns why Config.BusyPoll could not defer interrupts, else nil.
+// NotDeferred returns why Config.BusyPoll could not defer interrupts, or the kernel not
+// poll the device before a queue sleeps, else nil.
 func (d *Device) NotDeferred() error { return d.notDeferred }
 
 // ZeroCopy tells whether the interface itself reads and writes the chunks, of all

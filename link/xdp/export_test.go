@@ -3,8 +3,10 @@ package xdp
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/genetlink"
@@ -97,3 +99,24 @@ func Deferral(ifindex int) (deferred bool, n int, err error) {
 
 // LeaveIn sets where records of deferred interrupts lie.
 func LeaveIn(dir string) { leftoversDir = dir }
+
+// ShowIn sets where the kernel shows interfaces.
+func ShowIn(dir string) { sysfsNet = dir }
+
+// DeferBySysfs defers the interrupts of an interface as on kernels before 6.13, and
+// returns what ends that.
+func DeferBySysfs(name string, mac net.HardwareAddr) (restore func() error, err error) {
+	i, err := interruptsOf(&netlink.LinkAttrs{Name: name, HardwareAddr: mac})
+	if err != nil {
+		return nil, err
+	}
+	d := &deferrals{Interface: i}
+	return func() error { return d.putBack(nil) }, i.write(deferral)
+}
+
+// DeferAnyway has a device poll busily and defer interrupts, although the kernel cannot
+// poll it.
+func (c Config) DeferAnyway() Config {
+	c.deferAnyway = true
+	return c
+}

@@ -10,13 +10,15 @@ import (
 
 	"github.com/gotpa/tpa/internal/genetlink"
 	"github.com/gotpa/tpa/internal/netdevgenl"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // deferral is what makes a preferred busy poll keep interrupts off: after two empty
 // polls in a row, or 200 µs without any, the interrupt is on again. Longer times
-// have been seen to lose frames in full rings.
-var deferral = netdevgenl.Deferral{HardIRQs: 2, FlushTimeout: 200 * time.Microsecond}
+// have been seen to lose frames in full rings. While the poller comes back to
+// epoll_wait it stays off; a poller that is not heard of for 20 ms has it on again.
+var deferral = netdevgenl.Deferral{HardIRQs: 2, FlushTimeout: 200 * time.Microsecond, SuspendTimeout: 20 * time.Millisecond}
 
 // leftoversDir has a file for each interface whose interrupts are deferred, for as
 // long as they are. Who deferred them has a lock on it, which ends with the process.
@@ -26,13 +28,20 @@ var leftoversDir = "/run/tpa"
 type interrupts struct {
 	conn   *genetlink.Conn
 	record *os.File
-	before []netdevgenl.NAPI
+	before *deferrals
+}
+
+// deferrals are how an interface deferred its interrupts before: by NAPI context, or
+// else all of them alike. They are the record, in JSON.
+type deferrals struct {
+	NAPIs     []netdevgenl.NAPI    `json:",omitempty"`
+	Interface *interfaceInterrupts `json:",omitempty"`
 }
 
 // deferInterrupts defers the interrupts of an interface. What they were before is
 // written down first, so that it is put back after a crash, too: a machine where
 // that cannot be done keeps its interrupts.
-func deferInterrupts(ifindex int) (_ *interrupts, err error) {
+func deferInterrupts(attrs *netlink.LinkAttrs) (_ *interrupts, err error) {
 	i := &interrupts{}
 	if i.conn, err = genetlink.Open(); err != nil {
 		return nil, err
@@ -42,7 +51,7 @@ func deferInterrupts(ifindex int) (_ *interrupts, err error) {
 			err = errors.Join(err, i.restore())
 		}
 	}()
-	name, err := recordName(ifindex)
+	name, err := recordName(attrs.Index)
 	if err != nil {
 		return nil, err
 	}
@@ -52,9 +61,13 @@ func deferInterrupts(ifindex int) (_ *interrupts, err error) {
 	if _, err = cleanRecord(i.conn, name); err != nil {
 		return nil, err
 	}
-	before, err := netdevgenl.NAPIs(i.conn, ifindex)
-	if err != nil {
-		return nil, err
+	before := &deferrals{}
+	if before.NAPIs, err = netdevgenl.NAPIs(i.conn, attrs.Index); err != nil {
+		// Before Linux 6.13.
+		var serr error
+		if before.Interface, serr = interruptsOf(attrs); serr != nil {
+			return nil, errors.Join(err, serr)
+		}
 	}
 	if i.record, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
 		return nil, err
@@ -66,10 +79,16 @@ func deferInterrupts(ifindex int) (_ *interrupts, err error) {
 		return nil, err
 	}
 	i.before = before
-	for _, n := range before {
+	for _, n := range before.NAPIs {
 		if err = netdevgenl.Defer(i.conn, n.ID, deferral); err != nil {
 			return nil, err
 		}
+	}
+	if before.Interface != nil {
+		err = before.Interface.write(deferral)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return i, nil
 }
@@ -77,7 +96,7 @@ func deferInterrupts(ifindex int) (_ *interrupts, err error) {
 // restore ends the deferral.
 func (i *interrupts) restore() (err error) {
 	if i.before != nil {
-		err = putBack(i.conn, i.before)
+		err = i.before.putBack(i.conn)
 	}
 	if i.record != nil {
 		err = errors.Join(err, os.Remove(i.record.Name()), i.record.Close())
@@ -86,14 +105,19 @@ func (i *interrupts) restore() (err error) {
 	return err
 }
 
-// putBack leaves alone contexts that are gone, or that somebody else has changed.
-func putBack(c *genetlink.Conn, before []netdevgenl.NAPI) (err error) {
-	for _, n := range before {
+// putBack leaves alone what is gone, or what somebody else has changed.
+func (d *deferrals) putBack(c *genetlink.Conn) (err error) {
+	for _, n := range d.NAPIs {
 		now, nerr := netdevgenl.GetDeferral(c, n.ID)
 		if nerr != nil || now != deferral {
 			continue
 		}
 		err = errors.Join(err, netdevgenl.Defer(c, n.ID, n.Deferral))
+	}
+	if before := d.Interface; before != nil {
+		if now, nerr := before.read(); nerr == nil && now.HardIRQs == deferral.HardIRQs && now.FlushTimeout == deferral.FlushTimeout {
+			err = errors.Join(err, before.write(before.Before))
+		}
 	}
 	return err
 }
@@ -121,10 +145,10 @@ func cleanRecord(c *genetlink.Conn, name string) (bool, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return false, fmt.Errorf("another process defers the interrupts of the interface (%s): %w", name, err)
 	}
-	var before []netdevgenl.NAPI
+	var before deferrals
 	// A record that was cut off is from before anything was changed.
 	if json.NewDecoder(f).Decode(&before) == nil {
-		err = putBack(c, before)
+		err = before.putBack(c)
 	}
 	return true, errors.Join(err, os.Remove(name))
 }

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		if dir := os.Getenv("XDP_TEST_LEAVE"); dir != "" {
 			xdp.LeaveIn(dir)
 			cfg.BusyPoll = 20 * time.Microsecond
+			cfg = cfg.DeferAnyway()
 		}
 		if dir := os.Getenv("XDP_TEST_PIN"); dir != "" {
 			bpf.PinDir = dir

@@ -10,7 +10,6 @@ import (
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
-	"github.com/gotpa/tpa/link/internal/sleeper"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,9 +26,12 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	copies   string // why it is not zero-copy
-	busyPoll bool
-	sleeper  *sleeper.Sleeper
-	closed   atomic.Bool
+	// busyPoll: an empty receive call polls the device; notPolled is why not. So does
+	// sleeper, unless sleepsUnpolled says why not.
+	busyPoll                  bool
+	notPolled, sleepsUnpolled error
+	sleeper                   waiter
+	closed                    atomic.Bool
 
 	_ [64]byte
 

@@ -203,9 +203,21 @@ func TestQueues(t *testing.T) {
 }
 
 func TestWait(t *testing.T) {
-	for _, queues := range []int{1, 2} {
-		t.Run(fmt.Sprintf("%d sockets", queues), func(t *testing.T) {
-			b := newBench(t, xdp.Config{Queues: 1}, testnet.Wire{Queues: queues})
+	for _, tt := range []struct {
+		name   string
+		queues int
+		busy   time.Duration
+	}{
+		{"1 socket", 1, 0},
+		{"2 sockets", 2, 0},
+		{"busy polling", 1, 200 * time.Microsecond},
+		{"busy polling, 2 sockets", 2, 200 * time.Microsecond},
+		{"busy polling for longer than waits", 1, time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			xdp.LeaveIn(t.TempDir())
+			t.Cleanup(func() { xdp.LeaveIn("/run/tpa") })
+			b := newBench(t, xdp.Config{Queues: 1, BusyPoll: tt.busy}.DeferAnyway(), testnet.Wire{Queues: tt.queues})
 			q := b.dev.Queue(0).(*xdp.Queue)
 			// A queue may return early for no reason: the caller waits again.
 			waitUntil := func(what string, condition func() bool) time.Duration {

@@ -177,7 +177,7 @@ type mode struct {
 var modes = []mode{
 	{"native", xdp.Config{Attach: xdp.AttachNative}},
 	{"generic", xdp.Config{Attach: xdp.AttachGeneric}},
-	{"busy polling", xdp.Config{BusyPoll: 20 * time.Microsecond}},
+	{"busy polling", xdp.Config{BusyPoll: 20 * time.Microsecond}.DeferAnyway()},
 	ring,
 }
 
