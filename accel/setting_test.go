@@ -28,6 +28,7 @@ var examples = map[string]string{
 	"tcp.no_coalescing": "true", "tcp.congestion": `"cubic"`,
 	"limits.connections": "10", "limits.half_open": "11", "limits.closing": "12", "limits.time_wait": "13", "limits.memory": "16777216", "limits.resets": "14",
 	"dpdk.huge_pages": `"never"`, "dpdk.memory_mb": "64", "dpdk.file_prefix": `"a"`, "dpdk.cpus": "[1]", "dpdk.extra_args": `["--log-level=lib.eal,8", "--no-telemetry"]`,
+	"xdp.pin": "true", "xdp.busy_poll": `"50us"`,
 	"kernel": "true", "handover": "true", "fallback": `"never"`, "record": `"off"`, "debug_socket": `"/run/a.sock"`, "log_level": `"debug"`,
 }
 

@@ -83,6 +83,10 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 	}
 	f.attached.Close() // the copy keeps it
 	f.program.Close()  // the attachment keeps it, until the next filter is there
+	if f.pin != nil {
+		f.pin.leave()
+		f.pin = nil
+	}
 	f.attached, f.program, f.tap, f.mode = behind, objects.Ingress, objects.Tap, Ingress
 	return os.NewFile(uintptr(copied), "XDP"), nil
 }

@@ -85,14 +85,24 @@ const (
 	ours
 )
 
+// Options are how to attach a filter.
+type Options struct {
+	// Mode is Auto, Native or Generic.
+	Mode Mode
+	// Pinned: the filter stays attached when it is closed, and when the process ends in
+	// any way. It passes everything then, until the next Open takes its place.
+	Pinned bool
+	// Fragments: in native mode, frames may lie in several buffers, of which the first
+	// has the headers (Linux 5.18).
+	Fragments bool
+}
+
 // Open loads the filter and attaches it to an interface of the calling thread's
-// network namespace as XDP, in the mode Auto, Native or Generic. notNative is why
-// it is attached in generic mode although native mode was tried first. Errors are
-// of type *link.InterfaceError. The caller closes the filter.
-//
-// With pinned, the filter stays attached when it is closed, and when the process ends
-// in any way. It passes everything then, until the next Open takes its place.
-func Open(l netlink.Link, mode Mode, pinned bool) (_ *Filter, notNative, err error) {
+// network namespace as XDP. notNative is why it is attached in generic mode although
+// native mode was tried first. Errors are of type *link.InterfaceError. The caller
+// closes the filter.
+func Open(l netlink.Link, o Options) (_ *Filter, notNative, err error) {
+	mode := o.Mode
 	if err := wantEthernet(l.Attrs()); err != nil {
 		return nil, nil, err
 	}
@@ -104,22 +114,19 @@ func Open(l netlink.Link, mode Mode, pinned bool) (_ *Filter, notNative, err err
 		}
 		mode = Generic
 	}
-<<<<<<< HEAD
-	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode, nil)
-=======
-	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", mode, pinned)
->>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
+	o.Mode = mode
+	f, notNative, err := open(l.Attrs().Index, l.Type() == "veth", o, nil)
 	if err != nil {
 		return nil, nil, errFilter(l, mode, err)
 	}
 	return f, errors.Join(gathers, notNative), nil
 }
 
-<<<<<<< HEAD
 // Replace is Open where another process has stepped aside: the filter takes the place of
-// that process's at attachment, which Replace closes, and no frame is lost. An error says
-// so where the attachment is not the interface's, or its program is none.
-func Replace(l netlink.Link, attachment *os.File) (*Filter, error) {
+// that process's at attachment, which Replace closes, and no frame is lost. The mode is
+// that of the attachment. An error says so where it is not the interface's, or its
+// program is none.
+func Replace(l netlink.Link, attachment *os.File, o Options) (*Filter, error) {
 	defer attachment.Close()
 	fd, err := unix.FcntlInt(attachment.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -130,36 +137,47 @@ func Replace(l netlink.Link, attachment *os.File) (*Filter, error) {
 		unix.Close(fd)
 		return nil, errFilter(l, Auto, err)
 	}
-	mode := Generic
+	o.Mode = Generic
 	if x := l.Attrs().Xdp; x != nil && x.AttachMode == nl.XDP_ATTACHED_DRV {
-		mode = Native
+		o.Mode = Native
 	}
-	f, _, err := open(l.Attrs().Index, l.Type() == "veth", mode, at)
+	f, _, err := open(l.Attrs().Index, l.Type() == "veth", o, at)
 	if err != nil {
-		return nil, errFilter(l, mode, errors.Join(err, at.Close()))
+		return nil, errFilter(l, o.Mode, errors.Join(err, at.Close()))
 	}
 	return f, nil
 }
 
 // open loads the filter and attaches it, or has it take the place of another one.
-func open(index int, veth bool, mode Mode, place ebpflink.Link) (_ *Filter, notNative, err error) {
-=======
-func open(index int, veth bool, mode Mode, pinned bool) (_ *Filter, notNative, err error) {
->>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
+func open(index int, veth bool, o Options, place ebpflink.Link) (_ *Filter, notNative, err error) {
+	mode := o.Mode
+	if o.Fragments && mode == Auto {
+		// Generic mode wants frames in one piece.
+		o.Mode = Native
+		if f, _, err := open(index, veth, o, nil); err == nil || occupied(err) || errors.Is(err, errPin) {
+			return f, nil, err
+		}
+		o.Mode, o.Fragments = mode, false
+	}
+	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), index: index}
+	// First the lock: loading takes its time.
+	if f.pin, err = openPin(index, o.Pinned); err != nil {
+		return nil, nil, err
+	}
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
 		Answer  *ebpf.Program `ebpf:"tpa_answer"`
 	}
-	if err := load(&objects); err != nil {
+	if err := load(&objects, o.Fragments); err != nil {
+		if f.pin != nil {
+			f.pin.close()
+		}
 		return nil, nil, err
 	}
-	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), maps: objects.filterMaps, index: index, program: objects.Program}
+	f.maps, f.program = objects.filterMaps, objects.Program
 	if f.namespace, err = netns.Get(); err == nil {
 		err = f.allowAll()
-	}
-	if err == nil {
-		f.pin, err = openPin(index, pinned)
 	}
 	if err != nil {
 		objects.Answer.Close()
@@ -185,6 +203,9 @@ func open(index int, veth bool, mode Mode, pinned bool) (_ *Filter, notNative, e
 		}
 		if err == nil {
 			err = place.Update(f.program)
+		}
+		if err == nil && f.pin != nil {
+			err = f.pin.adopt(place, mode)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -306,7 +327,7 @@ func OpenIngress(name string) (*Filter, error) {
 		Ingress *ebpf.Program `ebpf:"tpa_ingress"`
 		Tap     *ebpf.Program `ebpf:"tpa_tap"`
 	}
-	if err := load(&objects); err != nil {
+	if err := load(&objects, false); err != nil {
 		return nil, errFilter(l, Ingress, err)
 	}
 	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), maps: objects.filterMaps, tap: objects.Tap, mode: Ingress,
@@ -323,14 +344,17 @@ func OpenIngress(name string) (*Filter, error) {
 	return f, nil
 }
 
-// load loads the programs and maps that objects names.
-func load(objects any) error {
+// load loads the programs and maps that objects names. fragments says so of tpa_filter.
+func load(objects any, fragments bool) error {
 	// Before Linux 5.11, maps count as locked memory. Where the limit cannot be
 	// lifted, loading says so.
 	_ = rlimit.RemoveMemlock()
 	spec, err := loadFilter()
 	if err != nil {
 		return err
+	}
+	if fragments {
+		spec.Programs[filterProgTpaFilter].Flags |= unix.BPF_F_XDP_HAS_FRAGS
 	}
 	return spec.LoadAndAssign(objects, nil)
 }
@@ -498,7 +522,8 @@ func (f *Filter) Unpin() error {
 		return nil
 	}
 	f.pin.keep = false
-	return f.attached.Unpin()
+	f.pin.remove(Auto)
+	return nil
 }
 
 // free detaches the filter unless it is pinned, and frees what there is of it.

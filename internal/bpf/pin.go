@@ -103,13 +103,35 @@ func (p *pin) takeOver(mode Mode, program *ebpf.Program) ebpflink.Link {
 	if err != nil {
 		return nil
 	}
-	if p.attachedTo(l) && l.Update(program) == nil && (p.keep || l.Unpin() == nil) {
+	if p.attachedTo(l) && l.Update(program) == nil {
+		if !p.keep {
+			p.remove(Auto)
+		}
 		return l
 	}
 	p.remove(Auto)
 	l.Close()
 	return nil
 }
+
+// adopt pins a link that another process has passed on, which may be pinned already, or
+// ends that.
+func (p *pin) adopt(l ebpflink.Link, mode Mode) error {
+	if !p.keep {
+		p.remove(Auto)
+		return nil
+	}
+	if _, err := os.Stat(p.link(mode)); err == nil {
+		return nil
+	}
+	if err := l.Pin(p.link(mode)); err != nil {
+		return fmt.Errorf("%w: %w", errPin, err)
+	}
+	return nil
+}
+
+// leave ends the lock and nothing else: another process goes on with the link.
+func (p *pin) leave() { p.lock.Close() }
 
 // attachedTo tells whether a link still is at the interface: one whose interface is
 // gone stays without.

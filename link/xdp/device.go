@@ -78,16 +78,13 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
-<<<<<<< HEAD
+	options := bpf.Options{Mode: bpf.Mode(cfg.Attach), Pinned: cfg.Pin, Fragments: plan.Fragments}
 	if cfg.Place != nil {
-		dev.filter, err = bpf.Replace(l, cfg.Place)
+		dev.filter, err = bpf.Replace(l, cfg.Place, options)
 	} else {
-		dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach))
+		dev.filter, dev.notNative, err = bpf.Open(l, options)
 	}
 	if err != nil {
-=======
-	if dev.filter, dev.notNative, err = bpf.Open(l, bpf.Mode(cfg.Attach), cfg.Pin); err != nil {
->>>>>>> 087659b (link/xdp: Config.Pin leaves the filter attached between two starts)
 		return nil, err
 	}
 	if dev.filter.Mode() == bpf.Generic && facts.virtio.joins() {
@@ -103,6 +100,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	} else if drivers[plan.Driver].addsQueues && receive > plan.Queues {
 		cfg.Copy, plan.Copies = true, cmp.Or(plan.Copies, staleQueues)
 	}
+	plan.Fragments = plan.Fragments && dev.filter.Mode() == bpf.Native
 	dev.info = dev.netdev.Info()
 	dev.info.Queues = cfg.Queues
 	zeroCopy := 0
@@ -116,7 +114,7 @@ func Open(cfg Config) (_ *Device, err error) {
 		if q.zeroCopy {
 			zeroCopy++
 		}
-		if most := q.memory.maxFrame(); i == 0 || most < dev.info.MaxFrame {
+		if most := q.maxFrame(); i == 0 || most < dev.info.MaxFrame {
 			dev.info.MaxFrame = most
 		}
 	}
@@ -194,7 +192,7 @@ func (d driver) memoryModes(mtu int, copy bool) (all []memoryMode) {
 func (d *Device) openQueue(cfg Config, plan Plan, i, receive int) (q *Queue, err error) {
 	l := d.netdev.Link
 	copies := plan.Copies
-	for _, m := range drivers[plan.Driver].memoryModes(l.Attrs().MTU, cfg.Copy || d.filter.Mode() == bpf.Generic) {
+	for _, m := range drivers[plan.Driver].memoryModes(l.Attrs().MTU, cfg.Copy || plan.Fragments || d.filter.Mode() == bpf.Generic) {
 		if q, err = d.openQueueAs(m, cfg, plan, i, receive); err == nil {
 			q.copies = copies
 			return q, nil
@@ -245,6 +243,9 @@ func (d *Device) openQueueAs(m memoryMode, cfg Config, plan Plan, i, receive int
 	flags := uint16(unix.XDP_USE_NEED_WAKEUP | unix.XDP_ZEROCOPY)
 	if m.copy {
 		flags = unix.XDP_USE_NEED_WAKEUP | unix.XDP_COPY
+	}
+	if q.fragments = plan.Fragments; q.fragments {
+		flags |= unix.XDP_USE_SG
 	}
 	var first *socket
 	for k := range count {

@@ -34,6 +34,9 @@ type Plan struct {
 	// not, "" where it does.
 	ZeroCopy bool
 	Copies   string
+	// Fragments: frames arrive in several chunks, and are copied into one piece: this
+	// MTU needs it (Linux 6.6).
+	Fragments bool
 	// TxChecksum: the device fills in checksums of what is sent in zero-copy mode.
 	TxChecksum bool
 	// ChunkSize is the size of chunks in bytes.
@@ -153,6 +156,8 @@ func (c Config) plan(f facts) Plan {
 	if f.device != nil {
 		features = f.device.Features
 	}
+	most := cmp.Or(d.maxMTU, maxMTU)
+	fragments := f.mtu > most && features.Has(netdevgenl.Fragments) && !f.before(6, 6)
 	switch {
 	case c.Attach == AttachGeneric:
 		p.NotNative, p.Remedy = "AttachGeneric was asked for", "use AttachAuto"
@@ -164,18 +169,22 @@ func (c Config) plan(f facts) Plan {
 		p.NotNative, p.Remedy = "the driver's XDP cannot redirect frames to sockets", "use another interface, or a newer kernel"
 	case f.virtio.joins():
 		p.NotNative, p.Remedy = whyJoined, "use a packet socket: TPA_DEV="+c.Interface
-	case d.maxMTU != 0 && f.mtu > d.maxMTU:
+	case d.maxMTU != 0 && f.mtu > d.maxMTU && !fragments:
 		p.NotNative = fmt.Sprintf("the driver runs XDP up to an MTU of %d", d.maxMTU)
 		p.Remedy = fmt.Sprintf("ip link set dev %s mtu %d", c.Interface, d.maxMTU)
 	case d.halfQueues && p.MaxQueues > 0 && p.Queues > p.MaxQueues:
 		p.NotNative = "the driver runs XDP with half of its queues at most"
 		p.Remedy = fmt.Sprintf("ethtool -L %s combined %d", c.Interface, p.MaxQueues)
 	}
+	p.Fragments = fragments && p.NotNative == ""
 	switch {
 	case p.NotNative != "":
 		p.Attach = AttachGeneric
 		p.Copies = "generic mode copies"
 		p.MaxMTU = maxMTU
+	case p.Fragments:
+		p.MaxMTU = 0
+		p.Copies = fmt.Sprintf("at an MTU over %d frames lie in several chunks", most)
 	case c.Copy:
 		p.Copies = "Config.Copy was asked for"
 	case !features.Has(netdevgenl.ZeroCopy):
@@ -204,6 +213,9 @@ func (p Plan) String() string {
 		s += "zero-copy"
 	} else {
 		s += "copy"
+	}
+	if p.Fragments {
+		s += ", frames in several chunks"
 	}
 	return s
 }

@@ -32,6 +32,15 @@ func TestPlan(t *testing.T) {
 				Copies: "generic mode copies", ChunkSize: 4096, MaxMTU: 3826, Queues: 8, MaxQueues: 4},
 		},
 		{
+			"frames in several chunks", Config{}, facts{driver: ethtool.Driver{Name: "i40e"}, mtu: 9000, device: told(zeroCopy | netdevgenl.Fragments), kernel: "6.6.0"},
+			Plan{Told: true, Attach: AttachNative, Fragments: true, Copies: "at an MTU over 3046 frames lie in several chunks", ChunkSize: 4096, Queues: 1},
+		},
+		{
+			"sockets that take one chunk", Config{}, facts{driver: ethtool.Driver{Name: "i40e"}, mtu: 9000, device: told(zeroCopy | netdevgenl.Fragments), kernel: "6.5.0"},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver runs XDP up to an MTU of 3046", Remedy: "ip link set dev eth0 mtu 3046",
+				Copies: "generic mode copies", ChunkSize: 4096, MaxMTU: 3826, Queues: 1},
+		},
+		{
 			"ENA with all of its queues", Config{}, facts{driver: ethtool.Driver{Name: "ena"}, mtu: 1500, device: told(zeroCopy), channels: ethtool.Channels{Combined: 8, MaxCombined: 8}},
 			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver runs XDP with half of its queues at most", Remedy: "ethtool -L eth0 combined 4",
 				Copies: "generic mode copies", ChunkSize: 4096, MaxMTU: 3826, Queues: 8, MaxQueues: 4},

@@ -26,6 +26,8 @@ type Queue struct {
 	sockets  []*socket
 	zeroCopy bool
 	copies   string // why it is not zero-copy
+	// fragments: frames may arrive in several chunks.
+	fragments bool
 	// busyPoll: an empty receive call polls the device; notPolled is why not. So does
 	// sleeper, unless sleepsUnpolled says why not.
 	busyPoll                  bool
@@ -83,6 +85,14 @@ func (q *Queue) mode() string {
 	return "copy: " + q.copies
 }
 
+// maxFrame returns the longest frame that can be received and sent.
+func (q *Queue) maxFrame() int {
+	if q.fragments && q.out != nil {
+		return packetsocket.MaxFrame
+	}
+	return q.memory.maxFrame()
+}
+
 // Receive implements link.Queue.
 func (q *Queue) Receive(frames []link.Frame) (int, error) {
 	if q.closed.Load() {
@@ -121,21 +131,32 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		return 0
 	}
 	n, bytes := 0, 0
+	s.joiner.begin()
 	for range available {
 		d := s.rx.get()
 		// The address of the chunk; the kernel left room in front of the frame.
 		s.held = append(s.held, d.Addr&^uint64(q.memory.chunk-1))
 		end := d.Addr + uint64(d.Len)
-		if d.Len < 14 || end > uint64(len(q.memory.mem)) || d.Options&unix.XDP_PKT_CONTD != 0 {
+		sound := end <= uint64(len(q.memory.mem))
+		var data []byte
+		if sound {
+			data = q.memory.mem[d.Addr:end:end]
+		}
+		if more := d.Options&unix.XDP_PKT_CONTD != 0; more || s.joiner.joining {
+			if data, sound = s.joiner.join(data, more, sound); more {
+				continue
+			}
+		}
+		if !sound || len(data) < link.EthernetHeaderLen {
 			q.rxShape.Add(1)
 			continue
 		}
-		frames[n].Data = q.memory.mem[d.Addr:end:end]
+		frames[n].Data = data
 		frames[n].Checksum = link.Unchecked
 		if !q.zeroCopy {
 			frames[n].Checksum = bpf.Complete(frames[n].Data)
 		}
-		bytes += int(d.Len)
+		bytes += len(data)
 		n++
 	}
 	s.rx.release()

@@ -69,7 +69,8 @@ type socket struct {
 	fill *ring[uint64]
 	rx   *ring[unix.XDPDesc]
 	// held are the chunks of the frames that the last Receive handed out.
-	held []uint64
+	held   []uint64
+	joiner joiner
 
 	// Owned by the sending goroutine. tx is nil where the socket only receives.
 	tx         *ring[unix.XDPDesc]

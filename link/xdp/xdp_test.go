@@ -3,6 +3,7 @@ package xdp_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -186,8 +187,15 @@ var ring = mode{"ring", xdp.Config{}.SendByRing()}
 
 func TestReceive(t *testing.T) {
 	for _, m := range modes {
-		for _, mtu := range []int{1500, 3400} {
+		for _, mtu := range []int{1500, 3400, 9000} {
+			if mtu == 9000 && m.name != "native" {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/MTU %d", m.name, mtu), func(t *testing.T) {
+				if _, near := wire(t, testnet.Wire{MTU: mtu}); mtu == 9000 && !fragments(t, near) {
+					testnet.Need(t, testnet.Requirement{Name: "frames in several chunks", Mend: "use Linux 6.6 or newer",
+						Probe: func() error { return errors.ErrUnsupported }})
+				}
 				b := newBench(t, m.cfg, testnet.Wire{MTU: mtu})
 				q := b.dev.Queue(0)
 				if got := b.dev.Info().MTU; got != mtu {
