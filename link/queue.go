@@ -217,7 +217,9 @@ type DeviceStats struct {
 	// BuffersInUse and BuffersTotal are packet buffers (mbufs, UMEM chunks) of
 	// all pools. In use includes those that wait in receive rings.
 	BuffersInUse, BuffersTotal int
-	// Extended holds the driver's own counters by name; nil where there are none.
+	// Extended holds the driver's own counters by name; nil where there are none. The
+	// map is not to be written to: later results may share it. Those of an interface of
+	// the kernel's are up to a second old.
 	Extended map[string]uint64
 }
 

@@ -30,7 +30,7 @@ func TestVeth(t *testing.T) {
 			t.Errorf("hash fields: got %v, want an error", four)
 		}
 		// A number that does not change, and one of each queue.
-		if all, err := s.Statistics(near.Name); err != nil || all["peer_ifindex"] == 0 {
+		if all, err := s.Statistics(near.Name).Read(); err != nil || all["peer_ifindex"] == 0 {
 			t.Errorf("statistics: got %v, %v, want peer_ifindex", all, err)
 		} else if _, ok := all["rx_queue_2_xdp_packets"]; !ok {
 			t.Errorf("statistics: got %v, want those of 3 queues", all)
@@ -39,4 +39,29 @@ func TestVeth(t *testing.T) {
 			t.Error("no error for an interface that is not there")
 		}
 	})
+}
+
+// BenchmarkStatistics is what a look at a driver's counters costs, here those of 8
+// queues.
+func BenchmarkStatistics(b *testing.B) {
+	n := testnet.New(b)
+	near, _ := n.Connect(n.Host("near"), n.Host("far"), testnet.Wire{Queues: 8})
+	var s *ethtool.Socket
+	near.Host.Do(func() { s, _ = ethtool.Open() })
+	defer s.Close()
+	for name, read := range map[string]func() *ethtool.Statistics{
+		"names once": func() func() *ethtool.Statistics {
+			st := s.Statistics(near.Name)
+			return func() *ethtool.Statistics { return st }
+		}(),
+		"names each time": func() *ethtool.Statistics { return s.Statistics(near.Name) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := read().Read(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

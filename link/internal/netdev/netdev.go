@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/link"
@@ -29,6 +30,11 @@ type Interface struct {
 	// mu guards the following fields.
 	mu     sync.Mutex
 	closed bool
+	// counters reads the driver's own counters.
+	counters *ethtool.Statistics
+	// extended are those counters since it was opened, as they were at extendedAt.
+	extended   map[string]uint64
+	extendedAt time.Time
 	// final are the device's counters when it was closed.
 	final link.DeviceStats
 }
@@ -50,7 +56,8 @@ func Open(name string) (*Interface, error) {
 		kernel.Close()
 		return nil, err
 	}
-	i.before, _ = i.Ethtool.Statistics(name)
+	i.counters = i.Ethtool.Statistics(name)
+	i.before, _ = i.counters.Read()
 	return i, nil
 }
 
@@ -84,11 +91,11 @@ func (i *Interface) Stats(count func() link.DeviceStats) link.DeviceStats {
 	if i.closed {
 		return i.final
 	}
-	return i.complete(count())
+	return i.completeLocked(count())
 }
 
-// complete counts from when the device was opened.
-func (i *Interface) complete(st link.DeviceStats) link.DeviceStats {
+// completeLocked counts from when the device was opened.
+func (i *Interface) completeLocked(st link.DeviceStats) link.DeviceStats {
 	before := i.Link.Attrs()
 	st.LinkSpeed = speed(before.Name)
 	l, err := i.kernel.LinkByIndex(before.Index)
@@ -99,13 +106,30 @@ func (i *Interface) complete(st link.DeviceStats) link.DeviceStats {
 	st.RxMissed = now.RxMissedErrors - before.Statistics.RxMissedErrors
 	st.RxErrors = now.RxErrors - before.Statistics.RxErrors
 	st.TxErrors = now.TxErrors - before.Statistics.TxErrors
-	if st.Extended, _ = i.Ethtool.Statistics(before.Name); st.Extended != nil {
-		for name, v := range i.before {
-			// A driver that was loaded anew, or a queue, starts over.
-			st.Extended[name] -= min(v, st.Extended[name])
-		}
-	}
+	st.Extended = i.extendedLocked()
 	return st
+}
+
+// extendedEvery is how often a driver is asked for its own counters at most: that of
+// mlx5 has thousands, and asks the card for some of them.
+const extendedEvery = time.Second
+
+// extendedLocked returns the driver's own counters since the device was opened. They are
+// up to extendedEvery old, but of the open device's first call, and of Close's.
+func (i *Interface) extendedLocked() map[string]uint64 {
+	if i.extended != nil && !i.closed && time.Since(i.extendedAt) < extendedEvery {
+		return i.extended
+	}
+	all, err := i.counters.Read()
+	if err != nil {
+		return nil
+	}
+	for name, v := range i.before {
+		// A driver that was loaded anew, or a queue, starts over.
+		all[name] -= min(v, all[name])
+	}
+	i.extended, i.extendedAt = all, time.Now()
+	return all
 }
 
 // Close counts once more and then calls free, which closes the device's filter
@@ -116,9 +140,9 @@ func (i *Interface) Close(count func() link.DeviceStats, free func() error) erro
 	if i.closed {
 		return nil
 	}
-	i.final = i.complete(count())
-	i.final.BuffersInUse, i.final.BuffersTotal = 0, 0
 	i.closed = true
+	i.final = i.completeLocked(count())
+	i.final.BuffersInUse, i.final.BuffersTotal = 0, 0
 	err := free()
 	i.kernel.Close()
 	i.Ethtool.Close()
