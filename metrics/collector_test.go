@@ -467,6 +467,32 @@ func TestExtended(t *testing.T) {
 	}
 }
 
+// limited is a device of an instance that is over its limits.
+type limited struct{ link.Device }
+
+func (l limited) Stats() link.DeviceStats {
+	s := l.Device.Stats()
+	s.Extended = map[string]uint64{"pps_allowance_exceeded": 12, "bw_in_allowance_exceeded": 3, "rx_drops": 1}
+	return s
+}
+
+func TestAllowances(t *testing.T) {
+	a, _, err := memory.Pair(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, _ := scrape(t, registry(newRuntime(t, limited{a}, "10.0.0.1/24"), metrics.Options{}))
+	got := map[string]float64{}
+	for name, v := range values {
+		if rest, ok := strings.CutPrefix(name, `tpa_port_allowance_exceeded_total{limit="`); ok {
+			got[rest[:strings.IndexByte(rest, '"')]] = v
+		}
+	}
+	if want := map[string]float64{"pps": 12, "bw_in": 3}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // TestHandler checks the one-line way, also once the runtime is closed.
 func TestHandler(t *testing.T) {
 	client, _ := newPair(t, 1)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -174,24 +176,47 @@ func TestDoctorHere(t *testing.T) {
 	}
 }
 
+// TestCards has each card of docs/nics.md on a machine by itself: who it is, what it is
+// bound to, and what surprises.
 func TestCards(t *testing.T) {
-	m := good()
-	files := m.fs.(fstest.MapFS)
-	files["sys/bus/pci/devices/0000:00:05.0/vendor"] = file("0x1d0f")
-	files["sys/bus/pci/devices/0000:00:05.0/device"] = file("0xec20")
-	files["sys/bus/pci/devices/0000:00:05.0/driver"] = &fstest.MapFile{Data: []byte("../../../bus/pci/drivers/ena"), Mode: fs.ModeSymlink}
-	files["sys/bus/pci/devices/0000:00:06.0/vendor"] = file("0x1414")
-	files["sys/bus/pci/devices/0000:00:06.0/device"] = file("0x00ba")
-	files["sys/bus/pci/devices/0000:00:07.0/vendor"] = file("0x1234") // nobody's card
-	files["sys/bus/pci/devices/0000:00:07.0/device"] = file("0x5678")
-	got := m.cards()
-	if len(got) != 2 {
-		t.Fatalf("got %+v, want two cards", got)
-	}
-	for i, want := range []string{"Amazon ENA (1d0f:ec20), bound to ena", "Microsoft MANA (1414:00ba), bound to no driver"} {
-		if !strings.HasPrefix(got[i].Found, want) {
-			t.Errorf("got %q, want it to start with %q", got[i].Found, want)
-		}
+	for _, tt := range []struct{ vendor, device, driver, want, trap string }{
+		{"0x1d0f", "0xec20", "ena", "Amazon ENA (1d0f:ec20), bound to ena", "write combining"},
+		{"0x1d0f", "0x0ec2", "", "Amazon ENA (1d0f:0ec2), bound to no driver", "second interface"},
+		{"0x1ae0", "0x0042", "gvnic", "Google gVNIC (1ae0:0042), bound to gvnic", "enable_unsafe_noiommu_mode"},
+		{"0x1414", "0x00ba", "mana", "Microsoft MANA (1414:00ba), bound to mana", "mana_ib"},
+		{"0x15b3", "0x101e", "mlx5_core", "NVIDIA ConnectX (15b3:101e), bound to mlx5_core", "rdma-core"},
+		{"0x8086", "0x1592", "vfio-pci", "Intel E810 (8086:1592), bound to vfio-pci", "DDP"},
+		{"0x8086", "0x1889", "iavf", "Intel VF (8086:1889), bound to iavf", "MAC addresses"},
+		{"0x1af4", "0x1041", "virtio-pci", "virtio (1af4:1041), bound to virtio-pci", "VIRTIO_NET_F_RSS"},
+		{"0x1af4", "0x1000", "uio_pci_generic", "virtio (1af4:1000), bound to uio_pci_generic", "VIRTIO_NET_F_RSS"},
+		{"", netvscClass, "hv_netvsc", "Azure netvsc (VMBus), bound to hv_netvsc", "uio_hv_generic"},
+		{"", "{other}", "hv_storvsc", "", ""},
+		{"0x1234", "0x5678", "", "", ""}, // nobody's card
+	} {
+		t.Run(cmp.Or(tt.want, tt.device), func(t *testing.T) {
+			m := good()
+			files := m.fs.(fstest.MapFS)
+			dir := "sys/bus/pci/devices/0000:00:05.0/"
+			if tt.vendor == "" {
+				dir = "sys/bus/vmbus/devices/f8615163-0000-1000-2000-000d3a7ce341/"
+				files[dir+"class_id"] = file(tt.device)
+			} else {
+				files[dir+"vendor"], files[dir+"device"] = file(tt.vendor), file(tt.device)
+			}
+			if tt.driver != "" {
+				files[dir+"driver"] = &fstest.MapFile{Data: []byte("../../../bus/drivers/" + tt.driver), Mode: fs.ModeSymlink}
+			}
+			got := m.cards()
+			if tt.want == "" {
+				if len(got) != 0 {
+					t.Errorf("got %+v, want nothing", got)
+				}
+				return
+			}
+			if len(got) != 1 || !strings.HasPrefix(got[0].Found, tt.want) || !strings.Contains(got[0].Found, tt.trap) || got[0].Name != path.Base(dir) {
+				t.Errorf("got %+v, want %q with %q", got, tt.want, tt.trap)
+			}
+		})
 	}
 }
 

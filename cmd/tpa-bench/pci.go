@@ -26,6 +26,7 @@ var (
 	mlx5   = card{"NVIDIA ConnectX", "net_mlx5; stays with the kernel's mlx5_core, and needs rdma-core; on Azure use net_netvsc above it, not failsafe"}
 	virtio = card{"virtio", "net_virtio; " + vfioTrap + "; several queues are spread only where the host offers VIRTIO_NET_F_RSS"}
 	ice    = card{"Intel E810", "net_ice; bind it to vfio-pci; the DDP package of the kernel's driver should be in /lib/firmware/intel/ice/ddp"}
+	netvsc = card{"Azure netvsc", "net_netvsc; bind it to uio_hv_generic (driverctl -b vmbus set-override); the VF's own driver stays with the kernel and comes along"}
 	iavf   = card{"Intel VF", "net_iavf; bind it to vfio-pci; the host limits queues, and whether MAC addresses may change"}
 )
 
@@ -41,21 +42,34 @@ var cards = map[string]card{
 	"8086:1889": iavf,
 }
 
-// cards returns a finding about each network device on the PCI bus that is known,
-// bound to whatever driver.
+// netvscClass is the class of network devices on Hyper-V's bus (HV_NIC_GUID in the
+// kernel's include/linux/hyperv.h).
+const netvscClass = "{f8615163-df3e-46c5-913f-f2d2f965ed0e}"
+
+// cards returns a finding about each network device on the PCI bus and on Hyper-V's
+// that is known, bound to whatever driver.
 func (m *host) cards() (all []finding) {
 	found, _ := fs.Glob(m.fs, "sys/bus/pci/devices/*")
 	for _, dir := range found {
 		id := strings.TrimPrefix(m.read(path.Join(dir, "vendor")), "0x") + ":" + strings.TrimPrefix(m.read(path.Join(dir, "device")), "0x")
-		c, ok := cards[id]
-		if !ok {
-			continue
+		if c, ok := cards[id]; ok {
+			all = append(all, m.card(c, id, dir))
 		}
-		bound := "no driver"
-		if target, err := readLink(m.fs, path.Join(dir, "driver")); err == nil {
-			bound = path.Base(target)
+	}
+	found, _ = fs.Glob(m.fs, "sys/bus/vmbus/devices/*")
+	for _, dir := range found {
+		if m.read(path.Join(dir, "class_id")) == netvscClass {
+			all = append(all, m.card(netvsc, "VMBus", dir))
 		}
-		all = append(all, finding{Name: path.Base(dir), State: stateOK, Found: c.name + " (" + id + "), bound to " + bound + "; by DPDK: " + c.dpdk})
 	}
 	return all
+}
+
+// card is the finding about the device in a directory of sysfs.
+func (m *host) card(c card, id, dir string) finding {
+	bound := "no driver"
+	if target, err := readLink(m.fs, path.Join(dir, "driver")); err == nil {
+		bound = path.Base(target)
+	}
+	return finding{Name: path.Base(dir), State: stateOK, Found: c.name + " (" + id + "), bound to " + bound + "; by DPDK: " + c.dpdk}
 }
