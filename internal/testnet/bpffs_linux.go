@@ -16,7 +16,7 @@ func MountBPF(tb testing.TB, dir string) {
 		return
 	}
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		Need(tb, Requirement{Name: "a BPF file system", Probe: func() error { return err }, Mend: "mount -t bpf bpf /sys/fs/bpf"})
+		Need(tb, Requirement{Name: "a BPF file system", Probe: func() error { return err }, Fix: "mount -t bpf bpf /sys/fs/bpf"})
 	}
 	tb.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
