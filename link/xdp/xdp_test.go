@@ -193,7 +193,7 @@ func TestReceive(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/MTU %d", m.name, mtu), func(t *testing.T) {
 				if _, near := wire(t, testnet.Wire{MTU: mtu}); mtu == 9000 && !fragments(t, near) {
-					testnet.Need(t, testnet.Requirement{Name: "frames in several chunks", Mend: "use Linux 6.6 or newer",
+					testnet.Need(t, testnet.Requirement{Name: "frames in several chunks", Fix: "use Linux 6.6 or newer",
 						Probe: func() error { return errors.ErrUnsupported }})
 				}
 				b := newBench(t, m.cfg, testnet.Wire{MTU: mtu})

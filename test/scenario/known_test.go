@@ -19,7 +19,7 @@ var known = map[string]map[string]string{
 		"RFC 9293 section 3.10.7.4: CLOSE-WAIT: the peer's FIN twice within a moment is acknowledged twice":  "limits how often a FIN is acknowledged",
 		"RFC 5961 section 3.2: a reset right behind the window is ignored":                                   "answers it",
 		"RFC 5961 section 3.2: SYN-RECEIVED: a reset right behind the window is ignored":                     "has a smaller window than it told the peer",
-		"RFC 5961 section 5: data that acknowledges what was before the first byte is not taken":            "takes it",
+		"RFC 5961 section 5: data that acknowledges what was before the first byte is not taken":             "takes it",
 		"RFC 7323 section 3.2: segments that leave agreed timestamps out are taken":                          noStamp,
 		"RFC 7323 section 3.2: a handshake that leaves agreed timestamps out goes on":                        noStamp,
 		"RFC 3522 section 3.2: a time-out that came too early is taken back (Eifel)":                         noEifel,
