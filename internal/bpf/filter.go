@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
@@ -141,6 +142,7 @@ func Replace(l netlink.Link, attachment *os.File, o Options) (*Filter, error) {
 	if x := l.Attrs().Xdp; x != nil && x.AttachMode == nl.XDP_ATTACHED_DRV {
 		o.Mode = Native
 	}
+	o.Fragments = o.Fragments && o.Mode == Native
 	f, _, err := open(l.Attrs().Index, l.Type() == "veth", o, at)
 	if err != nil {
 		return nil, errFilter(l, o.Mode, errors.Join(err, at.Close()))
@@ -229,6 +231,9 @@ func open(index int, veth bool, o Options, place ebpflink.Link) (_ *Filter, notN
 	return f, notNative, nil
 }
 
+// detachTime is more than the kernel takes to detach a link that nobody holds.
+const detachTime = time.Second
+
 // attach attaches the program where the filter's mode says, in the namespace of the
 // calling thread.
 func (f *Filter) attach() (ebpflink.Link, error) {
@@ -244,7 +249,15 @@ func (f *Filter) attach() (ebpflink.Link, error) {
 	if f.mode == Generic {
 		flags = ebpflink.XDPGenericMode
 	}
-	l, err := ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: flags})
+	attach := func() (ebpflink.Link, error) {
+		return ebpflink.AttachXDP(ebpflink.XDPOptions{Interface: f.index, Program: f.program, Flags: flags})
+	}
+	l, err := attach()
+	// The kernel detaches a link some time after its last holder is gone: takeOver may
+	// have removed one of another mode.
+	for began := time.Now(); f.pin != nil && occupied(err) && time.Since(began) < detachTime; l, err = attach() {
+		time.Sleep(time.Millisecond)
+	}
 	if err != nil || f.pin == nil || !f.pin.keep {
 		return l, err
 	}
