@@ -44,6 +44,9 @@ const (
 const (
 	// handOverTimeout is how long either side waits for the other.
 	handOverTimeout = 5 * time.Second
+	// descriptorTimeout is how long the younger one waits for what it asked for: a busy
+	// machine may take seconds to load a filter.
+	descriptorTimeout = 30 * time.Second
 	// handOverPatience is how long handshakes have that the elder began.
 	handOverPatience = 10 * time.Second
 	// handOverSegments is how many segments wait for the younger one; more are lost.
@@ -151,7 +154,7 @@ func (p *predecessor) descriptor() (fd int, err error) {
 	if err := ownProcess(p.UnixConn); err != nil {
 		return -1, err
 	}
-	p.SetReadDeadline(time.Now().Add(2 * handOverTimeout))
+	p.SetReadDeadline(time.Now().Add(descriptorTimeout))
 	var head [5]byte
 	oob := make([]byte, syscall.CmsgSpace(4))
 	n, oobn, _, _, err := p.ReadMsgUnix(head[:], oob)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -144,9 +146,16 @@ func TestDeviceChanges(t *testing.T) {
 	}
 }
 
-// detach takes the filters of an interface away, as `bpftool link detach` does.
+// detach takes the filters of this process away from an interface, as `bpftool link
+// detach` does. Interfaces of other namespaces may have the same number.
 func detach(t *testing.T, index int) {
 	t.Helper()
+	own := ""
+	files, _ := filepath.Glob("/proc/self/fdinfo/*")
+	for _, name := range files {
+		b, _ := os.ReadFile(name) // not all of them are there any more
+		own += string(b)
+	}
 	it := new(link.Iterator)
 	defer it.Close()
 	n := 0
@@ -161,7 +170,7 @@ func detach(t *testing.T, index int) {
 		} else if x := info.TCX(); x != nil {
 			at = x.Ifindex
 		}
-		if at != uint32(index) {
+		if at != uint32(index) || !strings.Contains(own, fmt.Sprintf("link_id:\t%d\n", info.ID)) {
 			continue
 		}
 		if err := it.Link.Detach(); err != nil {
