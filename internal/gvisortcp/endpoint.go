@@ -12,7 +12,6 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/gotpa/tpa/internal/netstack"
-	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/transport"
 )
 
@@ -339,11 +338,3 @@ func (e *endpoint) SetReadBuffer(n int) { e.ep.SocketOptions().SetReceiveBufferS
 
 // SetWriteBuffer implements transport.Endpoint.
 func (e *endpoint) SetWriteBuffer(n int) { e.ep.SocketOptions().SetSendBufferSize(int64(n), true) }
-
-// Trace is what records the connection, nil for none.
-func (e *endpoint) Trace() *recorder.Trace {
-	if e.trace == nil {
-		return nil
-	}
-	return e.trace.Trace
-}

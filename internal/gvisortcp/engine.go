@@ -88,7 +88,7 @@ func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
 	p := tcp.NewProtocolCUBIC(s)
 	t, ok := p.(queuer)
 	if !ok {
-		return p // Err tells
+		return p // MakeStack tells
 	}
 	g.stack, g.guard = s, &guard{p, t, g}
 	g.conntrack = &conntrack{
@@ -127,6 +127,10 @@ func (*Engine) Options() []tcpip.SettableTransportProtocolOption {
 
 // FirstSend is the send buffer that a connection begins with, in bytes.
 func (*Engine) FirstSend() int { return 1 << 20 }
+
+// Congestion is NewReno: the window arithmetic of gVisor's CUBIC can overflow
+// (gvisor.dev/issue/11632).
+func (*Engine) Congestion() string { return "reno" }
 
 // Receive handles a burst.
 func (g *Engine) Receive(frames []link.Frame) (fast int) {
@@ -293,6 +297,18 @@ func (g *Engine) Conns() iter.Seq2[transport.User, transport.Endpoint] {
 		}
 	}
 }
+
+// Trace is what records a connection, nil for none.
+func (*Engine) Trace(ep transport.Endpoint) *recorder.Trace {
+	if e, ok := ep.(*endpoint); ok && e.trace != nil {
+		return e.trace.Trace
+	}
+	return nil
+}
+
+// PassOn is more than this engine can: the port of a connection cannot be another
+// process's.
+func (*Engine) PassOn(netip.AddrPort, func(packet []byte)) bool { return false }
 
 // registered is an endpoint as the limits see it.
 type registered struct{ *tcp.Endpoint }

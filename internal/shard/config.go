@@ -55,7 +55,7 @@ func (p Polling) withDefaults() Polling {
 type TCP struct {
 	// ReceiveBuffer and SendBuffer are the greatest buffers in bytes that one
 	// connection grows to, 4 KB to 1 GB. Defaults: 6 MB and 4 MB. They begin with 1 MB
-	// and 256 KB, if that is less (1 MB each with gVisor's TCP).
+	// and what the engine says (Engine.FirstSend), if that is less.
 	ReceiveBuffer, SendBuffer int
 	// TimeWait is how long a closed connection blocks its 4-tuple. 1 ms to 4 min.
 	// Default: 60 s, as in the kernel.
@@ -65,12 +65,11 @@ type TCP struct {
 	// NoCoalescing delivers each received segment by itself, instead of joining
 	// those of one flow that follow each other in a burst. Default: joined.
 	NoCoalescing bool
-	// Engine is the TCP that carries the connections: "tpa" is our own, which runs to
-	// completion in the shard, "gvisor" gVisor's. Default: "tpa".
+	// Engine is the TCP that carries the connections, by the name that newEngine knows
+	// it by. Default: "tpa", our own, which runs to completion in the shard.
 	Engine string
-	// Congestion is "reno", "cubic" or "auto". Default: "auto", which is "cubic", but
-	// with gVisor's TCP "reno": the window arithmetic of its cubic can overflow
-	// (gvisor.dev/issue/11632).
+	// Congestion is "reno", "cubic" or "auto". Default: "auto", what the engine says
+	// (Engine.Congestion).
 	Congestion string
 }
 
@@ -79,11 +78,5 @@ func (t TCP) withDefaults() TCP {
 	t.SendBuffer = cmp.Or(t.SendBuffer, 4<<20)
 	t.TimeWait = cmp.Or(t.TimeWait, time.Minute)
 	t.Engine = cmp.Or(t.Engine, "tpa")
-	if t.Congestion = cmp.Or(t.Congestion, "auto"); t.Congestion == "auto" {
-		t.Congestion = "cubic"
-		if t.Engine == "gvisor" {
-			t.Congestion = "reno"
-		}
-	}
 	return t
 }

@@ -46,23 +46,19 @@ func (c *connCounters) closed(ep transport.Endpoint, u transport.User) {
 // A Conn is an established connection.
 type Conn struct {
 	transport.User
-	ep transport.Endpoint
+	ep     transport.Endpoint
+	engine Engine
 }
 
 // Trace is what records the connection, nil for none.
-func (c Conn) Trace() *recorder.Trace {
-	if t, ok := c.ep.(interface{ Trace() *recorder.Trace }); ok {
-		return t.Trace()
-	}
-	return nil
-}
+func (c Conn) Trace() *recorder.Trace { return c.engine.Trace(c.ep) }
 
-// Conns yields the established connections. It takes no lock: of those that
-// come and go meanwhile it may miss some.
+// Conns yields the established connections, each of which it may lock for a moment.
+// Of those that come and go meanwhile it may miss some.
 func (s *Shard) Conns() iter.Seq[Conn] {
 	return func(yield func(Conn) bool) {
 		for u, ep := range s.engine.Conns() {
-			if !yield(Conn{u, ep}) {
+			if !yield(Conn{u, ep, s.engine}) {
 				return
 			}
 		}

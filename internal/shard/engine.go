@@ -30,6 +30,8 @@ type Engine interface {
 	Options() []tcpip.SettableTransportProtocolOption
 	// FirstSend is the send buffer that a connection begins with, in bytes.
 	FirstSend() int
+	// Congestion is the congestion control where the settings leave it open.
+	Congestion() string
 	// Attach says who keeps the limits, before there is traffic.
 	Attach(*limits.Account)
 
@@ -73,8 +75,12 @@ type Engine interface {
 	// Owns tells whether a flow is on the fast path, Flows how many programs have.
 	Owns(*flow.Key) bool
 	Flows() int
-	// Conns yields their connections, without a lock.
+	// Conns yields their connections. It may lock each of them for a moment.
 	Conns() iter.Seq2[transport.User, transport.Endpoint]
+	// Trace is what records a connection, nil for none.
+	Trace(transport.Endpoint) *recorder.Trace
+	// PassOn is Shard.PassOn, and reports false where the engine cannot.
+	PassOn(local netip.AddrPort, pass func(packet []byte)) bool
 
 	// Of endpoints as the stack knows them.
 

@@ -184,6 +184,9 @@ func (s *Shard) configure() error {
 	sack := tcpip.TCPSACKEnabled(!s.tcp.NoSACK)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	congestion := tcpip.CongestionControlOption(s.tcp.Congestion)
+	if congestion == "" || congestion == "auto" {
+		congestion = tcpip.CongestionControlOption(s.engine.Congestion())
+	}
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(s.tcp.TimeWait)
 	for _, o := range append([]tcpip.SettableTransportProtocolOption{&sack, &moderate, &congestion, &timeWait}, s.engine.Options()...) {
 		if err := s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, o); err != nil {
@@ -401,7 +404,8 @@ type Stats struct {
 	Stack tcpip.Stats
 }
 
-// Stats reads the counters. It takes no lock that the data path takes.
+// Stats reads the counters. Of the locks that the data path takes it takes none but
+// that of each connection, for a moment.
 func (s *Shard) Stats() Stats {
 	st := Stats{
 		CPU: s.cpu, Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),

@@ -93,11 +93,5 @@ func (s *Shard) Flush() { s.link.Flush() }
 // of any shard, until pass is nil: see tcp.Engine.PassOn. It reports false where the
 // engine cannot.
 func (s *Shard) PassOn(local netip.AddrPort, pass func(packet []byte)) bool {
-	e, ok := s.engine.(interface {
-		PassOn(netip.AddrPort, func([]byte))
-	})
-	if ok {
-		e.PassOn(local, pass)
-	}
-	return ok
+	return s.engine.PassOn(local, pass)
 }

@@ -17,10 +17,11 @@ import (
 //     the rest to the stack, by way of the link endpoint.
 //  2. The stack's IP layer checks the packet, joins fragments, and knows whether the
 //     address is ours. It hands TCP to its dispatcher, which is ours:
-//  3. dispatcher, below, drops SYNs of sources that may not connect, and gives another shard what IP has found to be its: segments
-//     with IP options or of several fragments, and ICMP errors.
-//  4. The engine's own dispatcher, which Engine.Dispatcher puts behind it: that of
-//     internal/gvisortcp drops what the peer cannot have sent. internal/tcp has none.
+//  3. dispatcher, below, drops SYNs of sources that may not connect, and gives another
+//     shard what IP has found to be its: segments with IP options or of several
+//     fragments, and ICMP errors.
+//  4. The engine's own dispatcher, which Engine.Dispatcher puts behind it, where the
+//     engine has one: to drop what the peer cannot have sent. internal/tcp has none.
 //  5. The stack's demultiplexer finds the listener, and calls QueuePacket of its TCP,
 //     the engine's. There, in the engine, the limits decide (limits.Account.Admit)
 //     before the SYN is looked at; HandleUnknownDestinationPacket is for a segment

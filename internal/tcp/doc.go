@@ -15,9 +15,9 @@
 // through gVisor's demultiplexer, which knows listeners only, to
 // [Protocol.QueuePacket]. gVisor holds its locks then, so they are queued, and
 // [Protocol.Drain] handles them: the poller calls it behind each packet that it
-// hands to gVisor, a goroutine does for packets that this host sends to itself. When there is no fast path out, because the next hop's MAC
-// address is not known or the peer is this host, segments leave through gVisor's
-// IP layer.
+// hands to gVisor, a goroutine does for packets that this host sends to itself.
+// When there is no fast path out, because the next hop's MAC address is not known
+// or the peer is this host, segments leave through gVisor's IP layer.
 //
 // # Acknowledgements
 //

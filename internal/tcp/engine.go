@@ -96,6 +96,9 @@ func (*Engine) Options() []tcpip.SettableTransportProtocolOption { return nil }
 // faster, and moderateSend makes it larger on a long one.
 func (*Engine) FirstSend() int { return 256 << 10 }
 
+// Congestion is CUBIC where the settings leave it open.
+func (*Engine) Congestion() string { return "cubic" }
+
 // Receive handles a burst.
 func (g *Engine) Receive(frames []link.Frame) (fast int) {
 	polled := false
@@ -296,6 +299,14 @@ func (g *Engine) Conns() iter.Seq2[transport.User, transport.Endpoint] {
 			}
 		}
 	}
+}
+
+// Trace is what records a connection, nil for none.
+func (*Engine) Trace(ep transport.Endpoint) *recorder.Trace {
+	if e, ok := ep.(*Endpoint); ok {
+		return e.Trace()
+	}
+	return nil
 }
 
 // Endpoints yields all connections, in whatever state, and listeners.

@@ -21,8 +21,8 @@ type passage struct {
 // connection: no new one begins here, and none is answered with a reset. The
 // unspecified address of an IP version stands for all of it, the zero Addr for both.
 // Only the poller calls pass, which must not keep the packet. A later call for the
-// same address takes the place of this one; nil ends it.
-func (g *Engine) PassOn(local netip.AddrPort, pass func(packet []byte)) {
+// same address takes the place of this one; nil ends it. It reports true.
+func (g *Engine) PassOn(local netip.AddrPort, pass func(packet []byte)) bool {
 	p := g.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -35,9 +35,10 @@ func (g *Engine) PassOn(local netip.AddrPort, pass func(packet []byte)) {
 	}
 	if len(all) == 0 {
 		p.passages.Store(nil)
-		return
+		return true
 	}
 	p.passages.Store(&all)
+	return true
 }
 
 // passage returns where segments of no connection go that are to id's local end, nil
