@@ -5,6 +5,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/gotpa/tpa/internal/netstack"
 )
 
 // A Router decides where packets go on a device that somebody else owns: the kernel.
@@ -37,9 +39,7 @@ func (e *Endpoint) SetRouter(r Router) { e.router = r }
 // for none.
 func (e *Endpoint) Route(local, remote, routed tcpip.Address) Route {
 	if e.router != nil && !group(remote) {
-		l, _ := netip.AddrFromSlice(local.AsSlice())
-		r, _ := netip.AddrFromSlice(remote.AsSlice())
-		route, ok := e.router.Route(l, r)
+		route, ok := e.router.Route(netstack.Addr(local), netstack.Addr(remote))
 		if !ok {
 			e.stats.txNoRoute.Add(1)
 			return Route{}
@@ -59,9 +59,5 @@ func (e *Endpoint) Source(remote tcpip.Address) tcpip.Address {
 	if e.router == nil {
 		return tcpip.Address{}
 	}
-	r, _ := netip.AddrFromSlice(remote.AsSlice())
-	if source := e.router.Source(r); source.IsValid() {
-		return tcpip.AddrFromSlice(source.AsSlice())
-	}
-	return tcpip.Address{}
+	return netstack.Address(e.router.Source(netstack.Addr(remote)))
 }
