@@ -132,7 +132,8 @@ type Config struct {
 	// DebugSocket is the path of a Unix socket where the tools of tpa-bench find
 	// the runtime, open to the same user and to root; "off" for none. It is there
 	// while the runtime is accelerated: one that fell back leaves nothing on the
-	// host, and neither does one on a system other than Linux. Default: in the first of DebugSocketDirs that can be used.
+	// host, and neither does one on a system other than Linux. Default: in the first of
+	// DebugSocketDirs that can be used.
 	DebugSocket string
 
 	// Logger receives what an operator should know. Default: slog.Default().

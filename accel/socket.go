@@ -30,8 +30,7 @@ const (
 )
 
 // A debugSocket serves what is known about a runtime on a Unix socket, and changes its
-// live settings, to processes
-// of the same user and of root, one request at a time.
+// live settings, to processes of the same user and of root, one request at a time.
 //
 // It speaks as much of HTTP/1.0 as tpa-bench and curl --unix-socket need:
 // package net/http would add half again to the size of a small program.

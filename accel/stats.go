@@ -268,8 +268,8 @@ type DialStats struct {
 	Duration Histogram `json:"duration"`
 }
 
-// Stats reads the counters. It takes no lock of the data path; the device may be
-// asked, so it is not for tight loops.
+// Stats reads the counters. It takes no lock of the data path but that of each
+// connection, for a moment; the device may be asked, so it is not for tight loops.
 func (rt *Runtime) Stats() Stats {
 	accelerated, why := rt.Accelerated()
 	s := Stats{

@@ -10,9 +10,9 @@
 //
 // Nothing is counted here. Each scrape calls accel.Runtime.Stats once, which
 // loads counters that their owners, pollers above all, keep anyway, and makes
-// metrics of them. It takes no lock of the data path, and what has to be asked
-// of a device's driver is asked by the goroutine of the scrape, never by a
-// poller.
+// metrics of them. It takes no lock of the data path but that of each connection,
+// for a moment, and what has to be asked of a device's driver is asked by the
+// goroutine of the scrape, never by a poller.
 //
 // # Names
 //
