@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -207,6 +208,91 @@ func alike(a, b string) bool {
 		}
 	}
 	return true
+}
+
+// TestDocumentedDoctor compares what doctor prints here with docs/observability.md: the
+// forms of lines, and the names of findings that every machine has.
+func TestDocumentedDoctor(t *testing.T) {
+	var documented []string
+	for _, b := range blocks(pages(t)["docs/observability.md"]) {
+		if b.args[0] == "doctor" {
+			documented = b.lines
+		}
+	}
+	out, _ := command(t.Context(), "doctor") // fails where only the kernel's TCP works
+	printed := strings.Split(strings.TrimRight(out, "\n"), "\n")
+	forms := []*regexp.Regexp{
+		regexp.MustCompile(`^[✓!✗] (.{20}) \S`), // marks, name, what was found
+		regexp.MustCompile(`^    so:   \S`),
+		regexp.MustCompile(`^    fix:  \S`),
+		regexp.MustCompile(`^Best mode now: \w+\. .*\.$`),
+		regexp.MustCompile(`^Use it with: TPA_DEV=`),
+		regexp.MustCompile(`^$`),
+	}
+	names := func(lines []string) (all []string) {
+		for _, line := range lines {
+			if !slices.ContainsFunc(forms, func(f *regexp.Regexp) bool { return f.MatchString(line) }) {
+				t.Errorf("%q has none of the forms", line)
+			}
+			if m := forms[0].FindStringSubmatch(line); m != nil {
+				all = append(all, strings.TrimSpace(m[1]))
+			}
+		}
+		return all
+	}
+	want, got := names(documented), names(printed)
+	var everywhere []string
+	for _, name := range want {
+		if !strings.Contains(name, "eth0") { // of the interface
+			everywhere = append(everywhere, name)
+		}
+	}
+	got = slices.DeleteFunc(got, func(name string) bool { return !slices.Contains(everywhere, name) })
+	if len(everywhere) < 9 || !slices.Equal(got, everywhere) {
+		t.Errorf("it printed %q, and the documentation has %q", got, everywhere)
+	}
+}
+
+// TestDocumentedJSON compares the keys of a result with docs/benchmarks.md: a
+// documented key exists and has a value of the same kind.
+func TestDocumentedJSON(t *testing.T) {
+	_, block, ok := strings.Cut(pages(t)["docs/benchmarks.md"], "```json\n")
+	block, _, _ = strings.Cut(block, "```")
+	var want, got any
+	if err := json.Unmarshal([]byte(block), &want); !ok || err != nil {
+		t.Fatalf("docs/benchmarks.md has no result in JSON: %v", err)
+	}
+	needTwoCPUs(t)
+	b := start(t, "compare", "--conns", "1", "--duration", "200ms", "--warmup", "50ms", "--rounds", "1", "--transports", "kernel", "-o", "json")
+	if status := b.status(t); status != 0 {
+		t.Fatalf("exit status %d\n%s", status, b.stderr.String())
+	}
+	if err := json.Unmarshal([]byte(b.stdout.String()), &got); err != nil {
+		t.Fatal(err)
+	}
+	sameKeys(t, "", want, got)
+}
+
+// sameKeys wants what is documented to be in a result, at the same place and of the
+// same kind.
+func sameKeys(t *testing.T, at string, want, got any) {
+	t.Helper()
+	if reflect.TypeOf(want) != reflect.TypeOf(got) {
+		t.Errorf("%s is documented as %T, and is %T", at, want, got)
+		return
+	}
+	switch want := want.(type) {
+	case map[string]any:
+		for key, w := range want {
+			sameKeys(t, at+"."+key, w, got.(map[string]any)[key])
+		}
+	case []any:
+		if got := got.([]any); len(want) > 0 && len(got) > 0 {
+			sameKeys(t, at+"[0]", want[0], got[0])
+		} else if len(want) > 0 {
+			t.Errorf("%s is empty", at)
+		}
+	}
 }
 
 // TestQuickStart runs the commands of docs/quickstart.md for an interface that the

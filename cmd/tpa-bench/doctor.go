@@ -646,7 +646,7 @@ func printFindings(out io.Writer, findings []finding, b best) {
 			fmt.Fprintf(out, "    so:   %s\n", f.Consequence)
 		}
 		if f.Fix != "" {
-			fmt.Fprintf(out, "    fix: %s\n", f.Fix)
+			fmt.Fprintf(out, "    fix:  %s\n", f.Fix)
 		}
 	}
 	fmt.Fprintf(out, "\nBest mode now: %s. %s.\n", b.Mode, b.Why)
