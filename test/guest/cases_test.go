@@ -533,7 +533,7 @@ func (c *cellRun) refusals() error {
 	}
 	return errors.Join(err,
 		c.refusal("there is no such PCI device", "0000:77:00.0"),
-		c.refusal("the device has at most", "", "--queues", "99"))
+		c.refusal("99", "", "--queues", "99")) // more than the device has, or than there is memory for
 }
 
 // nrHugepages finds the advice.
