@@ -75,6 +75,12 @@ type Config struct {
 	// Default: 0, no tags.
 	VLAN int
 
+	// NoChecksum leaves the checksums of TCP out, and takes frames without. It is for
+	// net_memif, whose shared memory does not change bytes, and has to be set at both
+	// ends: an end without it drops what comes from one with it (RxBadChecksum). Default:
+	// checksums are made and checked.
+	NoChecksum bool
+
 	// Queues is the number of device queues, and so of shards, 1 to 256. Default:
 	// 1, or the queues of Link.
 	Queues int
@@ -166,6 +172,7 @@ var ErrHandedOver = fmt.Errorf("another process has the port now: %w", net.ErrCl
 //	TPA_ALLOW_FROM Config.AllowFrom, separated by commas: 10.0.0.0/8,fd00::/8
 //	TPA_MTU       Config.MTU
 //	TPA_VLAN      Config.VLAN
+//	TPA_CHECKSUM  no is Config.NoChecksum, for net_memif
 //	TPA_QUEUES    Config.Queues
 //	TPA_CPUS      Config.CPUs, separated by commas
 //	TPA_SPIN      Config.Polling.Spin, a duration such as 50us

@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -17,6 +18,9 @@ var pciAddress = regexp.MustCompile(`^(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-f
 
 // openDevice opens the device that the configuration names.
 func openDevice(c *Config) (link.Device, error) {
+	if c.NoChecksum && (c.Link != nil || !strings.HasPrefix(c.Device, "net_memif")) {
+		return nil, fmt.Errorf("%s: TCP without checksums (TPA_CHECKSUM=no, Config.NoChecksum) is for net_memif, whose shared memory keeps bytes as they are; leave it out", cmp.Or(c.Device, "Config.Link"))
+	}
 	switch {
 	case c.Link != nil:
 		return c.Link, nil
@@ -59,7 +63,7 @@ func openPort(env dpdk.EAL, c *Config) (link.Device, error) {
 	if strings.Count(c.Device, ":") == 1 && pciAddress.MatchString(c.Device) {
 		c.Device = "0000:" + c.Device
 	}
-	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU, VLAN: c.VLAN}
+	cfg := dpdk.Config{Device: c.Device, Queues: c.Queues, MTU: c.MTU, VLAN: c.VLAN, NoChecksum: c.NoChecksum}
 	switch c.Steering {
 	case SteerRules:
 		cfg.Isolated = true

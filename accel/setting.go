@@ -77,6 +77,23 @@ var settings = []Setting{
 		"the next hops for everything outside the prefixes"),
 	live(list("allow_from", "TPA_ALLOW_FROM", "AllowFrom", func(c *Config) *[]netip.Prefix { return &c.AllowFrom }, netip.ParsePrefix,
 		"prefixes, such as 10.0.0.0/8,fd00::/8, at most 1024", "everybody", "the sources that may connect to listeners; 0.0.0.0/0,::/0 are all")),
+	{
+		Key: "checksum", Env: "TPA_CHECKSUM", Field: "NoChecksum", Values: "yes or no", Default: "yes",
+		About: "whether TCP has checksums; no is for net_memif, and for both of its ends",
+		set: one(func(c *Config, v string) error {
+			var err error
+			if v != "yes" && v != "no" {
+				err = strconv.ErrSyntax
+			}
+			return assign(&c.NoChecksum, v == "no", err)
+		}),
+		get: func(c *Config) string {
+			if !c.NoChecksum {
+				return ""
+			}
+			return "no"
+		},
+	},
 	number("vlan", "TPA_VLAN", "VLAN", func(c *Config) *int { return &c.VLAN }, 1, maxVLAN, "(its number)", "no tags", "the VLAN that a device of DPDK belongs to; see nics.md"),
 	number("mtu", "TPA_MTU", "MTU", func(c *Config) *int { return &c.MTU }, minMTU, maxMTU, "bytes, at most the device's", "the device's", "the greatest IP packet"),
 	number("queues", "TPA_QUEUES", "Queues", func(c *Config) *int { return &c.Queues }, 1, maxQueues, "queues, at most the device's", "1", "device queues, each with a shard"),

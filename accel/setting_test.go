@@ -22,7 +22,7 @@ var textless = []string{"Link", "Random", "Logger", "DPDK.Logger"}
 // examples has a value other than the default for each setting, in TOML.
 var examples = map[string]string{
 	"device": `"net_memif0,socket=/run/m.sock"`, "steering": `"rules"`, "addrs": `["10.0.0.2/24", "fd00::2/64"]`, "zone": `"tpa0"`,
-	"gateways": `["10.0.0.1"]`, "allow_from": `["10.0.0.0/8"]`, "firewall": `"respect"`, "mtu": "9000", "vlan": "12", "queues": "2", "cpus": "[2, 3]",
+	"gateways": `["10.0.0.1"]`, "allow_from": `["10.0.0.0/8"]`, "firewall": `"respect"`, "mtu": "9000", "vlan": "12", "checksum": `"no"`, "queues": "2", "cpus": "[2, 3]",
 	"polling.spin": `"50us"`, "polling.max_sleep": `"2ms"`, "polling.long_handler": `"20ms"`,
 	"tcp.engine": `"gvisor"`, "tcp.receive_buffer": "65536", "tcp.send_buffer": "65536", "tcp.time_wait": `"1m"`, "tcp.no_sack": "true",
 	"tcp.no_coalescing": "true", "tcp.congestion": `"cubic"`,

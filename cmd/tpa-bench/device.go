@@ -20,6 +20,7 @@ var deviceFlags = []deviceFlag{
 	{"gateway", "TPA_GATEWAY", "ADDRS", "next hops for everything else: 10.0.0.1"},
 	{"mtu", "TPA_MTU", "BYTES", "greatest IP packet"},
 	{"vlan", "TPA_VLAN", "N", "the VLAN that a device of DPDK belongs to"},
+	{"checksum", "TPA_CHECKSUM", "yes|no", "whether TCP has checksums; no is for net_memif, at both ends"},
 	{"queues", "TPA_QUEUES", "N", "device queues, each with a stack and a poller"},
 	{"cpus", "TPA_CPUS", "LIST", "CPUs to pin the pollers to: 2,3"},
 	{"tcp", "TPA_TCP", "ENGINE", "the TCP: tpa or gvisor"},

@@ -234,6 +234,27 @@ func TestFullRingLosesNothing(t *testing.T) {
 	peer.end(t)
 }
 
+// TestNoChecksum: both ends take frames whose checksums nobody has made, and offer to
+// send such.
+func TestNoChecksum(t *testing.T) {
+	server, client := memifPair(t, dpdk.Config{NoChecksum: true})
+	for _, p := range []*dpdk.Port{server, client} {
+		if c := p.Info().Capabilities; !c.RxChecksum || !c.TxTCPChecksum || c.TSO != 0 {
+			t.Errorf("%v: %+v, want checksums off the processor", p, c)
+		}
+	}
+	frame := append(make([]byte, 12), 0x08, 0x00, 0x45)
+	frame = append(frame, make([]byte, 60)...) // all checksums are wrong
+	q := client.Queue(0)
+	copy(q.Reserve(len(frame)), frame)
+	q.Commit(len(frame), link.TxOffload{Flags: link.TxTCPChecksum, L2Len: 14, L3Len: 20, L4Len: 20})
+	eventually(t, "the frame to leave", func() bool { pending, _ := q.Flush(); return pending == 0 })
+	f, err := receive(server.Queue(0))
+	if err != nil || f.Checksum != link.Good || !bytes.Equal(f.Data[:len(frame)], frame) {
+		t.Errorf("received %x, %v, %v; want it good and unchanged", f.Data, f.Checksum, err)
+	}
+}
+
 // Without a peer, polling and sending do no harm, and what was sent waits.
 func TestBeforeThePeerIsThere(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "m.sock")

@@ -51,6 +51,7 @@ func TestOpenErrors(t *testing.T) {
 		{"odd memif buffers", dpdk.Config{Device: memifDevice(0, "server", dir+"/m.sock") + ",bsize=big"}, "bsize is big", nil},
 		{"odd socket", dpdk.Config{Device: memifDevice(0, "server", dir+"/a=b.sock")}, "no value that holds a '='", nil},
 		{"memif ring", dpdk.Config{Device: memifDevice(0, "server", dir+"/m.sock"), RxRing: 16385}, "memif takes up to 16384", nil},
+		{"no checksums", dpdk.Config{Device: "net_null0", NoChecksum: true}, "only the shared memory of net_memif keeps bytes", nil},
 		{"queues", dpdk.Config{Device: "net_ring0", Queues: 17}, "Config.Queues is 17: the device has at most 16", nil},
 		{"MTU", dpdk.Config{Device: "net_af_packet0,iface=lo", MTU: 9001}, "Config.MTU is 9001: the device takes", nil},
 		{"memory", dpdk.Config{Device: "net_null0", RxRing: 65535, TxRing: 65535}, "raise EAL.MemoryMB", syscall.ENOMEM},

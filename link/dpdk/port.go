@@ -3,6 +3,7 @@ package dpdk
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/bifurcation"
@@ -35,6 +36,11 @@ type Config struct {
 	// of none are dropped and counted as rx_other_vlan in DeviceStats.Extended.
 	// Default: 0, no tags.
 	VLAN int
+	// NoChecksum leaves the checksums of TCP out, and takes frames without: shared memory
+	// does not change bytes. It is for net_memif, and has to be set at both ends: an end
+	// without it drops what comes from one with it. Frames that the other end forwards
+	// elsewhere are wrong there. Default: checksums are made and checked.
+	NoChecksum bool
 	// Isolated starts the port in isolated mode: see Port.Isolate. Default: the
 	// port receives all that the device does.
 	Isolated bool
@@ -75,6 +81,9 @@ func (c *Config) check() error {
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		errs = append(errs, fmt.Errorf("Config.MTU is %d: want %d to %d", c.MTU, minMTU, maxMTU))
+	}
+	if c.NoChecksum && !strings.HasPrefix(c.Device, "net_memif") {
+		errs = append(errs, errors.New("Config.NoChecksum is set: only the shared memory of net_memif keeps bytes as they are"))
 	}
 	if c.VLAN != 0 && c.Isolated {
 		errs = append(errs, errors.New("Config.VLAN is set: flow rules of isolated mode are for frames without a tag"))

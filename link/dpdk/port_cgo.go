@@ -69,6 +69,7 @@ const (
 	txMultiSegs    = C.TPA_TX_MULTI_SEGS
 	txFastFree     = C.TPA_TX_FAST_FREE
 	rxVLANFilter   = C.TPA_RX_VLAN_FILTER
+	noChecksum     = C.TPA_NO_CHECKSUM
 )
 
 // buffersPerQueue is how many mbufs a queue needs so that full rings never starve
@@ -184,9 +185,9 @@ func (d *device) open(c Config) (err error) {
 		Queues:       c.Queues,
 		NUMANode:     int(info.numa),
 		Capabilities: link.Capabilities{
-			RxChecksum:     setup.offloads&rxTCPChecksum != 0,
+			RxChecksum:     setup.offloads&(rxTCPChecksum|noChecksum) != 0,
 			TxIPv4Checksum: setup.offloads&txIPv4Checksum != 0,
-			TxTCPChecksum:  setup.offloads&txTCPChecksum != 0,
+			TxTCPChecksum:  setup.offloads&(txTCPChecksum|noChecksum) != 0,
 		},
 	}
 	if c.VLAN != 0 {
@@ -305,6 +306,9 @@ func negotiate(info *C.struct_tpa_info, c *Config) (C.struct_tpa_setup, error) {
 	}
 	if c.VLAN == 0 {
 		setup.offloads &^= rxVLANFilter
+	}
+	if c.NoChecksum {
+		setup.offloads |= noChecksum // the shim's: no driver is asked
 	}
 	if c.MTU != 0 {
 		setup.mtu = C.uint16_t(c.MTU)

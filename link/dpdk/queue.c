@@ -271,6 +271,8 @@ static uint32_t checksum_status(uint64_t flags, uint32_t offloads, const uint8_t
 	uint64_t ip = flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
 	uint64_t l4 = flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
 
+	if (offloads & TPA_NO_CHECKSUM)
+		return GOOD;
 	if ((offloads & TPA_RX_TCP_CHECKSUM) == 0)
 		return UNCHECKED;
 	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_BAD)

@@ -34,6 +34,8 @@ enum tpa_offload {
 	TPA_TX_MULTI_SEGS = 1 << 6,
 	TPA_TX_FAST_FREE = 1 << 7,
 	TPA_RX_VLAN_FILTER = 1 << 8,
+	/* Not a device's: the other end sees to it that no checksum is needed. */
+	TPA_NO_CHECKSUM = 1 << 9,
 };
 
 struct tpa_ring_limits {
