@@ -267,7 +267,7 @@ func TestDocumentedJSON(t *testing.T) {
 	if status := b.status(t); status != 0 {
 		t.Fatalf("exit status %d\n%s", status, b.stderr.String())
 	}
-	if err := json.Unmarshal([]byte(b.stdout.String()), &got); err != nil {
+	if err := json.Unmarshal(b.stdout.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
 	sameKeys(t, "", want, got)
