@@ -89,7 +89,7 @@ func TestInterfaces(t *testing.T) {
 				m.load(module)
 			}
 			run := func(c cell, f func(*machine, *result) error) {
-				r := &result{cell: c, version: img.version}
+				r := &result{cell: c, version: img.version, known: known(c)}
 				began := time.Now()
 				if err := f(m, r); err != nil {
 					r.failed = append(r.failed, err.Error())
@@ -98,7 +98,7 @@ func TestInterfaces(t *testing.T) {
 				results = append(results, r)
 				fmt.Println(r)
 				b.write(t, "interfaces", results)
-				if r.failed != nil {
+				if r.failed != nil && r.known == "" {
 					t.Errorf("%s: %s", r.cell, strings.Join(r.failed, "\n"))
 				}
 			}
