@@ -159,7 +159,7 @@ func (c *Conn) tryReadLocked(b []byte) (int, error) {
 
 // TryWrite writes what there is room for, without waiting, and returns
 // ErrWouldBlock where that is less than b: Data will be called when there is room
-// again. A connection of the kernel's, which has a goroutine, waits instead.
+// again. A kernel connection, which has a goroutine, waits instead.
 func (e *CallbackConn) TryWrite(b []byte) (int, error) {
 	if e.threaded != nil {
 		return e.Conn.Write(b)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A chain is one of the kernel's, with its rules.
+// A chain is a chain of nftables, with its rules.
 type chain struct {
 	name  string // as nft writes it
 	table string // family and table, by which jumps find other chains

@@ -16,5 +16,5 @@ package ports
 
 import "net/netip"
 
-// A Connection is a TCP connection of the kernel's.
+// A Connection is a TCP connection that the kernel has.
 type Connection struct{ Local, Remote netip.AddrPort }

@@ -145,7 +145,7 @@ func TestCoexistence(t *testing.T) {
 			t.Errorf("%v: %s", p.Args[3:], out)
 		}
 	}
-	t.Logf("%d requests of the kernel's", total())
+	t.Logf("%d requests to the kernel", total())
 }
 
 // TestDial: an accelerated server connects to the client's host, by both IP
