@@ -167,14 +167,22 @@ func (m *host) examine(dev string) ([]finding, best) {
 			Consequence: "nothing can use it", Fix: "`ip link` lists those there are"})
 	}
 	add(m.runtimeDir())
+	if dev != "" {
+		bound, uio = nil, nil // not what was asked about
+	}
 	switch {
+	case dev != "" && len(nics) == 0:
+		return all, best{modeKernel, "there is no interface " + dev, ""}
 	case hasDPDK && vfio && len(bound) > 0:
 		return all, best{modeDPDK, "DPDK drives " + bound[0] + ", which is bound to vfio-pci", "TPA_DEV=" + bound[0]}
 	case hasDPDK && huge && len(uio) > 0:
 		return all, best{modeDPDK, "DPDK drives " + uio[0] + ", which is bound to a driver of UIO", "TPA_DEV=" + uio[0]}
+	case xdp && len(usable) > 0 && usable[0].plan != nil && !usable[0].native() && m.hasLinux(6, 6):
+		n := usable[0]
+		return all, best{modePacket, "a packet socket on " + n.name + ", whose driver does not run XDP as it is", "TPA_DEV=" + n.name}
 	case xdp && len(usable) > 0:
 		n := usable[0]
-		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=xdp:%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
+		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
 	case capable && len(nics) > 0 && m.hasLinux(6, 6):
 		n := nics[0]
 		return all, best{modePacket, "a packet socket on " + n.name + ", behind the XDP program of another", "TPA_DEV=" + n.name}
@@ -236,7 +244,7 @@ func (m *host) processors() []finding {
 	case isolated == "":
 		i.State, i.Found = stateNote, "none"
 		i.Consequence = "other processes interrupt pollers: the highest percentiles are worse"
-		i.Fix = "boot with isolcpus=2,3 nohz_full=2,3 and set TPA_CPUS=2,3"
+		i.Fix = m.isolate()
 	case len(m.pinned) == 0:
 		i.State = stateNote
 		i.Consequence = "no poller runs on them: unpinned threads stay away from isolated processors"
@@ -247,6 +255,27 @@ func (m *host) processors() []finding {
 		i.Fix = "set TPA_CPUS to processors among " + isolated
 	}
 	return []finding{f, i}
+}
+
+// isolate is how to keep processors for pollers, where there are enough.
+func (m *host) isolate() string {
+	last := min(m.queues, m.cpus-1) // at least one is left for everything else
+	if last < 1 {
+		return "use a machine with more processors"
+	}
+	var cpus []string
+	for i := m.cpus - last; i < m.cpus; i++ {
+		cpus = append(cpus, strconv.Itoa(i))
+	}
+	list := strings.Join(cpus, ",")
+	return fmt.Sprintf("boot with isolcpus=%s nohz_full=%s and set TPA_CPUS=%s", list, list, list)
+}
+
+// inUserNamespace tells whether this is not the first user namespace, whose capabilities
+// alone the kernel wants for programs of BPF.
+func (m *host) inUserNamespace() bool {
+	ids := strings.Fields(m.read("proc/self/uid_map"))
+	return len(ids) > 0 && !slices.Equal(ids, []string{"0", "0", "4294967295"})
 }
 
 // inRanges tells whether a list such as "2-5,8" holds a number.
@@ -287,13 +316,19 @@ func (m *host) capabilities() finding {
 			missing = append(missing, "cap_"+c.name)
 		}
 	}
+	if m.inUserNamespace() {
+		f.State, f.Found = stateMissing, "those of a user namespace (rootless container)"
+		f.Consequence = "AF_XDP does not work: programs of BPF want the capabilities of the host"
+		f.Fix = "run outside of it: setcap and --privileged do not help inside"
+		return f
+	}
 	if len(missing) == 0 {
 		f.Found = "those that AF_XDP needs"
 		return f
 	}
 	f.State, f.Found = stateMissing, "without "+strings.Join(missing, ", ")
 	f.Consequence = "AF_XDP does not work as this user"
-	f.Fix = "setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM, or AmbientCapabilities= in its systemd unit"
+	f.Fix = "setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM (and cap_net_bind_service for ports below 1024), or AmbientCapabilities= in its systemd unit"
 	return f
 }
 
@@ -373,7 +408,7 @@ func (m *host) hugePages(uio []string) finding {
 	}
 	f.State, f.Found = stateNote, "none free"
 	f.Consequence = "DPDK uses ordinary pages: slower, and only for virtual devices and those behind an IOMMU"
-	f.Fix = "sysctl -w vm.nr_hugepages=256"
+	f.Fix = "sysctl -w vm.nr_hugepages=512"
 	if len(uio) > 0 {
 		f.State = stateMissing
 		f.Consequence = "DPDK cannot drive " + strings.Join(uio, ", ") + ", which is given physical addresses"
@@ -531,7 +566,7 @@ func (n *iface) program() finding {
 	if n.attached != 0 {
 		f.State, f.Found = stateMissing, fmt.Sprintf("program %d is attached already", n.attached)
 		f.Consequence = "AF_XDP cannot be used: an interface runs one program; a packet socket can, from Linux 6.6 on"
-		f.Fix = "bpftool prog show id " + fmt.Sprint(n.attached) + " names it; stop its owner, or if it has none: ip link set dev " + n.name + " xdp off"
+		f.Fix = fmt.Sprintf("bpftool prog show id %d names it: tpa_filter is a server of this kind, leave it alone; another one ends with its process, or by `bpftool link detach` where `bpftool link` lists it, or else by `ip link set %s xdp off`", n.attached, n.name)
 		return f
 	}
 	p := n.plan

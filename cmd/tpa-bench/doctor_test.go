@@ -75,16 +75,16 @@ func TestDoctor(t *testing.T) {
 		mode, use string
 	}{
 		{"all is well", func(*host) {}, nil, modeDPDK, "TPA_DEV=0000:3b:00.0"},
-		{"no device for DPDK", func(m *host) { without(m, "sys/bus/pci") }, nil, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
-		{"built without DPDK", func(m *host) { m.dpdk = "" }, []string{"DPDK"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
-		{"no IOMMU", func(m *host) { without(m, "sys/class/iommu") }, []string{"VFIO"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		{"no device for DPDK", func(m *host) { without(m, "sys/bus/pci") }, nil, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
+		{"built without DPDK", func(m *host) { m.dpdk = "" }, []string{"DPDK"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
+		{"no IOMMU", func(m *host) { without(m, "sys/class/iommu") }, []string{"VFIO"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
 		{"no IOMMU, on purpose", func(m *host) {
 			without(m, "sys/class/iommu")
 			set(m, "sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y")
 		}, []string{"VFIO"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"no IOMMU, and a kernel without the unsafe mode", func(m *host) {
 			without(m, "sys/class/iommu", "sys/module/vfio/parameters", "sys/bus/pci")
-		}, []string{"VFIO"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		}, []string{"VFIO"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
 		{"UIO", func(m *host) {
 			without(m, "sys/class/iommu", "sys/module/vfio", "sys/bus/pci")
 			set(m, "sys/bus/pci/drivers/uio_pci_generic/0000:00:04.0/vendor", "0x8086")
@@ -92,7 +92,7 @@ func TestDoctor(t *testing.T) {
 		{"UIO without huge pages", func(m *host) {
 			without(m, "sys/class/iommu", "sys/module/vfio", "sys/bus/pci", "sys/kernel/mm")
 			set(m, "sys/bus/pci/drivers/uio_pci_generic/0000:00:04.0/vendor", "0x8086")
-		}, []string{"huge pages", "VFIO"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		}, []string{"huge pages", "VFIO"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
 		{"an ordinary user", func(m *host) {
 			m.uid, m.memlock, m.xdpSocket, m.dpdk = 1000, 8<<20, syscall.EPERM, ""
 			set(m, "proc/self/status", "CapEff:\t0000000000000000")
@@ -103,7 +103,7 @@ func TestDoctor(t *testing.T) {
 			kernel(m, func(e *ethernet) { e.queues.now, e.queues.most, e.rss.known = 1, 1, false })
 			without(m, "sys/devices", "sys/kernel/mm", "sys/bus/pci", "sys/class/net/eth0/queues/rx-1")
 			set(m, "sys/class/net/eth0/operstate", "down")
-		}, []string{"processors", "isolated processors", "huge pages", "interface eth0"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=1"},
+		}, []string{"processors", "isolated processors", "huge pages", "interface eth0"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=1"},
 		{"more pollers than processors", func(m *host) { m.queues = 4 }, []string{"processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"more pollers than processors, floating", func(m *host) { m.queues, m.pinned = 4, nil }, []string{"processors", "isolated processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
 		{"pollers beside the isolated processors", func(m *host) { m.pinned = []int{1, 2} }, []string{"isolated processors"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
@@ -123,7 +123,18 @@ func TestDoctor(t *testing.T) {
 			kernel(m, func(e *ethernet) {
 				e.plan.Attach, e.plan.NotNative, e.plan.Remedy = xdp.AttachGeneric, "the driver does not run XDP", "use another"
 			})
-		}, []string{"eth0 XDP"}, modeXDP, "TPA_DEV=xdp:eth0 TPA_QUEUES=2"},
+		}, []string{"eth0 XDP"}, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
+		{"no native XDP, Linux 6.6", func(m *host) {
+			without(m, "sys/bus/pci")
+			set(m, "proc/sys/kernel/osrelease", "6.6.0")
+			kernel(m, func(e *ethernet) {
+				e.plan.Attach, e.plan.NotNative, e.plan.Remedy = xdp.AttachGeneric, "the driver does not run XDP", "use another"
+			})
+		}, []string{"eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
+		{"a rootless container", func(m *host) {
+			without(m, "sys/bus/pci")
+			set(m, "proc/self/uid_map", "0 1000 1")
+		}, []string{"capabilities"}, modeDPDK, "TPA_DEV=net_memif0,…"},
 		{"a kernel before 6.3", func(m *host) {
 			kernel(m, func(e *ethernet) { *e = ethernet{plan: &xdp.Plan{Driver: "ice", Attach: xdp.AttachNative}} })
 		}, []string{"eth0 RSS"}, modeDPDK, "TPA_DEV=0000:3b:00.0"},
@@ -155,6 +166,35 @@ func TestDoctor(t *testing.T) {
 				t.Errorf("best: got %+v, want %s with %s", best, tt.mode, tt.use)
 			}
 		})
+	}
+}
+
+// TestDoctorAsked: the best mode is that of the interface that was asked about.
+func TestDoctorAsked(t *testing.T) {
+	for dev, want := range map[string]best{
+		"eth0":    {Mode: modeXDP, Use: "TPA_DEV=eth0 TPA_QUEUES=2"},
+		"nowhere": {Mode: modeKernel},
+	} {
+		if _, got := good().examine(dev); got.Mode != want.Mode || got.Use != want.Use {
+			t.Errorf("%s: got %+v, want %+v", dev, got, want)
+		}
+	}
+}
+
+// TestIsolate: the processors that doctor names are there.
+func TestIsolate(t *testing.T) {
+	for _, tt := range []struct {
+		cpus, queues int
+		want         string
+	}{
+		{1, 1, "use a machine with more processors"},
+		{2, 1, "boot with isolcpus=1 nohz_full=1 and set TPA_CPUS=1"},
+		{2, 4, "boot with isolcpus=1 nohz_full=1 and set TPA_CPUS=1"},
+		{8, 2, "boot with isolcpus=6,7 nohz_full=6,7 and set TPA_CPUS=6,7"},
+	} {
+		if got := (&host{cpus: tt.cpus, queues: tt.queues}).isolate(); got != tt.want {
+			t.Errorf("%d processors, %d queues: got %q, want %q", tt.cpus, tt.queues, got, tt.want)
+		}
 	}
 }
 
