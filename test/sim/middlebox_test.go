@@ -132,7 +132,7 @@ func (m *middlebox) pass(to int, frame []byte, deliver, refuse func([]byte)) {
 		}
 		return
 	}
-	if q.Protocol == offload.TCP && !q.Fragment {
+	if q.Protocol == offload.TCP && !q.Fragment && wholeHeader(frame[q.L4:q.End]) {
 		changed := slices.Clone(frame[:q.End])
 		if !m.translate(to, changed, &q) {
 			return
@@ -151,6 +151,11 @@ func (m *middlebox) pass(to int, frame []byte, deliver, refuse func([]byte)) {
 	for _, f := range testframe.Fragments(frame[q.L3:q.End], m.id, (mtu-head-header.IPv6FragmentHeaderSize)&^7) {
 		deliver(append(slices.Clone(frame[:q.L3]), f...))
 	}
+}
+
+// wholeHeader tells whether a TCP header is all there: a fault may have cut it off.
+func wholeHeader(b header.TCP) bool {
+	return len(b) >= header.TCPMinimumSize && int(b.DataOffset()) >= header.TCPMinimumSize && int(b.DataOffset()) <= len(b)
 }
 
 // addresses are those of a packet.
