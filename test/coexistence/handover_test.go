@@ -142,7 +142,7 @@ func TestTakeOver(t *testing.T) {
 
 // handOvers is how many servers TestHandOverUnderLoad starts: TPA_TEST_HANDOVERS, or
 // as few as a run of all tests has time for.
-func handOvers(t *testing.T) int { return number(t, "TPA_TEST_HANDOVERS", 8) }
+func handOvers(t *testing.T) int { return number(t, "TPA_TEST_HANDOVERS", 4) }
 
 // number is that in an environment variable, or else usual.
 func number(t *testing.T, variable string, usual int) int {
