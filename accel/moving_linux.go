@@ -88,12 +88,7 @@ func (d *movingDevice) Queue(int) link.Queue { return &d.queue }
 func (d *movingDevice) Stats() link.DeviceStats {
 	st := d.Device.Stats()
 	if q := d.queue.second.Load(); q != nil {
-		s := q.Stats()
-		st.RxPackets += s.RxFrames
-		st.RxBytes += s.RxBytes
-		st.TxPackets += s.TxFrames
-		st.TxBytes += s.TxBytes
-		st.RxNoBuffer += s.RxNoBuffer
+		st.AddQueue(q.Stats())
 	}
 	return st
 }
@@ -232,15 +227,7 @@ func (q *movingQueue) Wake() {
 func (q *movingQueue) Stats() link.QueueStats {
 	st := q.first.Stats()
 	if second := q.second.Load(); second != nil {
-		s := second.Stats()
-		st.RxFrames += s.RxFrames
-		st.RxBytes += s.RxBytes
-		st.TxFrames += s.TxFrames
-		st.TxBytes += s.TxBytes
-		st.RxMalformed += s.RxMalformed
-		st.RxNoBuffer += s.RxNoBuffer
-		st.TxDropped += s.TxDropped
-		st.TxFull += s.TxFull
+		st.Add(second.Stats())
 	}
 	return st
 }

@@ -149,6 +149,18 @@ type QueueStats struct {
 	TxFull uint64
 }
 
+// Add adds the counters of another queue.
+func (s *QueueStats) Add(o QueueStats) {
+	s.RxFrames += o.RxFrames
+	s.RxBytes += o.RxBytes
+	s.TxFrames += o.TxFrames
+	s.TxBytes += o.TxBytes
+	s.RxMalformed += o.RxMalformed
+	s.RxNoBuffer += o.RxNoBuffer
+	s.TxDropped += o.TxDropped
+	s.TxFull += o.TxFull
+}
+
 // Capabilities are what a device can take off the processor.
 type Capabilities struct {
 	// RxChecksum: the device sets Frame.Checksum.
@@ -221,6 +233,15 @@ type DeviceStats struct {
 	// map is not to be written to: later results may share it. Those of an interface of
 	// the kernel's are up to a second old.
 	Extended map[string]uint64
+}
+
+// AddQueue adds what a queue has received, sent, and lost for want of a buffer.
+func (s *DeviceStats) AddQueue(q QueueStats) {
+	s.RxPackets += q.RxFrames
+	s.RxBytes += q.RxBytes
+	s.TxPackets += q.TxFrames
+	s.TxBytes += q.TxBytes
+	s.RxNoBuffer += q.RxNoBuffer
 }
 
 // RSS is how a device spreads flows over its queues.

@@ -374,11 +374,7 @@ func (d *device) statsLocked() link.DeviceStats {
 	C.tpa_get_stats(d.id, &s)
 	var sum link.QueueStats
 	for _, q := range d.queues {
-		s := q.Stats()
-		sum.RxFrames += s.RxFrames
-		sum.RxBytes += s.RxBytes
-		sum.TxFrames += s.TxFrames
-		sum.TxBytes += s.TxBytes
+		sum.Add(q.Stats())
 	}
 	// Some drivers (memif) forget their counters with the link.
 	stats := link.DeviceStats{

@@ -95,10 +95,7 @@ func (d *Device) Stats() link.DeviceStats {
 	var s link.DeviceStats
 	for _, q := range d.queues {
 		qs := q.Stats()
-		s.RxPackets += qs.RxFrames
-		s.RxBytes += qs.RxBytes
-		s.TxPackets += qs.TxFrames
-		s.TxBytes += qs.TxBytes
+		s.AddQueue(qs)
 		s.TxErrors += qs.TxDropped
 		s.BuffersTotal += len(q.rx.slots)
 		if !q.closed.Load() {

@@ -336,12 +336,7 @@ func (d *Device) Stats() link.DeviceStats { return d.netdev.Stats(d.count) }
 
 func (d *Device) count() (st link.DeviceStats) {
 	for _, q := range d.queues {
-		s := q.Stats()
-		st.RxPackets += s.RxFrames
-		st.RxBytes += s.RxBytes
-		st.TxPackets += s.TxFrames
-		st.TxBytes += s.TxBytes
-		st.RxNoBuffer += s.RxNoBuffer
+		st.AddQueue(q.Stats())
 		total, inUse := q.chunks()
 		st.BuffersTotal += total
 		st.BuffersInUse += inUse

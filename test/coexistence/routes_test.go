@@ -290,21 +290,24 @@ func TestReplyRoutes(t *testing.T) {
 	}
 }
 
+// ignoreSeen takes what the listeners see, where nobody looks at it, until the test ends.
+func (c *crossing) ignoreSeen() {
+	for {
+		select {
+		case <-c.seen:
+		case <-c.Context().Done():
+			return
+		}
+	}
+}
+
 // TestMasquerade: a container's connections leave with this host's address and a port
 // that the kernel's NAT chose. None meets the ports of connections that an accelerated
 // program dials at the same time.
 func TestMasquerade(t *testing.T) {
 	testnet.Need(t, testnet.Tool("iptables"))
 	c := newCrossing(t)
-	go func() { // nobody looks at what the listeners see
-		for {
-			select {
-			case <-c.seen:
-			case <-t.Context().Done():
-				return
-			}
-		}
-	}()
+	go c.ignoreSeen()
 	c.host.Sysctl("net/ipv4/ip_forward", "1")
 	if out, err := c.host.Command("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE").CombinedOutput(); err != nil {
 		t.Fatalf("iptables: %v: %s", err, out)
@@ -350,15 +353,7 @@ func TestMasqueradeFromListener(t *testing.T) {
 	for _, dev := range ways() {
 		t.Run(strings.TrimSuffix(dev, ":"), func(t *testing.T) {
 			c := newCrossing(t)
-			go func() { // nobody looks at what the listeners see
-				for {
-					select {
-					case <-c.seen:
-					case <-t.Context().Done():
-						return
-					}
-				}
-			}()
+			go c.ignoreSeen()
 			c.host.Sysctl("net/ipv4/ip_forward", "1")
 			c.host.Sysctl("net/ipv6/conf/all/forwarding", "1")
 			c.ip(c.right, "route add 10.99.1.0/24 via 10.99.2.1")
