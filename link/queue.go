@@ -167,6 +167,9 @@ type Capabilities struct {
 	RxChecksum bool
 	// TxIPv4Checksum and TxTCPChecksum: the TxFlags of that name are honoured.
 	TxIPv4Checksum, TxTCPChecksum bool
+	// NoChecksum: segments come and go without TCP checksums, as their memory is shared
+	// with the peer. Frames are Good then whatever their checksums say.
+	NoChecksum bool
 	// TSO is the greatest frame in bytes that the device cuts into segments, 0
 	// when it cannot.
 	TSO int

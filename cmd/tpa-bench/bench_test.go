@@ -445,9 +445,15 @@ func TestCompareAccel(t *testing.T) {
 	}
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
+	runs := []string{
+		"get --handler coroutine", "get --handler callback", "get --checksum no", "crr --checksum no", "read --mtu 9000", "write --mtu 9000 --checksum no",
+	}
 	for _, w := range load.Workloads {
-		t.Run(w.Name, func(t *testing.T) {
-			c := compareBoth(t, "--workload", w.Name)
+		runs = append(runs, w.Name)
+	}
+	for _, flags := range runs {
+		t.Run(flags, func(t *testing.T) {
+			c := compareBoth(t, strings.Fields("--workload "+flags)...)
 			a := c.Transports["accel"]
 			if c.Ratio == nil || c.Ratio.RPS <= 0 || a.RPS <= 0 || a.Errors != 0 || a.ServerCPU <= 0 || a.ClientCPU <= 0 || c.Machine.DPDK != transport.DPDKVersion() {
 				t.Errorf("comparison %+v", c)

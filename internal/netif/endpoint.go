@@ -210,8 +210,8 @@ func (e *Endpoint) deliverIP(proto tcpip.NetworkProtocolNumber, atLeast int, pay
 	// The stack checks all checksums again, whatever the device found. Segments of
 	// connections do not come here. What does is ICMP, fragments and the little that
 	// the fast path did not want, for which another pass over the frame is cheap.
-	// Devices leave true checksums in frames that they call Good; link/dpdk fills in
-	// those that virtio leaves open.
+	// Devices leave true checksums in frames that they call Good, but for those with
+	// NoChecksum; link/dpdk fills in those that virtio leaves open.
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(payload)),
 	})
@@ -257,8 +257,12 @@ func (e *Endpoint) SetLinkAddress(tcpip.LinkAddress) {}
 
 // Capabilities implements stack.LinkEndpoint. Transport checksums are left to
 // this endpoint, which knows what the device can do. Receive checksums are not
-// claimed: devices tell for each frame.
+// claimed: devices tell for each frame. Only where there are none, the stack must not
+// look for them.
 func (e *Endpoint) Capabilities() stack.LinkEndpointCapabilities {
+	if e.caps.NoChecksum {
+		return stack.CapabilityTXChecksumOffload | stack.CapabilityRXChecksumOffload
+	}
 	return stack.CapabilityTXChecksumOffload
 }
 

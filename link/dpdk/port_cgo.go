@@ -188,6 +188,7 @@ func (d *device) open(c Config) (err error) {
 			RxChecksum:     setup.offloads&(rxTCPChecksum|noChecksum) != 0,
 			TxIPv4Checksum: setup.offloads&txIPv4Checksum != 0,
 			TxTCPChecksum:  setup.offloads&(txTCPChecksum|noChecksum) != 0,
+			NoChecksum:     setup.offloads&noChecksum != 0,
 		},
 	}
 	if c.VLAN != 0 {
