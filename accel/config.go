@@ -381,6 +381,9 @@ func (c *Config) check() error {
 	if !firewalls.has(c.Firewall) {
 		bad("Config.Firewall is %v: want FirewallIgnore or FirewallRespect", c.Firewall)
 	}
+	if err := c.checkDevice(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := c.Polling.check(); err != nil {
 		errs = append(errs, err)
 	}

@@ -18,9 +18,6 @@ var pciAddress = regexp.MustCompile(`^(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-f
 
 // openDevice opens the device that the configuration names.
 func openDevice(c *Config) (link.Device, error) {
-	if c.NoChecksum && (c.Link != nil || !strings.HasPrefix(c.Device, "net_memif")) {
-		return nil, fmt.Errorf("%s: TCP without checksums (TPA_CHECKSUM=no, Config.NoChecksum) is for net_memif, whose shared memory keeps bytes as they are; leave it out", cmp.Or(c.Device, "Config.Link"))
-	}
 	switch {
 	case c.Link != nil:
 		return c.Link, nil
@@ -30,23 +27,39 @@ func openDevice(c *Config) (link.Device, error) {
 	if err := checkSystem(runtime.GOOS, c.Device); err != nil {
 		return nil, err
 	}
-	switch {
-	case strings.HasPrefix(c.Device, "net_"), pciAddress.MatchString(c.Device):
+	if c.ofDPDK() {
 		env := c.DPDK
 		if env.Logger == nil {
 			env.Logger = c.Logger
 		}
 		return openPort(env, c)
 	}
-	// Anything else is the name of an interface.
+	return openInterface(c)
+}
+
+// ofDPDK tells whether Device is one of DPDK. Anything else is the name of an interface.
+func (c *Config) ofDPDK() bool {
+	return strings.HasPrefix(c.Device, "net_") || pciAddress.MatchString(c.Device)
+}
+
+// checkDevice refuses settings that are not for the device that is named.
+func (c *Config) checkDevice() error {
+	named := cmp.Or(c.Device, "Config.Link")
+	var errs []error
+	if c.NoChecksum && (c.Link != nil || c.Device != "" && !strings.HasPrefix(c.Device, "net_memif")) {
+		errs = append(errs, fmt.Errorf("%s: TCP without checksums (TPA_CHECKSUM=no, Config.NoChecksum) is for net_memif, whose shared memory keeps bytes as they are; leave it out", named))
+	}
+	if c.Link != nil || c.Device == "" || c.ofDPDK() {
+		return errors.Join(errs...)
+	}
 	if c.VLAN != 0 {
-		return nil, fmt.Errorf("%s: Config.VLAN is for devices of DPDK; the kernel has an interface for each VLAN: TPA_DEV=%s.%d (ip link add link %s name %s.%d type vlan id %d), without TPA_VLAN",
-			c.Device, c.Device, c.VLAN, c.Device, c.Device, c.VLAN, c.VLAN)
+		errs = append(errs, fmt.Errorf("%s: Config.VLAN is for devices of DPDK; the kernel has an interface for each VLAN: TPA_DEV=%s.%d (ip link add link %s name %s.%d type vlan id %d), without TPA_VLAN",
+			named, named, c.VLAN, named, named, c.VLAN, c.VLAN))
 	}
 	if c.Steering != SteerAuto {
-		return nil, fmt.Errorf("%s: steering %v is for devices of DPDK; a kernel interface has a filter: leave out TPA_STEERING", c.Device, c.Steering)
+		errs = append(errs, fmt.Errorf("%s: steering %v is for devices of DPDK; a kernel interface has a filter: leave out TPA_STEERING", named, c.Steering))
 	}
-	return openInterface(c)
+	return errors.Join(errs...)
 }
 
 // checkSystem refuses devices on systems that have none for us.

@@ -20,12 +20,35 @@ func TestCheckSystem(t *testing.T) {
 	}
 }
 
-// TestNoChecksumElsewhere: only a memif keeps bytes as they are.
-func TestNoChecksumElsewhere(t *testing.T) {
-	for _, c := range []Config{{Device: "lo"}, {Device: "net_null0"}, {Device: "0000:00:03.0"}, {Link: struct{ link.Device }{}}} {
-		c.NoChecksum = true
-		if _, err := openDevice(&c); err == nil || !strings.Contains(err.Error(), "TPA_CHECKSUM=no") {
-			t.Errorf("%q: got %v, want an error that names the setting", c.Device, err)
-		}
+// TestOtherDevice: a setting that is not for the device is wrong, whatever the fallback
+// policy says.
+func TestOtherDevice(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		config Config
+		want   string // empty: no error
+	}{
+		{"no checksums on an interface", Config{Device: "lo", NoChecksum: true}, "TPA_CHECKSUM=no"},
+		{"no checksums on another device of DPDK", Config{Device: "net_null0", NoChecksum: true}, "TPA_CHECKSUM=no"},
+		{"no checksums on a card", Config{Device: "0000:00:03.0", NoChecksum: true}, "TPA_CHECKSUM=no"},
+		{"no checksums on a device of the program's", Config{Link: struct{ link.Device }{}, NoChecksum: true}, "TPA_CHECKSUM=no"},
+		{"no checksums on a memif", Config{Device: "net_memif0,role=server", NoChecksum: true}, ""},
+		{"a VLAN on an interface", Config{Device: "eth0", VLAN: 12}, "TPA_DEV=eth0.12"},
+		{"a VLAN on a card", Config{Device: "00:03.0", VLAN: 12}, ""},
+		{"steering on an interface", Config{Device: "eth0", Steering: SteerRules}, "leave out TPA_STEERING"},
+		{"steering on a card", Config{Device: "0000:00:03.0", Steering: SteerWhole}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.config.check()
+			if tt.want == "" {
+				if err != nil {
+					t.Errorf("got %v, want no error", err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
 	}
 }
