@@ -98,6 +98,7 @@ func (s *Shard) poll() {
 	}
 	waiter, _ := s.queue.(link.Waiter)
 	idle := idler{shard: s, waiter: waiter}
+	turns := newTurns(s.clock)
 	c := &s.counters
 	var now int64
 	busy := false // the last poll found frames
@@ -137,6 +138,7 @@ func (s *Shard) poll() {
 		s.handlers.Run()
 		// So that the answers of the readers that were woken leave with this flush.
 		gsync.Goyield()
+		turns.give(now)
 		s.engine.FinishPoll()
 		s.link.FinishPoll(n + m)
 		s.engine.Resume()
