@@ -29,21 +29,13 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 	if !ok {
 		return nil, fmt.Errorf("filter: its attachment has no descriptor: %w", errors.ErrUnsupported)
 	}
-	var objects struct {
-		Ingress *ebpf.Program `ebpf:"tpa_ingress"`
-		Tap     *ebpf.Program `ebpf:"tpa_tap"`
-	}
-	spec, err := loadFilter()
-	if err != nil {
-		return nil, err
-	}
-	m := &f.maps
-	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		"addrs": m.Addrs, "allowed": m.Allowed, "cookies": m.Cookies, "dials": m.Dials, "flows": m.Flows, "fragments": m.Fragments,
-		"frames": m.Frames, "nat_ports": m.NatPorts, "natted": m.Natted, "ports": m.Ports, "sockets": m.Sockets, "syn_ports": m.SynPorts,
-	}})
+	ingress, err := f.loadLocked(filterProgTpaIngress)
 	if err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
+	}
+	tap, err := f.loadLocked(filterProgTpaTap)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("filter: %w", err), ingress.Close())
 	}
 	var behind ebpflink.Link
 	copied := -1
@@ -51,8 +43,8 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 		if err == nil {
 			return
 		}
-		objects.Ingress.Close()
-		objects.Tap.Close()
+		ingress.Close()
+		tap.Close()
 		if behind != nil {
 			behind.Close()
 		}
@@ -64,17 +56,17 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	if err = f.there(func() (err error) {
-		behind, err = ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: f.index, Program: objects.Ingress, Attach: ebpf.AttachTCXIngress})
+		behind, err = ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: f.index, Program: ingress, Attach: ebpf.AttachTCXIngress})
 		return err
 	}); err != nil {
 		return nil, fmt.Errorf("filter: attach behind XDP: %w", err)
 	}
-	if err = open(objects.Tap.FD()); err != nil {
+	if err = open(tap.FD()); err != nil {
 		return nil, err
 	}
 	// Frames pass on from XDP where their queue has no socket.
 	for queue := range MaxQueues {
-		_ = m.Sockets.Delete(uint32(queue))
+		_ = f.maps.Sockets.Delete(uint32(queue))
 	}
 	f.answerNoneLocked() // until the next call of Answer, which finds the filter where it is
 	if f.behind != nil {
@@ -87,6 +79,7 @@ func (f *Filter) StepAside(open func(tap int) error) (attachment *os.File, err e
 		f.pin.leave()
 		f.pin = nil
 	}
-	f.attached, f.program, f.tap, f.mode = behind, objects.Ingress, objects.Tap, Ingress
+	f.attached, f.program, f.tap, f.mode = behind, ingress, tap, Ingress
+	f.answers, f.apart = false, false
 	return os.NewFile(uintptr(copied), "XDP"), nil
 }

@@ -23,8 +23,9 @@ const (
 // the cookie again. SYNs that are not sound, and those with data, are dropped. At
 // most MaxSYNPorts ports can be named.
 //
-// The maps and programs go with the filter. Where the interface is a veth in native
-// mode, it needs Linux 6.6, and the first call waits for the kernel, some 10 ms.
+// The maps and programs go with the filter. The first call has the kernel verify the
+// program that answers, which takes some 50 ms. Where the interface is a veth in native
+// mode, it needs Linux 6.6.
 func (f *Filter) Answer(c *link.SYNCookies) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -37,10 +38,8 @@ func (f *Filter) Answer(c *link.SYNCookies) error {
 	if len(c.Ports) > MaxSYNPorts {
 		return fmt.Errorf("filter: %d ports with SYN cookies: want at most %d", len(c.Ports), MaxSYNPorts)
 	}
-	if f.behind != nil && f.answerer == nil {
-		if err := f.attachAnswererLocked(); err != nil {
-			return fmt.Errorf("filter: attach what answers SYNs: %w", err)
-		}
+	if err := f.answerLocked(); err != nil {
+		return fmt.Errorf("filter: attach what answers SYNs: %w", err)
 	}
 	had := f.cookies
 	if had == nil {
@@ -96,9 +95,41 @@ func (f *Filter) answerNoneLocked() error {
 	return err
 }
 
+// answerLocked sees to it that a program that answers SYNs is attached: in the place of
+// the one that does not, or behind it. It stays where it took the place.
+func (f *Filter) answerLocked() error {
+	switch {
+	case f.apart && f.answerer == nil:
+		return f.attachAnswererLocked()
+	case f.apart || f.answers:
+		return nil
+	}
+	name := filterProgTpaFilterSyn
+	if f.mode == Ingress {
+		name = filterProgTpaIngressSyn
+	}
+	program, err := f.loadLocked(name)
+	if err != nil {
+		return err
+	}
+	if err := f.attached.Update(program); err != nil {
+		return errors.Join(err, program.Close())
+	}
+	f.program.Close()
+	f.program, f.answers = program, true
+	return nil
+}
+
 // attachAnswererLocked attaches tpa_answer behind XDP. Not before there are cookies:
 // whatever is there costs each of the kernel's frames 0.1 µs.
 func (f *Filter) attachAnswererLocked() error {
+	if f.behind == nil {
+		program, err := f.loadLocked(filterProgTpaAnswer)
+		if err != nil {
+			return err
+		}
+		f.behind = program
+	}
 	return f.there(func() (err error) {
 		f.answerer, err = ebpflink.AttachTCX(ebpflink.TCXOptions{
 			Interface: f.index, Program: f.behind, Attach: ebpf.AttachTCXIngress,

@@ -28,12 +28,16 @@
 // answers them itself, with a cookie that TCP will know, or drops them. A flood
 // of them then costs this process nothing.
 //
-// There are four programs around these decisions. tpa_filter runs as XDP and
+// The programs around these decisions are these. tpa_filter runs as XDP and
 // hands our frames to AF_XDP sockets. It sends its answers by itself, too, unless
 // the driver may lose them (veth): tpa_answer, behind XDP, then does that. Where
 // the interface's XDP is in use, the other two do its work: tpa_tap is the socket
 // filter of a packet socket, which gets a copy of our frames, and tpa_ingress,
 // right behind it, keeps the kernel from seeing them, too.
+//
+// tpa_filter and tpa_ingress answer no SYNs: the kernel takes as long to verify what
+// does as for all else. tpa_filter_syn and tpa_ingress_syn are the same with it, and
+// take their places when there are SYNs to answer, as tpa_answer does then.
 //
 // The file includes no headers: what it needs of the kernel's interface is below,
 // so that the object depends on the compiler alone.
@@ -847,8 +851,7 @@ static inline int answered_behind(void)
 }
 
 
-SEC("xdp")
-int tpa_filter(struct xdp_md *ctx)
+static inline int filter(struct xdp_md *ctx, const int answers)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	union syn syn = {};
@@ -864,7 +867,7 @@ int tpa_filter(struct xdp_md *ctx)
 	if (action == ANSWERED) {
 		if (answered_behind())
 			return XDP_PASS;
-		__u32 sound = check_xdp(ctx);
+		__u32 sound = answers ? check_xdp(ctx) : 0;
 		if (sound) {
 			int size = end - data, len = answer_xdp(ctx, sound);
 			if (len && bpf_xdp_adjust_tail(ctx, len - size) == 0) {
@@ -883,6 +886,12 @@ int tpa_filter(struct xdp_md *ctx)
 	count(xdp == XDP_REDIRECT ? REDIRECTED : NO_SOCKET);
 	return xdp;
 }
+
+SEC("xdp")
+int tpa_filter(struct xdp_md *ctx) { return filter(ctx, 0); }
+
+SEC("xdp")
+int tpa_filter_syn(struct xdp_md *ctx) { return filter(ctx, 1); }
 
 // The headers of a packet, of whose data only some may lie in one piece.
 struct head {
@@ -947,13 +956,21 @@ int tpa_answer(struct __sk_buff *skb)
 	return classify_packet(skb, &syn) == ANSWERED ? answer_packet(skb) : TCX_NEXT;
 }
 
-SEC("tc")
-int tpa_ingress(struct __sk_buff *skb)
+static inline int ingress(struct __sk_buff *skb, const int answers)
 {
 	union syn syn = {};
 	enum action action = classify_packet(skb, &syn);
-	if (action == ANSWERED)
-		return answer_packet(skb);
+	if (action == ANSWERED) {
+		if (answers)
+			return answer_packet(skb);
+		action = DROPPED;
+	}
 	count(action);
 	return action == REDIRECTED || action == DROPPED || action == NOT_ALLOWED ? TCX_DROP : TCX_NEXT;
 }
+
+SEC("tc")
+int tpa_ingress(struct __sk_buff *skb) { return ingress(skb, 0); }
+
+SEC("tc")
+int tpa_ingress_syn(struct __sk_buff *skb) { return ingress(skb, 1); }

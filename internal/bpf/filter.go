@@ -45,11 +45,11 @@ const (
 // All methods may be called by anyone at any time; what they change holds from
 // the next frame on.
 type Filter struct {
-	mode    Mode
-	index   int           // of the interface
-	program *ebpf.Program // attached
-	// behind is tpa_answer, nil where XDP answers SYNs by itself.
-	behind *ebpf.Program
+	mode      Mode
+	index     int  // of the interface
+	fragments bool // see Options
+	// apart: tpa_answer answers SYNs, behind XDP.
+	apart bool
 	// namespace is that of the interface.
 	namespace netns.NsHandle
 	// pin is where the link is pinned, nil where it is not.
@@ -58,6 +58,8 @@ type Filter struct {
 	// mu guards the following fields.
 	mu       sync.Mutex
 	maps     filterMaps
+	program  *ebpf.Program // attached
+	answers  bool          // it answers SYNs by itself
 	tap      *ebpf.Program // with AttachIngress, else nil
 	attached ebpflink.Link
 	rows     map[netip.Addr]*row
@@ -65,6 +67,7 @@ type Filter struct {
 	cookies  *link.SYNCookies // what Answer was called with last
 	allowed  map[filterPrefix]bool
 	dials    [words]uint64 // a bit for each port that we dial from
+	behind   *ebpf.Program // tpa_answer, nil before it is needed
 	answerer ebpflink.Link // behind, attached while there are cookies
 	final    Counts
 	closed   bool
@@ -161,7 +164,7 @@ func open(index int, veth bool, o Options, place ebpflink.Link) (_ *Filter, notN
 		}
 		o.Mode, o.Fragments = mode, false
 	}
-	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), index: index}
+	f := &Filter{namespace: netns.None(), rows: make(map[netip.Addr]*row), index: index, fragments: o.Fragments}
 	// First the lock: loading takes its time.
 	if f.pin, err = openPin(index, o.Pinned); err != nil {
 		return nil, nil, err
@@ -169,7 +172,6 @@ func open(index int, veth bool, o Options, place ebpflink.Link) (_ *Filter, notN
 	var objects struct {
 		filterMaps
 		Program *ebpf.Program `ebpf:"tpa_filter"`
-		Answer  *ebpf.Program `ebpf:"tpa_answer"`
 	}
 	if err := load(&objects, o.Fragments); err != nil {
 		if f.pin != nil {
@@ -182,20 +184,16 @@ func open(index int, veth bool, o Options, place ebpflink.Link) (_ *Filter, notN
 		err = f.allowAll()
 	}
 	if err != nil {
-		objects.Answer.Close()
 		return nil, nil, errors.Join(err, f.free())
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.free())
+			return
 		}
 		// A veth sends what XDP sends only to a peer that has NAPI (GRO, or XDP of its
 		// own), and else loses it.
-		if err != nil || !veth || f.mode != Native {
-			objects.Answer.Close()
-			return
-		}
-		f.behind = objects.Answer
+		f.apart = veth && f.mode == Native
 	}()
 	if place != nil {
 		f.mode = mode
@@ -357,19 +355,53 @@ func OpenIngress(name string) (*Filter, error) {
 	return f, nil
 }
 
-// load loads the programs and maps that objects names. fragments says so of tpa_filter.
+// load loads the programs that objects names, and the maps. fragments says so of the
+// program for XDP.
 func load(objects any, fragments bool) error {
 	// Before Linux 5.11, maps count as locked memory. Where the limit cannot be
 	// lifted, loading says so.
 	_ = rlimit.RemoveMemlock()
-	spec, err := loadFilter()
+	spec, err := specify(fragments)
 	if err != nil {
 		return err
 	}
-	if fragments {
-		spec.Programs[filterProgTpaFilter].Flags |= unix.BPF_F_XDP_HAS_FRAGS
-	}
 	return spec.LoadAndAssign(objects, nil)
+}
+
+// loadLocked loads a program more, with the maps that there are.
+func (f *Filter) loadLocked(name string) (*ebpf.Program, error) {
+	spec, err := specify(f.fragments)
+	if err != nil {
+		return nil, err
+	}
+	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	m := &f.maps
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"addrs": m.Addrs, "allowed": m.Allowed, "cookies": m.Cookies, "dials": m.Dials, "flows": m.Flows, "fragments": m.Fragments,
+		"frames": m.Frames, "nat_ports": m.NatPorts, "natted": m.Natted, "ports": m.Ports, "sockets": m.Sockets, "syn_ports": m.SynPorts,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close() // its maps are copies
+	return c.DetachProgram(name), nil
+}
+
+// specify returns all programs and maps.
+func specify(fragments bool) (*ebpf.CollectionSpec, error) {
+	spec, err := loadFilter()
+	if err != nil {
+		return nil, err
+	}
+	// The kernel takes no types for a map of sockets, and 10 ms to say so.
+	sockets := spec.Maps[filterMapSockets]
+	sockets.Key, sockets.Value = nil, nil
+	if fragments {
+		for _, name := range []string{filterProgTpaFilter, filterProgTpaFilterSyn} {
+			spec.Programs[name].Flags |= unix.BPF_F_XDP_HAS_FRAGS
+		}
+	}
+	return spec, nil
 }
 
 // number returns the kernel's number for a program, 0 before Linux 4.13.
@@ -393,7 +425,11 @@ func (f *Filter) Mode() Mode { return f.mode }
 func (f *Filter) String() string { return fmt.Sprintf("XDP filter, %v", f.mode) }
 
 // Program returns the kernel's number of the attached program.
-func (f *Filter) Program() ebpf.ProgramID { return number(f.program) }
+func (f *Filter) Program() ebpf.ProgramID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return number(f.program)
+}
 
 // SetSocket makes fd the socket of a receive queue.
 func (f *Filter) SetSocket(queue, fd int) error {

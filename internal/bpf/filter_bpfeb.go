@@ -60,22 +60,24 @@ type filterPrefix struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	filterMapAddrs       = "addrs"
-	filterMapAllowed     = "allowed"
-	filterMapCookies     = "cookies"
-	filterMapDials       = "dials"
-	filterMapFlows       = "flows"
-	filterMapFragments   = "fragments"
-	filterMapFrames      = "frames"
-	filterMapNatPorts    = "nat_ports"
-	filterMapNatted      = "natted"
-	filterMapPorts       = "ports"
-	filterMapSockets     = "sockets"
-	filterMapSynPorts    = "syn_ports"
-	filterProgTpaAnswer  = "tpa_answer"
-	filterProgTpaFilter  = "tpa_filter"
-	filterProgTpaIngress = "tpa_ingress"
-	filterProgTpaTap     = "tpa_tap"
+	filterMapAddrs          = "addrs"
+	filterMapAllowed        = "allowed"
+	filterMapCookies        = "cookies"
+	filterMapDials          = "dials"
+	filterMapFlows          = "flows"
+	filterMapFragments      = "fragments"
+	filterMapFrames         = "frames"
+	filterMapNatPorts       = "nat_ports"
+	filterMapNatted         = "natted"
+	filterMapPorts          = "ports"
+	filterMapSockets        = "sockets"
+	filterMapSynPorts       = "syn_ports"
+	filterProgTpaAnswer     = "tpa_answer"
+	filterProgTpaFilter     = "tpa_filter"
+	filterProgTpaFilterSyn  = "tpa_filter_syn"
+	filterProgTpaIngress    = "tpa_ingress"
+	filterProgTpaIngressSyn = "tpa_ingress_syn"
+	filterProgTpaTap        = "tpa_tap"
 )
 
 // loadFilter returns the embedded CollectionSpec for filter.
@@ -120,10 +122,12 @@ type filterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterProgramSpecs struct {
-	TpaAnswer  *ebpf.ProgramSpec `ebpf:"tpa_answer"`
-	TpaFilter  *ebpf.ProgramSpec `ebpf:"tpa_filter"`
-	TpaIngress *ebpf.ProgramSpec `ebpf:"tpa_ingress"`
-	TpaTap     *ebpf.ProgramSpec `ebpf:"tpa_tap"`
+	TpaAnswer     *ebpf.ProgramSpec `ebpf:"tpa_answer"`
+	TpaFilter     *ebpf.ProgramSpec `ebpf:"tpa_filter"`
+	TpaFilterSyn  *ebpf.ProgramSpec `ebpf:"tpa_filter_syn"`
+	TpaIngress    *ebpf.ProgramSpec `ebpf:"tpa_ingress"`
+	TpaIngressSyn *ebpf.ProgramSpec `ebpf:"tpa_ingress_syn"`
+	TpaTap        *ebpf.ProgramSpec `ebpf:"tpa_tap"`
 }
 
 // filterMapSpecs contains maps before they are loaded into the kernel.
@@ -211,17 +215,21 @@ type filterVariables struct {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterPrograms struct {
-	TpaAnswer  *ebpf.Program `ebpf:"tpa_answer"`
-	TpaFilter  *ebpf.Program `ebpf:"tpa_filter"`
-	TpaIngress *ebpf.Program `ebpf:"tpa_ingress"`
-	TpaTap     *ebpf.Program `ebpf:"tpa_tap"`
+	TpaAnswer     *ebpf.Program `ebpf:"tpa_answer"`
+	TpaFilter     *ebpf.Program `ebpf:"tpa_filter"`
+	TpaFilterSyn  *ebpf.Program `ebpf:"tpa_filter_syn"`
+	TpaIngress    *ebpf.Program `ebpf:"tpa_ingress"`
+	TpaIngressSyn *ebpf.Program `ebpf:"tpa_ingress_syn"`
+	TpaTap        *ebpf.Program `ebpf:"tpa_tap"`
 }
 
 func (p *filterPrograms) Close() error {
 	return _FilterClose(
 		p.TpaAnswer,
 		p.TpaFilter,
+		p.TpaFilterSyn,
 		p.TpaIngress,
+		p.TpaIngressSyn,
 		p.TpaTap,
 	)
 }

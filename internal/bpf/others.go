@@ -54,7 +54,7 @@ func (f *Filter) Others(port uint16) ([]link.Flow, error) {
 func (f *Filter) programs() []ebpf.ProgramID {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	own := []ebpf.ProgramID{f.Program()}
+	own := []ebpf.ProgramID{number(f.program)}
 	if f.answerer != nil {
 		if info, err := f.answerer.Info(); err == nil {
 			own = append(own, info.Program)

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/internal/netdevgenl"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/netdev"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
@@ -95,8 +96,8 @@ func Open(cfg Config) (_ *Device, err error) {
 	if receive, err = moreQueues(cfg, attrs, receive); err != nil {
 		return nil, errSocket(attrs.Name, receive, err)
 	}
-	if facts.harm() != "" {
-		cfg.Copy = true
+	if facts.harm() != "" || facts.device != nil && !facts.device.Features.Has(netdevgenl.ZeroCopy) {
+		cfg.Copy = true // xp_assign_dev would say so, once the memory is there
 	} else if drivers[plan.Driver].addsQueues && receive > plan.Queues {
 		cfg.Copy, plan.Copies = true, cmp.Or(plan.Copies, staleQueues)
 	}

@@ -3,12 +3,15 @@ package coexistence
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/testnet"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/packet"
@@ -123,4 +126,51 @@ func connect(b *testing.B, from, to *testnet.Host, addr string) net.Conn {
 	}
 	b.Cleanup(func() { c.Close() })
 	return c
+}
+
+// BenchmarkFirstDial is a program's first connection to another host, from the start of
+// its runtime on.
+func BenchmarkFirstDial(b *testing.B) {
+	for _, dev := range []string{"kernel", "xdp:", "packet:"} {
+		b.Run(dev, func(b *testing.B) {
+			testnet.Need(b, testnet.Root)
+			n := testnet.New(b)
+			client, server := n.Host("client"), n.Host("server")
+			ci, si := n.Connect(client, server, testnet.Wire{})
+			addr := netip.AddrPortFrom(si.IPv4.Addr(), port).String()
+			var ln net.Listener
+			server.Do(func() {
+				var err error
+				if ln, err = net.Listen("tcp", addr); err != nil {
+					b.Fatal(err)
+				}
+			})
+			b.Cleanup(func() { ln.Close() })
+			go echoserver.Run(ln)
+			client.Do(func() {
+				for b.Loop() {
+					if dev == "kernel" {
+						c, err := net.Dial("tcp", addr)
+						if err != nil {
+							b.Fatal(err)
+						}
+						c.Close()
+						continue
+					}
+					rt, err := accel.New(accel.Config{Device: dev + ci.Name, Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler)})
+					if err != nil {
+						b.Fatal(err)
+					}
+					c, err := (&accel.Dialer{Runtime: rt}).DialContext(b.Context(), "tcp", addr)
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.StopTimer()
+					c.Close()
+					rt.Close()
+					b.StartTimer()
+				}
+			})
+		})
+	}
 }
