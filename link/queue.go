@@ -42,7 +42,15 @@ const (
 	Good
 	// Bad: one of them is wrong. The frame must be dropped and counted.
 	Bad
+	// Partial: the frame comes from this machine's kernel or the virtual machine's host,
+	// which left the TCP checksum to a device that never came (CHECKSUM_PARTIAL). It is as
+	// right as Good, but the field holds the sum of the pseudo-header: it has to be filled
+	// in before anybody checks it.
+	Partial
 )
+
+// Right tells whether there is nothing left to check.
+func (s ChecksumStatus) Right() bool { return s == Good || s == Partial }
 
 // A Frame is one received Ethernet frame.
 type Frame struct {

@@ -153,7 +153,7 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 			g.c.Slow(f, &s.Key)
 			continue
 		}
-		if f.Checksum != link.Good && !s.ChecksumsRight() {
+		if !f.Checksum.Right() && !s.ChecksumsRight() {
 			g.c.Link.CountBadChecksum()
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/counter"
+	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -181,6 +182,9 @@ func (e *Endpoint) Deliver(f *link.Frame) {
 	if dst := link.MAC(b); dst != e.mac && !dst.Multicast() {
 		e.stats.rxNotOurs.Add(1)
 		return
+	}
+	if f.Checksum == link.Partial {
+		offload.Complete(b) // the stack checks
 	}
 	payload := b[link.EthernetHeaderLen:]
 	switch etherType := uint16(b[12])<<8 | uint16(b[13]); etherType {

@@ -12,6 +12,7 @@ import (
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/internal/prefetch"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/syncookie"
@@ -119,7 +120,7 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 				first := e == nil && flags&(flow.Unusual|ack|fin) == syn
 				ok := e != nil && !e.current().Over()
 				waits := !ok && g.p.waits.has(&s.Key)
-				if (ok || first || waits) && f.Checksum != link.Good && !s.ChecksumsRight() {
+				if (ok || first || waits) && !f.Checksum.Right() && !s.ChecksumsRight() {
 					g.c.Link.CountBadChecksum()
 					continue
 				}
@@ -135,6 +136,10 @@ func (g *Engine) Receive(frames []link.Frame) (fast int) {
 				if waits && g.p.old(s) {
 					fast++
 					continue
+				}
+				if f.Checksum == link.Partial {
+					offload.Complete(f.Data) // others check
+					f.Checksum = link.Good
 				}
 				if g.p.passages.Load() != nil && (g.c.Elsewhere == nil || !g.c.Elsewhere(&s.Key)) && g.p.passOn(s) {
 					continue

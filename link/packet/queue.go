@@ -12,6 +12,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/bpf"
 	"github.com/gotpa/tpa/internal/checksum"
+	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"github.com/gotpa/tpa/link/internal/sleeper"
@@ -168,8 +169,10 @@ func (q *Queue) Receive(frames []link.Frame) (int, error) {
 		}
 		switch {
 		case status&unix.TP_STATUS_CSUMNOTREADY != 0:
-			// Its sender left TCP's checksum to a device that never came.
-			f.Checksum = bpf.Complete(f.Data)
+			// Its sender left the checksum to a device that never came.
+			if offload.Partial(f.Data) {
+				f.Checksum = link.Partial
+			}
 		case status&unix.TP_STATUS_CSUM_VALID != 0 && goodHeader(f.Data):
 			// The device has checked TCP's checksum, not the header's.
 			f.Checksum = link.Good

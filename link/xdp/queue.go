@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/gotpa/tpa/internal/bpf"
+	"github.com/gotpa/tpa/internal/offload"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/internal/packetsocket"
 	"golang.org/x/sys/unix"
@@ -153,8 +154,8 @@ func (q *Queue) receive(s *socket, frames []link.Frame) int {
 		}
 		frames[n].Data = data
 		frames[n].Checksum = link.Unchecked
-		if !q.zeroCopy {
-			frames[n].Checksum = bpf.Complete(frames[n].Data)
+		if !q.zeroCopy && offload.Partial(data) {
+			frames[n].Checksum = link.Partial
 		}
 		bytes += len(data)
 		n++

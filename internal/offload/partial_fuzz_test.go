@@ -1,4 +1,4 @@
-package bpf
+package offload
 
 import (
 	"bytes"
@@ -7,21 +7,20 @@ import (
 	"testing"
 
 	"github.com/gotpa/tpa/internal/testframe"
-	"github.com/gotpa/tpa/link"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
-// FuzzComplete: no frame makes complete panic; it changes nothing but the
-// checksum field of frames that it calls good, and those have a right one then.
-func FuzzComplete(f *testing.F) {
+// FuzzPartial: no frame makes it panic; Complete changes nothing but the checksum field
+// of frames for which Partial holds, and those have a right one then.
+func FuzzPartial(f *testing.F) {
 	ends := func(a netip.Addr) []byte {
 		s := testframe.TCP{Src: netip.AddrPortFrom(a, 1), Dst: netip.AddrPortFrom(a, 2), Payload: make([]byte, 6), Sum: testframe.Partial}
 		return s.Frame()
 	}
 	v4, v6 := ends(netip.IPv4Unspecified()), ends(netip.IPv6Unspecified())
 	for _, frame := range [][]byte{v4, v6} {
-		if Complete(bytes.Clone(frame)) != link.Good {
-			f.Fatalf("did not complete %x", frame)
+		if !Partial(frame) {
+			f.Fatalf("not partial: %x", frame)
 		}
 	}
 	for _, frame := range [][]byte{nil, v4, v4[:54], v4[:53], v6, v6[:74], v6[:73]} {
@@ -29,10 +28,14 @@ func FuzzComplete(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		before := bytes.Clone(frame)
-		status := Complete(frame)
-		if status != link.Good {
+		partial := Partial(frame)
+		if !bytes.Equal(frame, before) {
+			t.Fatalf("Partial changed\n%x to\n%x", before, frame)
+		}
+		Complete(frame)
+		if !partial {
 			if !bytes.Equal(frame, before) {
-				t.Fatalf("changed a frame that is not good:\n%x\n%x", before, frame)
+				t.Fatalf("changed a frame that is not partial:\n%x\n%x", before, frame)
 			}
 			return
 		}
