@@ -63,7 +63,7 @@ func lookUp(key string) (Setting, bool) {
 // changes are made from it.
 var settings = []Setting{
 	word("device", "TPA_DEV", "Device", func(c *Config) *string { return &c.Device },
-		"eth0 (by AF_XDP, or a packet socket where XDP is in use), xdp:eth0 or packet:eth0 (only that), net_… (a virtual device of DPDK), 0000:3b:00.0 (PCI, by DPDK)",
+		"eth0 (by AF_XDP, or a packet socket where that is faster or XDP is in use), xdp:eth0 or packet:eth0 (only that), net_… (a virtual device of DPDK), 0000:3b:00.0 (PCI, by DPDK)",
 		"none: falls back", "the network device"),
 	form("steering", "TPA_STEERING", "Steering", func(c *Config) *Steering { return &c.Steering }, steerings.want(), "auto",
 		"how our flows come here on devices of DPDK that the kernel has, too; see nics.md"),

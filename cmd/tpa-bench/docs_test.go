@@ -391,7 +391,7 @@ func serveQuickStart(t *testing.T, c *exec.Cmd) {
 		}
 	}
 	go io.Copy(io.Discard, r)
-	if want := `accelerating device=veth0 driver=veth mode="XDP native, copy"`; !strings.Contains(seen.String(), want) {
+	if want := `accelerating device=veth0 driver=veth mode="packet socket"`; !strings.Contains(seen.String(), want) {
 		t.Errorf("it logged\n%swant %s", seen.String(), want)
 	}
 }

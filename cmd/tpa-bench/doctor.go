@@ -180,6 +180,9 @@ func (m *host) examine(dev string) ([]finding, best) {
 	case xdp && len(usable) > 0 && usable[0].plan != nil && !usable[0].native() && m.hasLinux(6, 6):
 		n := usable[0]
 		return all, best{modePacket, "a packet socket on " + n.name + ", whose driver does not run XDP as it is", "TPA_DEV=" + n.name}
+	case xdp && len(usable) > 0 && usable[0].plan != nil && usable[0].plan.Slower != "" && m.hasLinux(6, 6):
+		n := usable[0]
+		return all, best{modePacket, "a packet socket on " + n.name + ", faster here than AF_XDP", "TPA_DEV=" + n.name}
 	case xdp && len(usable) > 0:
 		n := usable[0]
 		return all, best{modeXDP, "AF_XDP on " + n.name + ", shared with the kernel", fmt.Sprintf("TPA_DEV=%s TPA_QUEUES=%d", n.name, max(1, min(n.queues, m.cpus-1)))}
@@ -570,6 +573,10 @@ func (n *iface) program() finding {
 		return f
 	}
 	p := n.plan
+	if p != nil && p.Slower != "" {
+		f.Found = fmt.Sprintf("from Linux 6.6 on a packet socket takes its place: %s; TPA_DEV=xdp:%s insists on %v", p.Slower, n.name, p)
+		return f
+	}
 	if p == nil {
 		f.State, f.Found = stateNote, "unknown"
 		f.Consequence = "what AF_XDP makes of it shows when it starts"

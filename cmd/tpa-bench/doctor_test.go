@@ -131,6 +131,15 @@ func TestDoctor(t *testing.T) {
 				e.plan.Attach, e.plan.NotNative, e.plan.Remedy = xdp.AttachGeneric, "the driver does not run XDP", "use another"
 			})
 		}, []string{"eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
+		{"a packet socket is faster", func(m *host) {
+			without(m, "sys/bus/pci")
+			kernel(m, func(e *ethernet) { e.plan.Slower = "a veth pair copies" })
+		}, nil, modeXDP, "TPA_DEV=eth0 TPA_QUEUES=2"},
+		{"a packet socket is faster, Linux 6.6", func(m *host) {
+			without(m, "sys/bus/pci")
+			set(m, "proc/sys/kernel/osrelease", "6.6.0")
+			kernel(m, func(e *ethernet) { e.plan.Slower = "a veth pair copies" })
+		}, nil, modePacket, "TPA_DEV=eth0"},
 		{"a rootless container", func(m *host) {
 			without(m, "sys/bus/pci")
 			set(m, "proc/self/uid_map", "0 1000 1")

@@ -27,6 +27,8 @@ type driver struct {
 	// as after a kill, is not taken from the driver (virtnet_xsk_pool_disable), and the
 	// next program that is attached brings the kernel down.
 	addsQueues bool
+	// slower is why a packet socket is faster, "" where it is not.
+	slower string
 	// traps is what else a user of the driver should know.
 	traps []string
 }
@@ -34,7 +36,8 @@ type driver struct {
 // drivers by name. What stands here is from the drivers' source and documents;
 // docs/nics.md says which of them has run.
 var drivers = map[string]driver{
-	"veth": {native: true, maxMTU: 3506}, // with packets of the peer, whose MTU counts: veth_xdp_set
+	// The MTU is that of the peer's packets: veth_xdp_set.
+	"veth": {native: true, maxMTU: 3506, slower: "a veth pair passes segments of 64 KB in one piece, which XDP has it copy in pieces of the MTU"},
 	// ENA_XDP_MAX_MTU; ena_xdp_allowed; "Only page size chunks are supported"
 	// (ena_xdp.c of Amazon's driver).
 	"ena": {native: true, pageChunks: true, maxMTU: 3498, halfQueues: true, traps: []string{

@@ -279,8 +279,8 @@ func TestPlanHolds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.Attach != tt.want || p.Driver != "veth" || p.ZeroCopy || p.Copies == "" || p.Queues != max(tt.wire.Queues, 1) {
-				t.Errorf("got plan %+v, want %v, copying, for veth", p, tt.want)
+			if p.Attach != tt.want || p.Driver != "veth" || p.ZeroCopy || p.Copies == "" || p.Slower == "" || p.Queues != max(tt.wire.Queues, 1) {
+				t.Errorf("got plan %+v, want %v, copying, slower than a packet socket, for veth", p, tt.want)
 			}
 			if attached(t, near) {
 				t.Error("asking attached a program")

@@ -48,6 +48,9 @@ type Plan struct {
 	// Queues are the receive queues in use, MaxQueues the most that the driver runs
 	// with XDP, 0 where that is not known.
 	Queues, MaxQueues int
+	// Slower is why a packet socket (link/packet) is faster than all this, "" where it is
+	// not.
+	Slower string
 	// Traps are what is known of the driver that may surprise, a sentence each.
 	Traps []string
 }
@@ -144,6 +147,7 @@ func (c Config) plan(f facts) Plan {
 	p := Plan{
 		Driver: f.driver.Name, Version: f.driver.Version, Told: f.device != nil,
 		MTU: f.mtu, MaxMTU: d.maxMTU, Attach: AttachNative, ChunkSize: d.chunkSize(f.mtu),
+		Slower: d.slower,
 		Queues: cmp.Or(f.channels.Receiving(), f.queues, 1), MaxQueues: f.channels.MaxReceiving(),
 	}
 	for _, t := range d.traps {

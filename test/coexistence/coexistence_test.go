@@ -197,17 +197,18 @@ func TestTwoServers(t *testing.T) {
 	var ports, servers []int
 	var processes []*process
 	var loads []*load
-	serve := func(port int) {
+	serve := func(port int, env ...string) {
 		t.Helper()
-		p := s.start(port)
+		p := s.start(port, env...)
 		processes = append(processes, p)
 		ports, servers = append(ports, port), append(servers, p.Process.Pid)
 		addr4, addr6 := at(s.si, port)
 		loads = append(loads, s.load(s.client, 4, addr4, ping), s.load(s.client, 4, addr6, ping))
 	}
-	for _, p := range []int{port, port + 1, port + 2} {
-		serve(p)
-	}
+	serve(port)
+	// One that chooses for itself, and one that would have AF_XDP.
+	serve(port+1, "TPA_DEV="+s.si.Name)
+	serve(port+2, "TPA_DEV="+s.si.Name, "TPA_XDP_BUSY_POLL=50us")
 	goOn := func(what string, loads []*load) {
 		t.Helper()
 		var from []int64

@@ -67,6 +67,47 @@ func (h *host) echoes(addr string) error {
 	return echo(c)
 }
 
+// TestDeviceChoice: a veth pair is shared by a packet socket, unless more queues than it
+// has or settings of AF_XDP are asked for; the log and the status say why.
+func TestDeviceChoice(t *testing.T) {
+	s := newSite(t, testnet.Wire{Queues: 2})
+	if len(ways()) == 1 {
+		t.Skip("no packet socket before Linux 6.6")
+	}
+	for _, tt := range []struct {
+		name   string
+		config accel.Config
+		mode   string
+	}{
+		{"nothing asked for", accel.Config{Device: s.si.Name}, "packet socket"},
+		{"AF_XDP", accel.Config{Device: "xdp:" + s.si.Name}, "XDP native, copy"},
+		{"two queues", accel.Config{Device: s.si.Name, Queues: 2}, "XDP native, copy"},
+		{"busy polling", accel.Config{Device: s.si.Name, XDP: accel.XDP{BusyPoll: 50 * time.Microsecond}}, "XDP native, copy"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := new(testnet.Output)
+			c := tt.config
+			c.Fallback, c.DebugSocket, c.Logger = accel.FallbackNever, "off", slog.New(slog.NewTextHandler(log, nil))
+			s.server.Do(func() {
+				rt, err := accel.New(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer rt.Close()
+				d := rt.Status().Device
+				if d.Mode != tt.mode {
+					t.Fatalf("got %+v, want mode %q", d, tt.mode)
+				}
+				const why = "64 KB in one piece"
+				chosen := strings.Contains(strings.Join(d.QueueModes, " "), why)
+				if want := tt.mode == "packet socket"; chosen != want || strings.Contains(log.String(), why) != want {
+					t.Errorf("queue modes are %q, want a reason: %v; log:\n%s", d.QueueModes, want, log)
+				}
+			})
+		})
+	}
+}
+
 // TestDeviceChanges: what befalls an interface from outside is survived, or Accept
 // fails and the runtime says that it accelerates no longer; a program that listens
 // anew then is served by the kernel.

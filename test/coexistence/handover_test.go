@@ -162,7 +162,7 @@ func number(t *testing.T, variable string, usual int) int {
 // while the one before has it and clients come and go. Nobody is refused, no
 // connection is lost.
 func TestHandOverUnderLoad(t *testing.T) {
-	for _, dev := range append([]string{""}, ways()[1:]...) {
+	for _, dev := range ways() {
 		t.Run("TPA_DEV="+dev, func(t *testing.T) {
 			s := newSite(t, testnet.Wire{})
 			addr4, addr6 := at(s.si, port)

@@ -68,7 +68,8 @@ func (s *site) launch(port int, env ...string) *process {
 func (s *site) run(cmd *exec.Cmd, port int, env ...string) *process {
 	s.Helper()
 	p := &process{Cmd: cmd, site: s, lines: make(chan string, 16)}
-	p.Env = append(append(os.Environ(), "TPA_DEV="+s.si.Name, "TPA_FALLBACK=never",
+	// By itself a server would choose a packet socket here.
+	p.Env = append(append(os.Environ(), "TPA_DEV=xdp:"+s.si.Name, "TPA_FALLBACK=never",
 		fmt.Sprintf("COEXISTENCE_SERVE=:%d", port)), env...)
 	p.Stderr = io.MultiWriter(os.Stderr, &p.log)
 	out, err := p.StdoutPipe()
