@@ -365,9 +365,11 @@ func (e *Endpoint) Close() {
 	case s == transport.StateTimeWait:
 		e.in.drop()
 		e.leaveLocked()
-	case e.linger == 0, e.in.len() > 0:
+	case e.in.len() > 0, e.linger == 0 && s != transport.StateClosing && s != transport.StateLastAck:
 		// RFC 1122 section 4.2.2.13: data that nobody will read is no clean end.
 		e.reset(&tcpip.ErrConnectionAborted{})
+	case e.linger == 0:
+		e.finish(transport.StateClosed, nil) // both ends have closed: RFC 9293 section 3.10.5
 	default:
 		e.in.drop()
 		if !e.finQueued {

@@ -252,7 +252,7 @@ func (e *Endpoint) receiveSynchronized(s *segment) {
 	switch {
 	case s.flags&rst != 0:
 		// RFC 5961 section 3: only the very next sequence number is believed.
-		if s.seq == e.receiveNext {
+		if s.seq == e.receiveNext || e.resetBeforeFIN(s) {
 			e.resetReceived()
 		} else {
 			e.challenge(s, now)
@@ -295,7 +295,7 @@ func (e *Endpoint) acceptable(s *segment) bool {
 	case n == 0 && room == 0:
 		return s.seq == e.receiveNext
 	case s.flags&rst != 0:
-		return s.seq-e.receiveNext < room // RFC 5961 section 3.2: silence outside
+		return s.seq-e.receiveNext < room || e.resetBeforeFIN(s) // RFC 5961 section 3.2: silence outside
 	case n == 0:
 		// One behind the window, too: so is the acknowledgement of a peer that has
 		// filled it, while something of that is missing.
@@ -310,6 +310,20 @@ func (e *Endpoint) acceptable(s *segment) bool {
 		return false
 	}
 	return s.seq-e.receiveNext < room || s.seq+n-1-e.receiveNext < room
+}
+
+// resetBeforeFIN tells whether a reset has the sequence number of the peer's FIN, which
+// has come: macOS sends such a one for what comes after its program has closed
+// (Linux, tcp_reset_check in net/ipv4/tcp_input.c).
+func (e *Endpoint) resetBeforeFIN(s *segment) bool {
+	if s.seq != e.receiveNext-1 {
+		return false
+	}
+	switch e.current() {
+	case transport.StateCloseWait, transport.StateLastAck, transport.StateClosing:
+		return true
+	}
+	return false
 }
 
 // challenge acknowledges a segment that is not believed (RFC 5961), as often as Linux

@@ -73,6 +73,12 @@ var closing = []scenario{
 	{clause: "RFC 9293 section 3.10.5", name: "closing with a linger time of 0 resets", steps: steps{
 		established(), linger(0), closeAll(), out("RA 1 ack 1"), gone("1"),
 	}},
+	{clause: "RFC 9293 section 3.10.5", name: "a linger time of 0 resets nothing after both FINs", steps: steps{
+		established(), in("FA 1 ack 1"), out("A 1 ack 2"), closeWrite(), out("FA 1 ack 2"), linger(0), closeAll(), quiet(100 * ms), gone("2"),
+	}},
+	{clause: "RFC 5961 section 3.2", name: "a reset with the number of the peer's FIN, as macOS sends it (Linux, tcp_reset_check)", steps: steps{
+		established(), in("FA 1 ack 1"), out("A 1 ack 2"), in("R 1"), gone("2"),
+	}},
 	{clause: "RFC 9293 section 3.10.5", name: "a linger time of 0 drops data in flight", steps: steps{
 		established(), write(1000), out("A 1:1001 ack 1"), linger(0), closeAll(), out("RA 1001 ack 1"), quiet(600 * ms),
 	}},

@@ -73,10 +73,13 @@ func (o observation) differs(p observation, m *move) bool {
 		o.ack, p.ack, o.sent, p.sent = 0, 0, 0, 0 // they are of some time before
 	}
 	if o.resets != "" && p.resets != "" {
-		o.ack, p.ack = 0, 0
+		o.ack, p.ack, o.sent, p.sent = 0, 0, 0, 0 // the resets have numbers of their own
 	}
 	if m.paced {
 		o.sent, p.sent = 0, 0
+		if o.resets != "" && p.resets != "" {
+			o.resets, p.resets = "", "" // they are where the sent ends
+		}
 	}
 	if m.late || m.paced {
 		o.answer, p.answer = false, false
@@ -605,31 +608,49 @@ func advanced(seen []observation, i int) bool { return i > 0 && seen[i].ack > se
 // or whether they may have parted before.
 func excused(moves []move, linux, tpa []observation) bool {
 	last := len(moves) - 1
-	shaken, answered, finished := false, false, false
+	shaken, stale, answered, finished, shut, half, ended := false, false, false, false, false, false, false
 	repeated := 0 // answers that acknowledged nothing new
 	ends := map[int64]bool{}
 	for i, m := range moves {
+		if half && finished && strings.HasPrefix(m.name, "write") {
+			return true // RFC 9293 section 3.10.7.4: a reset after both FINs is no error, in Linux it is
+		}
+		if shut && strings.HasPrefix(m.name, "close") {
+			return true // RFC 9293 section 3.8.6.1: our FIN probes a closed window, Linux has a probe of its own
+		}
 		for _, g := range m.segments {
 			data := g.end.v > g.seq.v
+			if g.win.set {
+				shut = g.win.v == 0
+			}
 			stamp, stamped := g.option("ts")
 			switch {
 			case i == 0:
 			case g.flags&flagS != 0 && !shaken:
 				return true // RFC 5961 section 4 or RFC 9293 section 3.10.7.4, fourth
+			case stale && !shaken:
+				return true // Linux answers what is old, and believes no echo of that answer's timestamp
+			case ended && g.flags&flagF != 0:
+				return true // the program has closed: Linux resets for a FIN behind a gap, as for data
+			case m.edge && !shaken:
+				return true // before the handshake is complete, Linux's window is larger than it tells
 			case g.flags&flagR != 0 && ends[g.seq.v] && linux[i-1].ack != g.seq.v:
 				return true // Linux believes a reset behind what came out of order, too
+			case finished && (data || g.flags&flagF != 0):
+				return true // behind a FIN: Linux resets, RFC 9293 has it ignored
+			case ended && g.flags&flagR != 0:
+				return true // the program has closed: Linux believes any reset in the window
 			case i < last:
 			case m.edge && g.seq.v == 0:
 				return true // RFC 9293 section 3.4: outside the window, Linux looks one further
 			case g.flags&(flagA|flagS|flagR) == 0:
 				return true // Linux does not look where such a segment lies
-			case finished && (data || g.flags&flagF != 0):
-				return true // behind a FIN: Linux resets, RFC 9293 has it ignored
-			case answered && (!data && g.flags&flagF == 0 || g.ack.v > max(linux[i].sent, 1)):
+			case answered && (!data && g.flags&flagF == 0 || g.flags&flagS != 0 || g.ack.v > max(linux[i].sent, 1) || g.ack.v < 1):
 				return true // what is owed, and the limit of RFC 5961 section 7: each stack counts others
 			case data && repeated >= 3 && !linux[i].answer:
 				return true // Linux waits for more
 			}
+			stale = stale || stamped && stamp.args[0].set && (stamp.args[0].v < 1000 || g.seq.v < 1)
 			shaken = shaken || g.flags&(flagA|flagS|flagR) == flagA && g.ack.v == 1 && g.seq.v == 1 && (!stamped || stamp.args[0].v >= 1000)
 			finished = finished || g.flags&flagF != 0
 			ends[g.end.v] = true
@@ -644,6 +665,8 @@ func excused(moves []move, linux, tpa []observation) bool {
 			}
 		}
 		answered = answered || m.late
+		half = half || m.name == "close for writing"
+		ended = ended || m.name == "close"
 	}
 	return false
 }
