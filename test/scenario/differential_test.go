@@ -647,7 +647,7 @@ func excused(moves []move, linux, tpa []observation) bool {
 				return true // Linux does not look where such a segment lies
 			case answered && (!data && g.flags&flagF == 0 || g.flags&flagS != 0 || g.ack.v > max(linux[i].sent, 1) || g.ack.v < 1):
 				return true // what is owed, and the limit of RFC 5961 section 7: each stack counts others
-			case data && repeated >= 3 && !linux[i].answer:
+			case (data || g.flags&flagF != 0) && repeated >= 3 && !linux[i].answer:
 				return true // Linux waits for more
 			}
 			stale = stale || stamped && stamp.args[0].set && (stamp.args[0].v < 1000 || g.seq.v < 1)
