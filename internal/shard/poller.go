@@ -11,23 +11,8 @@ import (
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
 	"github.com/gotpa/tpa/internal/counter"
+	"github.com/gotpa/tpa/internal/processor"
 	"github.com/gotpa/tpa/link"
-)
-
-const (
-	defaultSpin     = time.Millisecond
-	defaultMaxSleep = time.Millisecond
-	// deepSleep takes the place of the default MaxSleep when no frame has come for
-	// longIdle: an idle program costs a quarter of it then.
-	deepSleep, longIdle = 4 * time.Millisecond, time.Second
-	// defaultLongHandler is more than a garbage collection or another program on the
-	// processor takes, most of the time.
-	defaultLongHandler = 10 * time.Millisecond
-	// noSpin is a Polling.Spin so short that a poller sleeps at once.
-	noSpin = time.Nanosecond
-	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
-	// more exact than that.
-	firstSleep = 20 * time.Microsecond
 )
 
 // PollerStats tell what the poller did with its time.
@@ -85,7 +70,7 @@ func (s *Shard) panicked() {
 func (s *Shard) poll() {
 	if s.cpu >= 0 {
 		runtime.LockOSThread()
-		if err := pin(s.cpu); err != nil {
+		if err := processor.Pin(s.cpu); err != nil {
 			s.log.Warn("poller stays unpinned", "queue", s.index, "cpu", s.cpu, "err", err)
 		}
 		// Coroutines belong to the thread of the poller that made them, if it is locked.
@@ -97,8 +82,7 @@ func (s *Shard) poll() {
 		handed = make([]link.Frame, link.MaxBurst)
 	}
 	waiter, _ := s.queue.(link.Waiter)
-	idle := idler{shard: s, waiter: waiter}
-	turns := newTurns(s.clock)
+	idle, turns := processor.NewIdler(s.clock, waiter != nil), processor.NewTurns(s.clock)
 	c := &s.counters
 	var now int64
 	busy := false // the last poll found frames
@@ -123,10 +107,12 @@ func (s *Shard) poll() {
 			c.empty.Add(1)
 			s.link.Kick()
 			s.engine.Resume()
-			idle.pause(now)
+			if p := s.polling.Load(); !idle.Spin(now, p) {
+				s.sleep(waiter, &idle, now, p)
+			}
 			continue
 		}
-		idle.reset(now)
+		idle.Reset(now)
 		fast := s.engine.Receive(frames[:n])
 		if s.handover != nil {
 			if m > 0 {
@@ -138,7 +124,7 @@ func (s *Shard) poll() {
 		s.handlers.Run()
 		// So that the answers of the readers that were woken leave with this flush.
 		gsync.Goyield()
-		turns.give(now)
+		turns.Give(now)
 		s.engine.FinishPoll()
 		s.link.FinishPoll(n + m)
 		s.engine.Resume()
@@ -148,87 +134,31 @@ func (s *Shard) poll() {
 	}
 }
 
-// idler decides what a poller does when it found nothing.
-type idler struct {
-	shard   *Shard
-	waiter  link.Waiter
-	spinner spinner
-	// since is when the queue was first found empty, in nanoseconds as the clock
-	// has them, 0 while there is traffic.
-	since int64
-	sleep time.Duration
-}
-
-// reset ends the pause: frames came.
-func (i *idler) reset(now int64) {
-	if i.since != 0 {
-		i.spinner.ended(time.Duration(now - i.since))
-		i.since, i.sleep = 0, 0
-	}
-}
-
-// pause yields while the idle time is short, then sleeps: until a frame comes
-// where the queue can tell, else for times that double up to MaxSleep.
-func (i *idler) pause(now int64) {
-	s := i.shard
-	if i.since == 0 {
-		i.since = now
-	}
-	// In virtual time the clock stands still for as long as anybody runs.
-	polling := s.polling.Load()
-	if i.spinner.most != polling.Spin {
-		i.spinner = spinner{most: polling.Spin, fixed: i.waiter == nil} // it was changed
-	}
-	if spent := time.Duration(now - i.since); polling.Spin != noSpin && i.spinner.spin(spent) {
-		gsync.Goyield()
-		if spent >= yieldAfter {
-			i.yieldThread()
-		}
-		return
-	}
+// sleep has the poller sleep: until a frame comes where the queue can tell, else for
+// as long as idle says.
+func (s *Shard) sleep(waiter link.Waiter, idle *processor.Idler, now int64, p *processor.Policy) {
 	s.link.SetAsleep(true)
 	s.parked.Store(true)
 	s.clock.Stop()
 	s.counters.sleeps.Add(1)
 	switch {
 	case s.closing.Load(), s.handlers.Waiting(), s.handover != nil && s.handover.Waiting():
-	case i.waiter != nil:
+	case waiter != nil:
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
 		if s.link.Pending() || s.engine.Stalled() {
-			timeout = polling.MaxSleep
+			timeout = p.MaxSleep
 		}
-		i.waiter.Wait(timeout)
+		waiter.Wait(timeout)
 	default:
-		i.deepen(now, polling.MaxSleep)
 		select {
 		case <-s.wakeup:
-		case <-time.After(i.sleep):
+		case <-time.After(idle.Sleep(now, p)):
 		}
 	}
 	s.clock.Refresh()
 	s.link.SetAsleep(false)
 	s.parked.Store(false)
-}
-
-// yieldThread lets other threads have the processor, and finds out whether they
-// wanted it.
-func (i *idler) yieldThread() {
-	c := i.shard.clock
-	before := c.Refresh()
-	yieldThread()
-	if time.Duration(c.Refresh()-before) >= disturbance {
-		i.spinner.disturbed()
-	}
-}
-
-// deepen chooses the next sleep of a device that cannot wake its poller, which is
-// most at most, or more where that is the default.
-func (i *idler) deepen(now int64, most time.Duration) {
-	if i.shard.deepens.Load() && time.Duration(now-i.since) > longIdle {
-		most = deepSleep
-	}
-	i.sleep = min(max(2*i.sleep, firstSleep), most)
 }
 
 // pollerStats reads the counters.

@@ -25,6 +25,7 @@ import (
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/processor"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
@@ -43,7 +44,7 @@ type Options struct {
 	MTU        int
 	// CPU pins the poller, -1 does not.
 	CPU     int
-	Polling Polling
+	Polling processor.Polling
 	TCP     TCP
 	// Budget keeps the limits that the shards of a runtime share. Default: one of
 	// its own, that nobody keeps.
@@ -69,9 +70,7 @@ type Shard struct {
 	cpu     int
 	queue   link.Queue
 	mac     link.MAC
-	polling atomic.Pointer[Polling] // with defaults
-	// deepens: MaxSleep is the default, which sleeps exceed after a long pause.
-	deepens atomic.Bool
+	polling atomic.Pointer[processor.Policy]
 	tcp     TCP
 	log     *slog.Logger
 	onBreak func(error)
@@ -137,7 +136,7 @@ func New(o Options) (*Shard, error) {
 	if o.Router != nil {
 		s.link.SetRouter(o.Router)
 	}
-	if spin := s.polling.Load().Spin; spin >= 0 && spin < time.Microsecond {
+	if !s.polling.Load().Spins() {
 		s.link.NoNaps()
 	}
 	if err := s.makeStack(o); err != nil {
