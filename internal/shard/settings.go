@@ -3,16 +3,7 @@ package shard
 import (
 	"cmp"
 	"time"
-
-	"github.com/gotpa/tpa/internal/processor"
 )
-
-// SetPolling changes how the poller idles. Any goroutine may call it, before Start and
-// after.
-func (s *Shard) SetPolling(p processor.Polling) {
-	s.polling.Store(p.Policy())
-	s.wake() // it may sleep for long by the old ones
-}
 
 // TCP are settings of a shard's TCP stack.
 type TCP struct {
