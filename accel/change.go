@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/gotpa/tpa/internal/limits"
+	"github.com/gotpa/tpa/internal/processor"
 	"github.com/gotpa/tpa/internal/recorder"
-	"github.com/gotpa/tpa/internal/shard"
 	"github.com/gotpa/tpa/link"
 )
 
@@ -100,7 +100,7 @@ func (rt *Runtime) apply(c *Config) error {
 		}
 	}
 	for _, s := range rt.shards {
-		s.SetPolling(shard.Polling(c.Polling))
+		s.SetPolling(processor.Polling(c.Polling))
 	}
 	rt.budget.SetLimits(limits.Limits(c.Limits))
 	rt.events.SetLevel(c.LogLevel)

@@ -21,6 +21,7 @@ import (
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/processor"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/rss"
 	"github.com/gotpa/tpa/internal/shard"
@@ -177,7 +178,7 @@ func (rt *Runtime) start() (err error) {
 		}
 		s, err := shard.New(shard.Options{
 			Index: i, Device: info, Queue: dev.Queue(i), Neighbours: rt.neighbours, MTU: mtu,
-			CPU: cpu, Polling: shard.Polling(c.Polling), TCP: shardTCP(c.TCP), Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
+			CPU: cpu, Polling: processor.Polling(c.Polling), TCP: shardTCP(c.TCP), Zone: transport.Zone{Name: cmp.Or(c.Zone, info.Name)},
 			Budget: rt.budget, Random: c.Random, Recorder: rt.recorder, Router: router, Logger: rt.log, Broken: rt.fail,
 		})
 		if err != nil {

@@ -101,7 +101,7 @@ const (
 	wrongAck            // refuse it: it acknowledges what cannot be
 	oldTimestamp        // refuse it: it is from an earlier round of sequence numbers
 	oldSYN              // refuse it if the connection is in TIME-WAIT
-	stranger            // answer with a reset: the peer never heard our SYN
+	unsolicited         // answer with a reset: the peer never heard our SYN
 	oldWindow           // its window is not the newest
 	crossedSYN          // the SYN on it has come before
 )
@@ -109,9 +109,6 @@ const (
 const (
 	challengeEvery  = int64(transport.ChallengeInterval)
 	timestampsStale = int64(transport.TimestampsStale)
-	// quotedBytes is how much of our segment an ICMP error has at least (RFC 792):
-	// up to its sequence number.
-	quotedBytes = 8
 )
 
 func before(a, b uint32) bool { return int32(a-b) < 0 }
@@ -289,7 +286,7 @@ func (t *tracked) judge(h header.TCP, n uint32, now func() int64) action {
 		return pass
 	case t.phase == synSent:
 		if acks != t.iss+1 {
-			return stranger
+			return unsolicited
 		}
 		return pass
 	case t.phase == synReceived:
@@ -344,7 +341,7 @@ func (t *tracked) judgeSYN(h header.TCP) action {
 	seq, acks, acking := h.SequenceNumber(), h.AckNumber(), h.Flags()&header.TCPFlagAck != 0
 	switch {
 	case t.phase == synSent && acking && acks != t.iss+1:
-		return stranger
+		return unsolicited
 	case t.phase == synSent && acking:
 		t.hearSYN(h)
 		// Shifts count if both ends have sent one.
@@ -440,7 +437,7 @@ func (c *conntrack) deliver(to stack.TransportDispatcher, pkt *stack.PacketBuffe
 			break
 		}
 		return to.DeliverTransportPacket(proto, pkt)
-	case stranger:
+	case unsolicited:
 		c.acks.Add(1)
 		c.unclaimed(t.id, pkt)
 		return stack.TransportPacketHandled

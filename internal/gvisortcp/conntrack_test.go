@@ -118,7 +118,7 @@ func TestConntrack(t *testing.T) {
 		{"timestamps that were not agreed on", join(accepted(), theirs(pass, flagACK, 1, 1, 10, 1000, ts(200)...), theirs(pass, flagACK, 1, 1, 10, 1000, ts(100)...))},
 		{"broken options", join(accepted(), theirs(pass, flagACK, 1, 1, 10, 1000, 8, 10, 0, 0), theirs(pass, flagACK, 1, 1, 10, 1000, 254, 0, 0, 0), theirs(pass, flagACK, 1, 1, 10, 1000, 0, 8, 10, 1))},
 
-		{"SYN-SENT", moves{ours(flagSYN, 0, 0, 0, 2000), theirs(stranger, flagSYN|flagACK, 0, 2, 0, 1000), theirs(stranger, flagACK, 1, 0, 0, 1000), theirs(pass, flagRST|flagACK, 0, 2, 0, 0),
+		{"SYN-SENT", moves{ours(flagSYN, 0, 0, 0, 2000), theirs(unsolicited, flagSYN|flagACK, 0, 2, 0, 1000), theirs(unsolicited, flagACK, 1, 0, 0, 1000), theirs(pass, flagRST|flagACK, 0, 2, 0, 0),
 			theirs(pass, flagFIN, 0, 0, 0, 0), theirs(pass, flagACK, 1, 1, 0, 0), ours(flagSYN, 0, 0, 0, 2000), theirs(pass, flagSYN|flagACK, 0, 1, 0, 1000), theirs(wrongAck, flagACK, 1, 2, 0, 1000)}},
 		{"SYN-RECEIVED", moves{theirs(pass, flagSYN, 0, 0, 0, 1000), ours(flagSYN|flagACK, 0, 1, 0, 2000), theirs(pass, flagACK, 1, 77, 0, 1000), theirs(pass, flagSYN, 0, 0, 0, 1000), ours(flagSYN|flagACK, 0, 1, 0, 2000),
 			theirs(pass, flagACK, 9000, 1, 0, 1000), theirs(pass, flagACK, 1, 77, 0, 1000), theirs(pass, flagACK, 1, 1, 10, 1000), theirs(wrongAck, flagACK, 1, 77, 0, 1000)}},
@@ -133,7 +133,7 @@ func TestConntrack(t *testing.T) {
 			theirs(oldSYN, flagSYN, 5000, 0, 0, 1000, ts(199)...), theirs(pass, flagSYN, 5000, 0, 0, 1000, ts(200)...), theirs(pass, flagSYN, 5000, 0, 0, 1000))},
 		{"the ports are used again", join(accepted(ws(3)...), ours(flagACK|flagFIN, 1, 1, 0, 2000), theirs(pass, flagSYN, 70000, 0, 0, 1000, ws(5)...), ours(flagSYN|flagACK, 90000, 70001, 0, 2000, ws(3)...),
 			theirs(pass, flagACK, 70001, 90001, 0, 1000), theirs(pass, flagACK, 70001, 90001-32000, 0, 1000), theirs(wrongAck, flagACK, 70001, 90001-32001, 0, 1000))},
-		{"we use the ports again", join(dialled(), ours(flagSYN, 90000, 0, 0, 2000), theirs(stranger, flagSYN|flagACK, 0, 1, 0, 1000), theirs(pass, flagSYN|flagACK, 7, 90001, 0, 1000), theirs(wrongAck, flagACK, 8, 1, 0, 1000))},
+		{"we use the ports again", join(dialled(), ours(flagSYN, 90000, 0, 0, 2000), theirs(unsolicited, flagSYN|flagACK, 0, 1, 0, 1000), theirs(pass, flagSYN|flagACK, 7, 90001, 0, 1000), theirs(wrongAck, flagACK, 8, 1, 0, 1000))},
 		{"a handshake in a cookie", moves{theirs(pass, flagACK, 1, 1, 10, 1000), ours(flagACK, 1, 11, 0, 2000), theirs(wrongAck, flagACK, 11, 2, 0, 1000), theirs(pass, flagACK, 11, 1, 10, 1000)}},
 		{"a cookie that came after we remembered the next SYN", moves{theirs(pass, flagSYN, 0, 0, 0, 1000), ours(flagSYN|flagACK, 0, 1, 0, 2000), theirs(pass, flagACK, 1, 5001, 10, 1000), ours(flagACK, 5001, 11, 0, 2000),
 			theirs(wrongAck, flagACK, 11, 1, 0, 1000), theirs(pass, flagACK, 11, 5001, 0, 1000)}},

@@ -34,7 +34,7 @@ type Config struct {
 	Slow func(f *link.Frame, k *flow.Key)
 	// Record opens the trace of a connection, nil where there is no room; nil where
 	// nothing is recorded.
-	Record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+	Record recorder.Opener
 	// Now is monotonic, in nanoseconds.
 	Now func() int64
 	// NoCoalescing delivers each received segment by itself.
@@ -198,17 +198,6 @@ func (*Engine) Resume() {}
 // Stalled is never.
 func (*Engine) Stalled() bool { return false }
 
-// Dispatcher stands between the stack's IP layers and its demultiplexer.
-func (g *Engine) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher {
-	return &dispatcher{d, g.conntrack}
-}
-
-// WriteTCP sends a segment past the stack's IP layer, if that can be.
-func (g *Engine) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
-	g.conntrack.departing(r, pkt)
-	return g.c.Link.WriteTCP(r, p, pkt)
-}
-
 // Socket makes an endpoint.
 func (g *Engine) Socket(v6, v6Only bool) (transport.Endpoint, error) {
 	proto := header.IPv4ProtocolNumber
@@ -256,7 +245,8 @@ func (g *Engine) record(e *endpoint, f *established) {
 	} else {
 		known = nil
 	}
-	t := g.c.Record(f.id, known)
+	local, remote := netstack.Ends(&f.id)
+	t := g.c.Record(local, remote, known)
 	if t == nil {
 		return
 	}

@@ -55,35 +55,25 @@ func (g *guard) HandleUnknownDestinationPacket(id stack.TransportEndpointID, pkt
 	return g.TransportProtocol.HandleUnknownDestinationPacket(id, pkt)
 }
 
-// A dispatcher stands between gVisor's IP layers and its demultiplexer, and keeps
-// back what conntrack does not believe.
-type dispatcher struct {
-	stack.TransportDispatcher
-	conntrack *conntrack
+// Deliver implements slowpath.TCP: it keeps back what conntrack does not believe.
+func (g *Engine) Deliver(demux stack.TransportDispatcher, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
+	return g.conntrack.deliver(demux, pkt)
 }
 
-// DeliverTransportPacket implements stack.TransportDispatcher.
-func (d *dispatcher) DeliverTransportPacket(proto tcpip.TransportProtocolNumber, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
-	if proto != header.TCPProtocolNumber {
-		return d.TransportDispatcher.DeliverTransportPacket(proto, pkt)
+// DeliverError implements slowpath.TCP.
+func (g *Engine) DeliverError(demux stack.TransportDispatcher, id stack.TransportEndpointID, quoted header.TCP, err stack.TransportError, pkt *stack.PacketBuffer) {
+	net := netstack.Network(id.LocalAddress)
+	if k, ok := netstack.Key(&id); ok {
+		if !g.conntrack.believable(&k, quoted) {
+			return
+		}
+		err = bounded(net, err)
 	}
-	return d.conntrack.deliver(d.TransportDispatcher, pkt)
+	demux.DeliverTransportError(id.LocalAddress, id.RemoteAddress, net, header.TCPProtocolNumber, err, pkt)
 }
 
-// DeliverTransportError implements stack.TransportDispatcher.
-func (d *dispatcher) DeliverTransportError(local, remote tcpip.Address, net tcpip.NetworkProtocolNumber, proto tcpip.TransportProtocolNumber, err stack.TransportError, pkt *stack.PacketBuffer) {
-	if proto == header.TCPProtocolNumber {
-		quoted, ok := pkt.Data().PullUp(quotedBytes)
-		if !ok {
-			return // nobody can tell what it is about
-		}
-		h := header.TCP(quoted)
-		if k, ok := netstack.KeyOf(remote, h.DestinationPort(), local, h.SourcePort()); ok {
-			if !d.conntrack.believable(&k, h) {
-				return
-			}
-			err = bounded(net, err)
-		}
-	}
-	d.TransportDispatcher.DeliverTransportError(local, remote, net, proto, err, pkt)
+// WriteTCP implements slowpath.TCP.
+func (g *Engine) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
+	g.conntrack.departing(r, pkt)
+	return g.c.Link.WriteTCP(r, p, pkt)
 }

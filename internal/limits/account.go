@@ -24,8 +24,6 @@ type Shard interface {
 	Held() iter.Seq[Conn]
 	// TimeWaits is how many more are in TIME-WAIT and hold nothing.
 	TimeWaits() int
-	// Now is monotonic, in nanoseconds.
-	Now() int64
 	MTU() int
 
 	// SetCookies has each SYN answered with a cookie, or none that need not.
@@ -67,6 +65,8 @@ type Settings struct {
 	// that a connection begins with, in bytes.
 	ReceiveBuffer, SendBuffer, FirstSend int
 	TimeWait                             time.Duration
+	// Now is the shard's clock: monotonic, in nanoseconds.
+	Now func() int64
 }
 
 // An Account is a shard's with the Budget. Any goroutine may call its methods.
@@ -117,7 +117,7 @@ func (a *Account) Admit(l transport.Endpoint, flags header.TCPFlags) bool {
 	case flags&header.TCPFlagSyn == 0, flags&header.TCPFlagAck != 0:
 		// It finishes a handshake kept in a cookie, or is a stray. As long as no
 		// cookie can be on its way it is a stray.
-		now := a.shard.Now()
+		now := a.settings.Now()
 		if at := a.cookieAt.Load(); at != 0 && now-at < int64(cookieLife) {
 			return a.room()
 		}
@@ -132,7 +132,7 @@ func (a *Account) Admit(l transport.Endpoint, flags header.TCPFlags) bool {
 	}
 	a.tend()
 	if a.cookies.Load() {
-		a.cookieAt.Store(a.shard.Now())
+		a.cookieAt.Store(a.settings.Now())
 		a.budget.raise()
 	} else {
 		a.begun.Add(1)
@@ -156,7 +156,7 @@ func (a *Account) Allowed(source netip.Addr) bool {
 
 // MayReset tells whether a segment that belongs to no endpoint is answered with a
 // reset, which happens as often as Limits.Resets allows.
-func (a *Account) MayReset() bool { return a.mayReset(a.shard.Now()) }
+func (a *Account) MayReset() bool { return a.mayReset(a.settings.Now()) }
 
 func (a *Account) mayReset(now int64) bool {
 	if a.resets.take(now) {
@@ -206,7 +206,7 @@ func (a *Account) tend() {
 	limit := a.budget.limits.Load().HalfOpen
 	if want := n >= limit || on && n > limit*3/4; want != on && a.cookies.CompareAndSwap(on, want) {
 		if want {
-			a.cookieAt.Store(a.shard.Now())
+			a.cookieAt.Store(a.settings.Now())
 		}
 		a.shard.SetCookies(want)
 	}

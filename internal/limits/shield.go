@@ -90,7 +90,7 @@ func (b *Budget) answerLocked(accounts []*Account, up bool) {
 	var c *link.SYNCookies
 	if up {
 		for _, a := range accounts {
-			a.cookieAt.Store(a.shard.Now())
+			a.cookieAt.Store(a.settings.Now())
 		}
 		c = b.cookies(accounts)
 	}

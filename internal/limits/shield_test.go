@@ -44,7 +44,6 @@ type fakeShard struct {
 }
 
 func (s *fakeShard) Counters() *tcpip.TCPStats         { return &s.stats.TCP }
-func (s *fakeShard) Now() int64                        { return 1 }
 func (s *fakeShard) MTU() int                          { return 1400 }
 func (s *fakeShard) SetCookies(bool)                   {}
 func (s *fakeShard) SetBuffers(Buffer, Buffer)         {}
@@ -60,16 +59,16 @@ func (fakeEndpoint) LocalAddr() netip.AddrPort { return netip.AddrPortFrom(netip
 // shielded returns the two shards of a runtime. The first one listens on port 7,
 // where so many connections wait.
 func shielded(cookies bool, f Shield, waiting *int) (*Budget, []*fakeShard, []*Account) {
-	b := NewBudget(Limits{HalfOpen: 80}, nil)
+	b, now := NewBudget(Limits{HalfOpen: 80}, nil), func() int64 { return 1 }
 	var shards []*fakeShard
 	var accounts []*Account
 	for i := range 2 {
 		s := &fakeShard{stats: tcpip.Stats{}.FillIn()}
 		if cookies {
-			s.cookies = &syncookie.Cookies{Key: syncookie.Key{uint64(i), 7}, Now: s.Now}
+			s.cookies = &syncookie.Cookies{Key: syncookie.Key{uint64(i), 7}, Now: now}
 		}
 		shards = append(shards, s)
-		accounts = append(accounts, b.Open(s, Settings{}))
+		accounts = append(accounts, b.Open(s, Settings{Now: now}))
 	}
 	b.SetShield(f)
 	accounts[0].Listening(fakeEndpoint{}, 16, func() int { return *waiting })

@@ -205,6 +205,18 @@ type Endpoint struct {
 	HalfOpen bool
 }
 
+// An Opener starts to record a connection of one shard and returns its trace, nil if
+// there is no slot: Recorder.Open.
+type Opener func(local, remote netip.AddrPort, ep *Endpoint) *Trace
+
+// Opener returns that of a shard, by its number, nil where r is nil. c is its clock.
+func (r *Recorder) Opener(c *clock.Clock, shard int) Opener {
+	if r == nil {
+		return nil
+	}
+	return func(local, remote netip.AddrPort, ep *Endpoint) *Trace { return r.Open(c, shard, local, remote, ep) }
+}
+
 // Open starts to record a connection and returns its trace, nil if there is no
 // slot. ep may be nil: then states and timeouts are not noticed.
 func (r *Recorder) Open(c *clock.Clock, shard int, local, remote netip.AddrPort, ep *Endpoint) *Trace {

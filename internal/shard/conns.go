@@ -21,17 +21,20 @@ type ConnStats struct {
 	RTT histogram.Snapshot
 }
 
-// connCounters hold what closed connections leave behind.
-type connCounters struct {
+// connections are those of a shard that programs have, and what closed ones leave
+// behind.
+type connections struct {
+	engine        Engine
 	read, written atomic.Uint64
 	rtt           histogram.Histogram
 
-	// mu guards what connStats returned last.
+	// mu guards what stats returned last.
 	mu                    sync.Mutex
 	lastRead, lastWritten uint64
 }
 
-func (c *connCounters) closed(ep transport.Endpoint, u transport.User) {
+// closed counts one that a program has closed.
+func (c *connections) closed(ep transport.Endpoint, u transport.User) {
 	if u == nil {
 		return
 	}
@@ -53,24 +56,23 @@ type Conn struct {
 // Trace is what records the connection, nil for none.
 func (c Conn) Trace() *recorder.Trace { return c.engine.Trace(c.ep) }
 
-// Conns yields the established connections, each of which it may lock for a moment.
-// Of those that come and go meanwhile it may miss some.
-func (s *Shard) Conns() iter.Seq[Conn] {
+// all yields those that are established. It takes no lock: of those that come and go
+// meanwhile it may miss some.
+func (c *connections) all() iter.Seq[Conn] {
 	return func(yield func(Conn) bool) {
-		for u, ep := range s.engine.Conns() {
-			if !yield(Conn{u, ep, s.engine}) {
+		for u, ep := range c.engine.Conns() {
+			if !yield(Conn{u, ep, c.engine}) {
 				return
 			}
 		}
 	}
 }
 
-// connStats sums up the connections. Counting bytes where they are read and
+// stats sums up the connections. Counting bytes where they are read and
 // written, in one place for all connections, would make processors fight for it.
-func (s *Shard) connStats() ConnStats {
-	c := &s.conns
+func (c *connections) stats() ConnStats {
 	read, written := c.read.Load(), c.written.Load()
-	for conn := range s.Conns() {
+	for conn := range c.all() {
 		r, w := conn.Bytes()
 		read += r
 		written += w
@@ -82,18 +84,18 @@ func (s *Shard) connStats() ConnStats {
 	return ConnStats{ReadBytes: c.lastRead, WrittenBytes: c.lastWritten, RTT: c.rtt.Snapshot()}
 }
 
-// SampleRTT counts the round-trip times of up to limit connections, spread over
+// sampleRTT counts the round-trip times of up to limit connections, spread over
 // all. It locks each of them for a moment.
-func (s *Shard) SampleRTT(limit int) {
-	stride := s.engine.Flows()/limit + 1
+func (c *connections) sampleRTT(limit int) {
+	stride := c.engine.Flows()/limit + 1
 	skip := rand.N(stride)
-	for conn := range s.Conns() {
+	for conn := range c.all() {
 		if skip--; skip >= 0 {
 			continue
 		}
 		skip = stride - 1
 		if rtt := conn.ep.Info().RTT; rtt > 0 {
-			s.conns.rtt.Observe(rtt)
+			c.rtt.Observe(rtt)
 		}
 	}
 }

@@ -8,12 +8,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/flow"
-	"github.com/gotpa/tpa/internal/gvisortcp"
 	"github.com/gotpa/tpa/internal/limits"
-	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/slowpath"
 	"github.com/gotpa/tpa/internal/syncookie"
-	"github.com/gotpa/tpa/internal/tcp"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 )
@@ -38,7 +36,7 @@ type Engine interface {
 	// The following methods belong to the poller, in this order in each poll.
 
 	// Receive handles a burst, and returns how many segments took the fast path. What
-	// it does not take goes to Shard.slow.
+	// it does not take goes to slowpath.Path.Take.
 	Receive([]link.Frame) (fast int)
 	// FinishPoll is called when the goroutines that were woken have run, before the
 	// flush.
@@ -51,10 +49,7 @@ type Engine interface {
 
 	// Of the slow path.
 
-	// Dispatcher stands between the stack's IP layers and its demultiplexer.
-	Dispatcher(stack.TransportDispatcher) stack.TransportDispatcher
-	// WriteTCP sends a segment past the stack's IP layer, if that can be.
-	WriteTCP(*stack.Route, *stack.NetworkHeaderParams, *stack.PacketBuffer) (sent bool, err tcpip.Error)
+	slowpath.TCP
 	// RoutesChanged says that addresses or routes of the stack have changed.
 	RoutesChanged()
 
@@ -75,11 +70,11 @@ type Engine interface {
 	// Owns tells whether a flow is on the fast path, Flows how many programs have.
 	Owns(*flow.Key) bool
 	Flows() int
-	// Conns yields their connections. It may lock each of them for a moment.
+	// Conns yields their connections. It takes no lock.
 	Conns() iter.Seq2[transport.User, transport.Endpoint]
 	// Trace is what records a connection, nil for none.
 	Trace(transport.Endpoint) *recorder.Trace
-	// PassOn is Shard.PassOn, and reports false where the engine cannot.
+	// PassOn is Shard.PassOn.
 	PassOn(local netip.AddrPort, pass func(packet []byte)) bool
 
 	// Of endpoints as the stack knows them.
@@ -103,39 +98,4 @@ type Engine interface {
 	Refused() transport.Refused
 	// Tidy forgets what has ended. One goroutine calls it now and then.
 	Tidy()
-}
-
-// newEngine makes the TCP that the shard is to have.
-func (s *Shard) newEngine(l limits.Limits) (Engine, error) {
-	var record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
-	if s.recorder != nil {
-		record = s.openTrace
-	}
-	if s.tcp.Engine == "tpa" {
-		return tcp.NewEngine(tcp.Config{
-			Link: s.link, MAC: s.mac, RxRing: s.rxRing, Slow: s.slow, Record: record,
-			Departing: func(k flow.Key) {
-				if m := s.handover; m != nil {
-					m.Departing(&k)
-				}
-			},
-			Elsewhere: func(k *flow.Key) bool {
-				if s.handover == nil {
-					return false
-				}
-				_, elsewhere := s.handover.Owner(k)
-				return elsewhere
-			},
-		}), nil
-	}
-	return gvisortcp.NewEngine(gvisortcp.Config{
-		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.slow, Record: record, Now: s.clock.Nanos,
-		NoCoalescing: s.tcp.NoCoalescing, Pinned: s.cpu >= 0, MaxConnections: l.Connections,
-	})
-}
-
-// openTrace starts to record a connection, where the recorder has room.
-func (s *Shard) openTrace(id stack.TransportEndpointID, ep *recorder.Endpoint) *recorder.Trace {
-	local, remote := netstack.Ends(&id)
-	return s.recorder.Open(s.clock, s.index, local, remote, ep)
 }

@@ -41,13 +41,19 @@ var (
 )
 
 func newPeer(f testing.TB, engine string) *peer {
+	return newPeerOf(f, engine, func(q link.Queue) link.Queue { return q }, func() int { return 0 })
+}
+
+// newPeerOf makes a peer of a shard with the queue that wrap returns, and whose
+// listener has as many connections waiting as waiting says.
+func newPeerOf(f testing.TB, engine string, wrap func(link.Queue) link.Queue, waiting func() int) *peer {
 	da, db, err := memory.Pair(memory.Options{Ring: 1024})
 	if err != nil {
 		f.Fatal(err)
 	}
 	info := db.Info()
 	n := netif.NewNeighbours(shardMAC, clock.New(), nil)
-	s, err := New(Options{Device: info, Queue: db.Queue(0), Neighbours: n, MTU: info.MTU, CPU: -1, TCP: TCP{Engine: engine}, Logger: slog.New(slog.DiscardHandler)})
+	s, err := New(Options{Device: info, Queue: wrap(db.Queue(0)), Neighbours: n, MTU: info.MTU, CPU: -1, TCP: TCP{Engine: engine}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -65,7 +71,7 @@ func newPeer(f testing.TB, engine string) *peer {
 		err = ep.Bind(netip.AddrPortFrom(netip.Addr{}, 7), true)
 	}
 	if err == nil {
-		err = ep.Listen(s.Listening(ep, 16, func() int { return 0 }))
+		err = ep.Listen(s.Listening(ep, 16, waiting))
 	}
 	if err != nil {
 		f.Fatal(err)
@@ -163,7 +169,7 @@ func (p *peer) connect() {
 
 // held is what all connections hold.
 func (p *peer) held() (received, sent int) {
-	for c := range (host{p.shard}).Held() {
+	for c := range p.shard.host().Held() {
 		r, s := c.Held()
 		received, sent = received+r, sent+s
 	}

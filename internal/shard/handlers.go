@@ -11,19 +11,16 @@ import (
 // not told is counted.
 const logLongEvery = time.Second
 
-// newRunQueue makes the queue of handlers.
-func (s *Shard) newRunQueue() *transport.RunQueue {
+// newRunQueue makes a poller's queue of handlers. wake ends the poller's sleep, limit
+// is how long a handler may run before that is told of.
+func newRunQueue(queue int, log *slog.Logger, wake func(), limit func() time.Duration) *transport.RunQueue {
 	start := time.Now()
-	long := longLog{log: s.log, queue: s.index}
+	long := longLog{log: log, queue: queue}
 	return transport.NewRunQueue(transport.RunOptions{
 		Clock: func() int64 { return int64(time.Since(start)) },
-		Wake:  s.wake, OnLong: long.tell,
-		Long: func() time.Duration { return s.polling.Load().LongHandler },
+		Wake:  wake, OnLong: long.tell, Long: limit,
 	})
 }
-
-// RunQueue implements transport.Stack.
-func (s *Shard) RunQueue() *transport.RunQueue { return s.handlers }
 
 // A longLog tells of handlers that ran too long. It is the poller's.
 type longLog struct {
@@ -52,17 +49,17 @@ type stuckWatch struct {
 	told  bool
 }
 
-// CheckHandlers tells, once, of a handler that has kept the poller since the call
-// before. Somebody has to call it now and then.
-func (s *Shard) CheckHandlers() {
-	w, now := &s.stuck, time.Now()
-	polls := s.counters.polls.Load()
-	if polls != w.polls || s.parked.Load() || s.handlers.Running() == "" {
+// check tells, once, of a handler that has kept the poller since the call before.
+// polls is how often the poller has looked at its queue, running the handler that it
+// runs now, "" for none, and limit how long it may.
+func (w *stuckWatch) check(log *slog.Logger, queue int, polls uint64, running string, limit time.Duration) {
+	now := time.Now()
+	if polls != w.polls || running == "" {
 		*w = stuckWatch{polls: polls, since: now}
 		return
 	}
-	if !w.told && now.Sub(w.since) >= s.polling.Load().LongHandler {
+	if !w.told && now.Sub(w.since) >= limit {
 		w.told = true
-		s.log.Error("a handler does not return: no connection of its poller goes on", "queue", s.index, "handler", s.handlers.Running(), "for", now.Sub(w.since))
+		log.Error("a handler does not return: no connection of its poller goes on", "queue", queue, "handler", running, "for", now.Sub(w.since))
 	}
 }

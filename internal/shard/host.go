@@ -2,35 +2,44 @@ package shard
 
 import (
 	"iter"
+	"log/slog"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/limits"
+	"github.com/gotpa/tpa/internal/netif"
 	"github.com/gotpa/tpa/internal/syncookie"
+	"github.com/gotpa/tpa/link"
 )
 
 // A host is a shard as its limits see it.
-type host struct{ s *Shard }
+type host struct {
+	queue  link.Queue
+	link   *netif.Endpoint
+	stack  *stack.Stack
+	engine Engine
+	log    *slog.Logger
+}
 
 var _ limits.Shard = host{}
 
 // minBuffer is the least buffer that TCP lets a program set, in bytes.
 const minBuffer = 4 << 10
 
-func (h host) Received() uint64                  { return h.s.queue.Stats().RxFrames }
-func (h host) Counters() *tcpip.TCPStats         { return &h.s.stackStats.TCP }
-func (h host) Now() int64                        { return h.s.clock.Nanos() }
-func (h host) TimeWaits() int                    { return h.s.engine.TimeWaits() }
-func (h host) MTU() int                          { return int(h.s.link.MTU()) }
-func (h host) Cookies() *syncookie.Cookies       { return h.s.engine.Cookies() }
-func (h host) ShareCookies(c *syncookie.Cookies) { h.s.engine.ShareCookies(c) }
+func (h host) Received() uint64                  { return h.queue.Stats().RxFrames }
+func (h host) Counters() *tcpip.TCPStats         { st := h.stack.Stats(); return &st.TCP }
+func (h host) TimeWaits() int                    { return h.engine.TimeWaits() }
+func (h host) MTU() int                          { return int(h.link.MTU()) }
+func (h host) Cookies() *syncookie.Cookies       { return h.engine.Cookies() }
+func (h host) ShareCookies(c *syncookie.Cookies) { h.engine.ShareCookies(c) }
 
 func (h host) Held() iter.Seq[limits.Conn] {
 	return func(yield func(limits.Conn) bool) {
-		for ep := range h.s.engine.Endpoints() {
-			if c, ok := h.s.engine.Conn(ep); ok && !yield(c) {
+		for ep := range h.engine.Endpoints() {
+			if c, ok := h.engine.Conn(ep); ok && !yield(c) {
 				return
 			}
 		}
@@ -39,7 +48,7 @@ func (h host) Held() iter.Seq[limits.Conn] {
 
 // set sets an option of TCP, which cannot fail for those below.
 func (h host) set(o tcpip.SettableTransportProtocolOption) {
-	h.s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, o)
+	h.stack.SetTransportProtocolOption(header.TCPProtocolNumber, o)
 }
 
 func (h host) SetCookies(on bool) {
@@ -60,5 +69,5 @@ func (h host) SetBuffers(receive, send limits.Buffer) {
 }
 
 func (h host) ShieldFailed(err error) {
-	h.s.log.Warn("the filter does not answer SYNs; TCP does", "err", err)
+	h.log.Warn("the filter does not answer SYNs; TCP does", "err", err)
 }

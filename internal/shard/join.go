@@ -5,7 +5,7 @@ import (
 
 	"github.com/gotpa/tpa/internal/handover"
 	"github.com/gotpa/tpa/internal/rss"
-	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/internal/slowpath"
 )
 
 // Join makes the shards of one device hand each other what arrives on the wrong
@@ -16,14 +16,19 @@ func Join(shards []*Shard) error {
 	}
 	known := make([]handover.Shard, len(shards))
 	for i, s := range shards {
-		known[i] = handover.Shard{MAC: s.mac, Owns: s.engine.Owns, Wake: s.wake}
+		known[i] = handover.Shard{MAC: s.mac, Owns: s.engine.Owns, Wake: s.poller.wake}
 	}
 	members, err := handover.Join(known, shards[0].maxFrame)
 	if err != nil {
 		return fmt.Errorf("shard: %w", err)
 	}
+	paths := make([]*slowpath.Path, len(shards))
 	for i, s := range shards {
-		s.handover, s.joined = members[i], shards
+		paths[i] = s.path
+	}
+	for i, s := range shards {
+		s.handover, s.poller.handover, s.outbound.handover = members[i], members[i], members[i]
+		s.path.Handover, s.path.Joined = members[i], paths
 	}
 	return nil
 }
@@ -33,20 +38,5 @@ func Join(shards []*Shard) error {
 func (s *Shard) SetSpread(spread *rss.Spread) {
 	if s.handover != nil {
 		s.handover.SetSpread(spread)
-	}
-}
-
-// wake ends the poller's sleep.
-func (s *Shard) wake() {
-	if !s.parked.Load() {
-		return
-	}
-	if w, ok := s.queue.(link.Waiter); ok && !s.ended.Load() {
-		w.Wake()
-		return
-	}
-	select {
-	case s.wakeup <- struct{}{}:
-	default:
 	}
 }

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"runtime"
 	"sync/atomic"
@@ -10,24 +11,14 @@ import (
 	"gvisor.dev/gvisor/pkg/goid"
 	gsync "gvisor.dev/gvisor/pkg/sync"
 
+	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/counter"
+	"github.com/gotpa/tpa/internal/handover"
+	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/processor"
+	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
-)
-
-const (
-	defaultSpin     = time.Millisecond
-	defaultMaxSleep = time.Millisecond
-	// deepSleep takes the place of the default MaxSleep when no frame has come for
-	// longIdle: an idle program costs a quarter of it then.
-	deepSleep, longIdle = 4 * time.Millisecond, time.Second
-	// defaultLongHandler is more than a garbage collection or another program on the
-	// processor takes, most of the time.
-	defaultLongHandler = 10 * time.Millisecond
-	// noSpin is a Polling.Spin so short that a poller sleeps at once.
-	noSpin = time.Nanosecond
-	// firstSleep is the first and shortest sleep of an idle poller. Timers are not
-	// more exact than that.
-	firstSleep = 20 * time.Microsecond
 )
 
 // PollerStats tell what the poller did with its time.
@@ -47,34 +38,112 @@ type pollerCounters struct {
 	polls, empty, sleeps, busy counter.Counter
 	bursts                     [link.BurstBuckets]counter.Counter
 	started                    atomic.Int64
-	// idle is the greatest Idle that pollerStats returned, in nanoseconds.
+	// idle is the greatest Idle that stats returned, in nanoseconds.
 	idle atomic.Int64
 }
 
+// A poller is the goroutine that drives a shard.
+type poller struct {
+	index, cpu int // the shard's number; the CPU that it is pinned to, -1 for none
+	queue      link.Queue
+	link       *netif.Endpoint
+	engine     Engine
+	clock      *clock.Clock
+	log        *slog.Logger
+	// onBreak is told when the queue fails for good; nil: nobody is.
+	onBreak func(error)
+	// recorder is told of a panic, nil for none.
+	recorder *recorder.Recorder
+	// handover brings what arrived on other queues, nil where the shard is alone.
+	handover *handover.Member
+	// handlers are what the poller runs beside TCP.
+	handlers *transport.RunQueue
+	stuck    stuckWatch
+
+	polling atomic.Pointer[processor.Policy]
+	// parked is set while the poller sleeps. wakeup ends the sleep of one whose
+	// queue cannot.
+	parked atomic.Bool
+	wakeup chan struct{}
+	// ended is set when the poller has left its queue alone for good. done is closed
+	// then.
+	closing, ended atomic.Bool
+	done           chan struct{}
+
+	counters pollerCounters
+	fast     counter.Counter // written by the poller alone
+}
+
+// wake ends the poller's sleep.
+func (p *poller) wake() {
+	if !p.parked.Load() {
+		return
+	}
+	if w, ok := p.queue.(link.Waiter); ok && !p.ended.Load() {
+		w.Wake()
+		return
+	}
+	select {
+	case p.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends the poller, and waits for it if it was started.
+func (p *poller) stop() {
+	p.closing.Store(true)
+	if w, ok := p.queue.(link.Waiter); ok {
+		w.Wake()
+	}
+	if p.counters.started.Load() != 0 {
+		<-p.done
+	} else {
+		p.handlers.End(nil)
+	}
+}
+
+// checkHandlers tells, once, of a handler that has kept the poller since the call
+// before.
+func (p *poller) checkHandlers() {
+	running := p.handlers.Running()
+	if p.parked.Load() {
+		running = ""
+	}
+	p.stuck.check(p.log, p.index, p.counters.polls.Load(), running, p.polling.Load().LongHandler)
+}
+
+// broken says that the queue has failed for good.
+func (p *poller) broken(err error) {
+	p.log.Error("queue failed", "queue", p.index, "err", err)
+	if p.onBreak != nil {
+		p.onBreak(err)
+	}
+}
+
 // run polls until the shard is closed or its queue is broken.
-func (s *Shard) run() {
-	defer s.panicked()
-	s.handlers.SetOwner(goid.Get())
-	s.poll()
+func (p *poller) run() {
+	defer p.panicked()
+	p.handlers.SetOwner(goid.Get())
+	p.poll()
 	// Not deferred: a poller that panics may hold the transmit lock, and the
 	// program would wait for it instead of dying.
-	s.link.SetAsleep(true) // whoever still sends has to flush
-	s.clock.Stop()         // and time goes on
-	s.ended.Store(true)
-	s.parked.Store(true)
-	close(s.done)
+	p.link.SetAsleep(true) // whoever still sends has to flush
+	p.clock.Stop()         // and time goes on
+	p.ended.Store(true)
+	p.parked.Store(true)
+	close(p.done)
 	// Handlers wait here, maybe on this very thread, to see their connections end.
-	s.handlers.End(func() { <-s.wakeup })
+	p.handlers.End(func() { <-p.wakeup })
 }
 
 // panicked notes a panic of the poller with the flight recorder, and lets it take
 // its course.
-func (s *Shard) panicked() {
-	if s.recorder == nil {
+func (p *poller) panicked() {
+	if p.recorder == nil {
 		return
 	}
 	if v := recover(); v != nil {
-		s.recorder.Panicked(s.index, v)
+		p.recorder.Panicked(p.index, v)
 		panic(v)
 	}
 }
@@ -82,174 +151,119 @@ func (s *Shard) panicked() {
 // poll is the poller: it takes bursts from the queue, hands the frames on, lets
 // the goroutines that they woke run, and flushes what those sent. It returns
 // when the shard is closed or its queue is broken.
-func (s *Shard) poll() {
-	if s.cpu >= 0 {
+func (p *poller) poll() {
+	if p.cpu >= 0 {
 		runtime.LockOSThread()
-		if err := pin(s.cpu); err != nil {
-			s.log.Warn("poller stays unpinned", "queue", s.index, "cpu", s.cpu, "err", err)
+		if err := processor.Pin(p.cpu); err != nil {
+			p.log.Warn("poller stays unpinned", "queue", p.index, "cpu", p.cpu, "err", err)
 		}
 		// Coroutines belong to the thread of the poller that made them, if it is locked.
 		// The thread is not unlocked: it ends with the poller, and its affinity too.
 	}
 	frames := make([]link.Frame, link.MaxBurst)
 	var handed []link.Frame
-	if s.handover != nil {
+	if p.handover != nil {
 		handed = make([]link.Frame, link.MaxBurst)
 	}
-	waiter, _ := s.queue.(link.Waiter)
-	idle := idler{shard: s, waiter: waiter}
-	turns := newTurns(s.clock)
-	c := &s.counters
+	waiter, _ := p.queue.(link.Waiter)
+	idle, turns := processor.NewIdler(p.clock, waiter != nil), processor.NewTurns(p.clock)
+	c := &p.counters
 	var now int64
 	busy := false // the last poll found frames
-	for !s.closing.Load() {
-		n, err := s.queue.Receive(frames)
+	for !p.closing.Load() {
+		n, err := p.queue.Receive(frames)
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
-				s.broken(err)
+				p.broken(err)
 			}
 			return
 		}
 		last := now
-		if now = s.clock.Refresh(); busy {
+		if now = p.clock.Refresh(); busy {
 			c.busy.Add(uint64(now - last))
 		}
 		c.polls.Add(1)
 		m := 0
-		if s.handover != nil {
-			m = s.handover.Receive(handed)
+		if p.handover != nil {
+			m = p.handover.Receive(handed)
 		}
-		if busy = n+m > 0 || s.handlers.Waiting(); !busy {
+		if busy = n+m > 0 || p.handlers.Waiting(); !busy {
 			c.empty.Add(1)
-			s.link.Kick()
-			s.engine.Resume()
-			idle.pause(now)
+			p.link.Kick()
+			p.engine.Resume()
+			if policy := p.polling.Load(); !idle.Spin(now, policy) {
+				p.sleep(waiter, &idle, now, policy)
+			}
 			continue
 		}
-		idle.reset(now)
-		fast := s.engine.Receive(frames[:n])
-		if s.handover != nil {
+		idle.Reset(now)
+		fast := p.engine.Receive(frames[:n])
+		if p.handover != nil {
 			if m > 0 {
-				fast += s.engine.Receive(handed[:m])
+				fast += p.engine.Receive(handed[:m])
 			}
-			s.handover.Flush()
+			p.handover.Flush()
 		}
-		s.fast.Add(uint64(fast))
-		s.handlers.Run()
+		p.fast.Add(uint64(fast))
+		p.handlers.Run()
 		// So that the answers of the readers that were woken leave with this flush.
 		gsync.Goyield()
-		turns.give(now)
-		s.engine.FinishPoll()
-		s.link.FinishPoll(n + m)
-		s.engine.Resume()
+		turns.Give(now)
+		p.engine.FinishPoll()
+		p.link.FinishPoll(n + m)
+		p.engine.Resume()
 		if n > 0 {
 			c.bursts[link.BurstBucket(n)].Add(1)
 		}
 	}
 }
 
-// idler decides what a poller does when it found nothing.
-type idler struct {
-	shard   *Shard
-	waiter  link.Waiter
-	spinner spinner
-	// since is when the queue was first found empty, in nanoseconds as the clock
-	// has them, 0 while there is traffic.
-	since int64
-	sleep time.Duration
-}
-
-// reset ends the pause: frames came.
-func (i *idler) reset(now int64) {
-	if i.since != 0 {
-		i.spinner.ended(time.Duration(now - i.since))
-		i.since, i.sleep = 0, 0
-	}
-}
-
-// pause yields while the idle time is short, then sleeps: until a frame comes
-// where the queue can tell, else for times that double up to MaxSleep.
-func (i *idler) pause(now int64) {
-	s := i.shard
-	if i.since == 0 {
-		i.since = now
-	}
-	// In virtual time the clock stands still for as long as anybody runs.
-	polling := s.polling.Load()
-	if i.spinner.most != polling.Spin {
-		i.spinner = spinner{most: polling.Spin, fixed: i.waiter == nil} // it was changed
-	}
-	if spent := time.Duration(now - i.since); polling.Spin != noSpin && i.spinner.spin(spent) {
-		gsync.Goyield()
-		if spent >= yieldAfter {
-			i.yieldThread()
-		}
-		return
-	}
-	s.link.SetAsleep(true)
-	s.parked.Store(true)
-	s.clock.Stop()
-	s.counters.sleeps.Add(1)
+// sleep has the poller sleep: until a frame comes where the queue can tell, else for
+// as long as idle says.
+func (p *poller) sleep(waiter link.Waiter, idle *processor.Idler, now int64, policy *processor.Policy) {
+	p.link.SetAsleep(true)
+	p.parked.Store(true)
+	p.clock.Stop()
+	p.counters.sleeps.Add(1)
 	switch {
-	case s.closing.Load(), s.handlers.Waiting(), s.handover != nil && s.handover.Waiting():
-	case i.waiter != nil:
+	case p.closing.Load(), p.handlers.Waiting(), p.handover != nil && p.handover.Waiting():
+	case waiter != nil:
 		// Forever, but for Wake and frames, unless frames wait for the device.
 		timeout := time.Duration(-1)
-		if s.link.Pending() || s.engine.Stalled() {
-			timeout = polling.MaxSleep
+		if p.link.Pending() || p.engine.Stalled() {
+			timeout = policy.MaxSleep
 		}
-		i.waiter.Wait(timeout)
+		waiter.Wait(timeout)
 	default:
-		i.deepen(now, polling.MaxSleep)
 		select {
-		case <-s.wakeup:
-		case <-time.After(i.sleep):
+		case <-p.wakeup:
+		case <-time.After(idle.Sleep(now, policy)):
 		}
 	}
-	s.clock.Refresh()
-	s.link.SetAsleep(false)
-	s.parked.Store(false)
+	p.clock.Refresh()
+	p.link.SetAsleep(false)
+	p.parked.Store(false)
 }
 
-// yieldThread lets other threads have the processor, and finds out whether they
-// wanted it.
-func (i *idler) yieldThread() {
-	c := i.shard.clock
-	before := c.Refresh()
-	yieldThread()
-	if time.Duration(c.Refresh()-before) >= disturbance {
-		i.spinner.disturbed()
-	}
-}
-
-// deepen chooses the next sleep of a device that cannot wake its poller, which is
-// most at most, or more where that is the default.
-func (i *idler) deepen(now int64, most time.Duration) {
-	if i.shard.deepens.Load() && time.Duration(now-i.since) > longIdle {
-		most = deepSleep
-	}
-	i.sleep = min(max(2*i.sleep, firstSleep), most)
-}
-
-// pollerStats reads the counters.
-func (s *Shard) pollerStats() PollerStats {
-	c := &s.counters
-	p := PollerStats{
+// stats reads the counters.
+func (p *poller) stats() PollerStats {
+	c := &p.counters
+	st := PollerStats{
 		Polls: c.polls.Load(), Empty: c.empty.Load(), Sleeps: c.sleeps.Load(),
 		Busy: time.Duration(c.busy.Load()),
 	}
 	if started := c.started.Load(); started != 0 {
 		// The burst in progress is not in Busy yet, and must not become idle time
 		// that is taken back later.
-		idle := int64(time.Since(time.Unix(0, started)) - p.Busy)
+		idle := int64(time.Since(time.Unix(0, started)) - st.Busy)
 		last := c.idle.Load()
 		for idle > last && !c.idle.CompareAndSwap(last, idle) {
 			last = c.idle.Load()
 		}
-		p.Idle = time.Duration(max(idle, last))
+		st.Idle = time.Duration(max(idle, last))
 	}
-	for i := range p.Bursts {
-		p.Bursts[i] = c.bursts[i].Load()
+	for i := range st.Bursts {
+		st.Bursts[i] = c.bursts[i].Load()
 	}
-	return p
+	return st
 }

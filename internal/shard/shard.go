@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"runtime/pprof"
-	"sort"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,12 +20,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/clock"
-	"github.com/gotpa/tpa/internal/counter"
+	"github.com/gotpa/tpa/internal/gvisortcp"
 	"github.com/gotpa/tpa/internal/handover"
 	"github.com/gotpa/tpa/internal/limits"
 	"github.com/gotpa/tpa/internal/netif"
-	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/processor"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/slowpath"
+	"github.com/gotpa/tpa/internal/tcp"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
 )
@@ -43,7 +45,7 @@ type Options struct {
 	MTU        int
 	// CPU pins the poller, -1 does not.
 	CPU     int
-	Polling Polling
+	Polling processor.Polling
 	TCP     TCP
 	// Budget keeps the limits that the shards of a runtime share. Default: one of
 	// its own, that nobody keeps.
@@ -64,17 +66,12 @@ type Options struct {
 // A Shard is one queue, one stack and one poller. All methods may be called by
 // any goroutine.
 type Shard struct {
-	index   int
-	device  string // its name
-	cpu     int
-	queue   link.Queue
-	mac     link.MAC
-	polling atomic.Pointer[Polling] // with defaults
-	// deepens: MaxSleep is the default, which sleeps exceed after a long pause.
-	deepens atomic.Bool
-	tcp     TCP
-	log     *slog.Logger
-	onBreak func(error)
+	index  int
+	device string // its name
+	queue  link.Queue
+	mac    link.MAC
+	tcp    TCP
+	log    *slog.Logger
 	// recorder records the connections, nil does not.
 	recorder *recorder.Recorder
 	maxFrame int // of the device, in bytes
@@ -84,36 +81,19 @@ type Shard struct {
 	link   *netif.Endpoint
 	stack  *stack.Stack
 	engine Engine
+	path   *slowpath.Path
 	routed atomic.Bool // SetRoutes was called
 	zone   atomic.Pointer[transport.Zone]
 	// stackStats are the stack's counters: the pointers to them.
 	stackStats tcpip.Stats
-	// slowPath is where the stack's IP layers hand on what is not for another shard.
-	slowPath stack.TransportDispatcher
-	account  *limits.Account
-	outbound outbound
-
-	// handover and joined, all shards of the device by their number, are nil when
-	// the shard is alone.
+	account    *limits.Account
+	outbound   outbound
+	// handover is nil when the shard is alone.
 	handover *handover.Member
-	joined   []*Shard
-	// parked is set while the poller sleeps. wakeup ends the sleep of one whose
-	// queue cannot.
-	parked atomic.Bool
-	wakeup chan struct{}
-	// ended is set when the poller has left its queue alone for good.
-	ended atomic.Bool
-	// handlers are what the poller runs beside TCP.
-	handlers *transport.RunQueue
-	stuck    stuckWatch
 
-	closing   atomic.Bool
-	done      chan struct{}
+	poller    poller
 	closeOnce sync.Once
-
-	counters pollerCounters
-	fast     counter.Counter // written by the poller alone
-	conns    connCounters
+	conns     connections
 }
 
 var _ transport.Stack = (*Shard)(nil)
@@ -121,15 +101,12 @@ var _ transport.Stack = (*Shard)(nil)
 // New makes a shard. Its poller starts with Start.
 func New(o Options) (*Shard, error) {
 	s := &Shard{
-		index: o.Index, device: o.Device.Name, cpu: o.CPU, queue: o.Queue,
-		tcp: o.TCP.withDefaults(),
-		log: o.Logger, onBreak: o.Broken, recorder: o.Recorder,
-		clock: clock.New(), done: make(chan struct{}), wakeup: make(chan struct{}, 1), maxFrame: o.Device.MaxFrame, rxRing: o.Device.RxRing,
+		index: o.Index, device: o.Device.Name, queue: o.Queue, tcp: o.TCP.withDefaults(),
+		log: o.Logger, recorder: o.Recorder, clock: clock.New(), maxFrame: o.Device.MaxFrame, rxRing: o.Device.RxRing,
 	}
 	if o.Budget == nil {
 		o.Budget = limits.NewBudget(limits.Limits{}, nil)
 	}
-	s.SetPolling(o.Polling)
 	s.SetZone(o.Zone)
 	copy(s.mac[:], o.Device.HardwareAddr)
 	s.link = netif.NewEndpoint(o.Device, o.Queue, o.Neighbours, o.MTU)
@@ -137,9 +114,7 @@ func New(o Options) (*Shard, error) {
 	if o.Router != nil {
 		s.link.SetRouter(o.Router)
 	}
-	if spin := s.polling.Load().Spin; spin >= 0 && spin < time.Microsecond {
-		s.link.NoNaps()
-	}
+	s.path = &slowpath.Path{Link: s.link}
 	if err := s.makeStack(o); err != nil {
 		return nil, err
 	}
@@ -148,23 +123,44 @@ func New(o Options) (*Shard, error) {
 		s.stack.Destroy()
 		return nil, err
 	}
-	s.account = o.Budget.Open(host{s}, limits.Settings{
+	s.account = o.Budget.Open(s.host(), limits.Settings{
 		ReceiveBuffer: s.tcp.ReceiveBuffer, SendBuffer: s.tcp.SendBuffer, FirstSend: s.engine.FirstSend(), TimeWait: s.tcp.TimeWait,
+		Now: s.clock.Nanos,
 	})
 	s.engine.Attach(s.account)
-	s.handlers = s.newRunQueue()
+	s.path.TCP, s.path.Account = s.engine, s.account
+	s.outbound = outbound{index: s.index, stack: s.stack, engine: s.engine}
+	s.conns.engine = s.engine
+	s.makePoller(o)
 	return s, nil
+}
+
+// host is the shard as its limits see it.
+func (s *Shard) host() host { return host{s.queue, s.link, s.stack, s.engine, s.log} }
+
+// makePoller makes the poller, which Start starts.
+func (s *Shard) makePoller(o Options) {
+	p := &s.poller
+	*p = poller{
+		index: s.index, cpu: o.CPU, queue: s.queue, link: s.link, engine: s.engine, clock: s.clock, log: s.log,
+		onBreak: o.Broken, recorder: s.recorder, wakeup: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	p.polling.Store(o.Polling.Policy())
+	if !p.polling.Load().Spins() {
+		s.link.NoNaps()
+	}
+	p.handlers = newRunQueue(s.index, s.log, p.wake, func() time.Duration { return p.polling.Load().LongHandler })
 }
 
 // makeStack makes the stack with the engine as its TCP.
 func (s *Shard) makeStack(o Options) (err error) {
-	if s.engine, err = s.newEngine(o.Budget.Limits()); err != nil {
+	if s.engine, err = s.newEngine(o); err != nil {
 		return err
 	}
 	err = s.engine.MakeStack(func() {
 		s.stack = stack.New(stack.Options{
 			NetworkProtocols: []stack.NetworkProtocolFactory{
-				s.wrapNetwork(ipv4.NewProtocol), s.wrapNetwork(ipv6.NewProtocol),
+				s.path.Wrap(ipv4.NewProtocol), s.path.Wrap(ipv6.NewProtocol),
 			},
 			TransportProtocols: []stack.TransportProtocolFactory{s.engine.NewProtocol},
 			Clock:              s.clock,
@@ -176,6 +172,21 @@ func (s *Shard) makeStack(o Options) (err error) {
 		s.stack.Destroy()
 	}
 	return err
+}
+
+// newEngine makes the TCP that the shard is to have.
+func (s *Shard) newEngine(o Options) (Engine, error) {
+	record := s.recorder.Opener(s.clock, s.index)
+	if s.tcp.Engine == "tpa" {
+		return tcp.NewEngine(tcp.Config{
+			Link: s.link, MAC: s.mac, RxRing: s.rxRing, Slow: s.path.Take, Record: record,
+			Departing: s.path.Departing, Elsewhere: s.path.Elsewhere,
+		}), nil
+	}
+	return gvisortcp.NewEngine(gvisortcp.Config{
+		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.path.Take, Record: record, Now: s.clock.Nanos,
+		NoCoalescing: s.tcp.NoCoalescing, Pinned: o.CPU >= 0, MaxConnections: o.Budget.Limits().Connections,
+	})
 }
 
 // configure sets TCP's options and makes the network interface. What depends on
@@ -201,96 +212,20 @@ func (s *Shard) configure() error {
 	return nil
 }
 
-// AddAddress makes an address with its prefix ours.
-func (s *Shard) AddAddress(a tcpip.AddressWithPrefix) error {
-	proto := header.IPv4ProtocolNumber
-	if a.Address.Len() == header.IPv6AddressSize {
-		proto = header.IPv6ProtocolNumber
-	}
-	err := s.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: a}, stack.AddressProperties{})
-	if err != nil {
-		return fmt.Errorf("adding address %v: %v", a, err)
-	}
-	s.engine.RoutesChanged()
-	return nil
-}
-
-// RemoveAddress takes back AddAddress. Connections from the address end with
-// their next segment.
-func (s *Shard) RemoveAddress(a tcpip.Address) error {
-	if err := s.stack.RemoveAddress(nicID, a); err != nil {
-		return fmt.Errorf("removing address %v: %v", a, err)
-	}
-	s.engine.RoutesChanged()
-	return nil
-}
-
-// A Route sends a prefix to a gateway, or straight to the link when the gateway
-// is empty.
-type Route struct {
-	Destination tcpip.Subnet
-	Gateway     tcpip.Address
-}
-
-// SetRoutes replaces the routing table. The first route that fits wins.
-func (s *Shard) SetRoutes(routes []Route) {
-	table := make([]tcpip.Route, len(routes))
-	for i, r := range routes {
-		table[i] = tcpip.Route{Destination: r.Destination, Gateway: r.Gateway, NIC: nicID}
-	}
-	s.stack.SetRouteTable(table)
-	if s.routed.Swap(true) {
-		s.link.SetRoutes(table)
-	}
-	s.engine.RoutesChanged()
-}
-
-// Rerouted says that the router has other ways than before.
-func (s *Shard) Rerouted() { s.engine.RoutesChanged() }
-
-// Addresses returns our unicast addresses, sorted.
-func (s *Shard) Addresses() []netip.Prefix {
-	var all []netip.Prefix
-	for _, a := range s.stack.AllAddresses()[nicID] {
-		if ip := netstack.Addr(a.AddressWithPrefix.Address); ip.IsValid() && a.AddressWithPrefix.Address != header.IPv4Broadcast {
-			all = append(all, netip.PrefixFrom(ip, a.AddressWithPrefix.PrefixLen))
-		}
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Compare(all[j]) < 0 })
-	return all
-}
-
-// Routes returns the routing table.
-func (s *Shard) Routes() []Route {
-	var routes []Route
-	for _, r := range s.stack.GetRouteTable() {
-		routes = append(routes, Route{Destination: r.Destination, Gateway: r.Gateway})
-	}
-	return routes
-}
-
 // Start starts the poller.
 func (s *Shard) Start() {
-	s.counters.started.Store(time.Now().UnixNano())
+	s.poller.counters.started.Store(time.Now().UnixNano())
 	// In a profile a poller that looks for frames is as busy as one that has them:
 	// the labels tell which it is.
 	labels := pprof.Labels("tpa", "poller", "shard", strconv.Itoa(s.index), "queue", fmt.Sprintf("%s/%d", s.device, s.index))
-	go pprof.Do(context.Background(), labels, func(context.Context) { s.run() })
+	go pprof.Do(context.Background(), labels, func(context.Context) { s.poller.run() })
 }
 
 // Close stops the poller and then the stack, whose connections are reset. It
 // must be called once for each shard, started or not; the queue stays open.
 func (s *Shard) Close() {
 	s.closeOnce.Do(func() {
-		s.closing.Store(true)
-		if w, ok := s.queue.(link.Waiter); ok {
-			w.Wake()
-		}
-		if s.counters.started.Load() != 0 {
-			<-s.done
-		} else {
-			s.handlers.End(nil)
-		}
+		s.poller.stop()
 		// Now nothing comes in. TCP's own goroutine has to be done with what came
 		// before it is told to end: it would leave the rest in its queues.
 		for ep := range s.engine.Endpoints() {
@@ -303,12 +238,19 @@ func (s *Shard) Close() {
 	})
 }
 
-func (s *Shard) broken(err error) {
-	s.log.Error("queue failed", "queue", s.index, "err", err)
-	if s.onBreak != nil {
-		s.onBreak(err)
-	}
+// SetPolling changes how the poller idles. Any goroutine may call it, before Start and
+// after.
+func (s *Shard) SetPolling(p processor.Polling) {
+	s.poller.polling.Store(p.Policy())
+	s.poller.wake() // it may sleep for long by the old ones
 }
+
+// RunQueue implements transport.Stack.
+func (s *Shard) RunQueue() *transport.RunQueue { return s.poller.handlers }
+
+// CheckHandlers tells, once, of a handler that has kept the poller since the call
+// before. Somebody has to call it now and then.
+func (s *Shard) CheckHandlers() { s.poller.checkHandlers() }
 
 // unresolved passes on that a packet's next hop did not answer.
 func (s *Shard) unresolved(pkt *stack.PacketBuffer) {
@@ -334,6 +276,19 @@ func (s *Shard) SetZone(z transport.Zone) { s.zone.Store(&z) }
 func (s *Shard) Socket(v6, v6Only bool) (transport.Endpoint, error) {
 	return s.engine.Socket(v6, v6Only)
 }
+
+// Bind implements transport.Stack.
+func (s *Shard) Bind(ep transport.Endpoint, local, remote netip.AddrPort) error {
+	return s.outbound.bind(ep, local, remote)
+}
+
+// Conns yields the established connections. It takes no lock: of those that come and
+// go meanwhile it may miss some.
+func (s *Shard) Conns() iter.Seq[Conn] { return s.conns.all() }
+
+// SampleRTT counts the round-trip times of up to limit connections, spread over
+// all. It locks each of them for a moment.
+func (s *Shard) SampleRTT(limit int) { s.conns.sampleRTT(limit) }
 
 // Listening implements transport.Stack.
 func (s *Shard) Listening(ep transport.Endpoint, backlog int, waiting func() int) int {
@@ -376,44 +331,4 @@ func (s *Shard) Tidy() {
 	if s.handover != nil {
 		s.handover.Tidy()
 	}
-}
-
-// Stats are a shard's counters and gauges.
-type Stats struct {
-	// CPU is where the poller is pinned, -1 when it floats.
-	CPU    int
-	Poller PollerStats
-	Queue  link.QueueStats
-	Link   netif.EndpointStats
-	// Shortcuts counts segments that took the fast path.
-	Shortcuts uint64
-	// Handover counts what arrived on another queue than its flow's.
-	Handover handover.MemberStats
-	// Flows is the number of established flows.
-	Flows int
-	// Conns tell about the connections, those that ended included.
-	Conns ConnStats
-	// Limits tell how near the limits are.
-	Limits limits.Stats
-	// Refused counts what was not believed of those who pretend to be a peer or a
-	// router.
-	Refused transport.Refused
-	// Handlers tell about the handlers that the poller runs.
-	Handlers transport.RunStats
-	// Stack holds the stack's counters. Read its fields with Value.
-	Stack tcpip.Stats
-}
-
-// Stats reads the counters. Of the locks that the data path takes it takes none but
-// that of each connection, for a moment.
-func (s *Shard) Stats() Stats {
-	st := Stats{
-		CPU: s.cpu, Poller: s.pollerStats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.fast.Load(), Flows: s.engine.Flows(), Conns: s.connStats(),
-		Limits: s.account.Stats(), Refused: s.engine.Refused(), Handlers: s.handlers.Stats(), Stack: s.stackStats,
-	}
-	if s.handover != nil {
-		st.Handover = s.handover.Stats()
-	}
-	return st
 }

@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"fmt"
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -18,33 +17,17 @@ func (s *Shard) DeliverPacket(packet []byte) { s.link.DeliverPacket(packet) }
 
 // SetPortRange limits the local ports of connections that do not ask for one. No
 // other shard may have one of them.
-func (s *Shard) SetPortRange(first, last uint16) error { return s.setPortRange(first, last, true) }
+func (s *Shard) SetPortRange(first, last uint16) error { return s.outbound.setRange(first, last, true) }
 
 // SharePortRange is SetPortRange with ports that all shards have. Each takes those
 // whose answers arrive on its queue: see SetSpread.
-func (s *Shard) SharePortRange(first, last uint16) error { return s.setPortRange(first, last, false) }
-
-func (s *Shard) setPortRange(first, last uint16, block bool) error {
-	if err := s.stack.SetPortRange(first, last); err != nil {
-		return fmt.Errorf("ports %d to %d: %v", first, last, err)
-	}
-	s.outbound.mu.Lock()
-	s.outbound.ports, s.outbound.block = nil, block
-	s.outbound.mu.Unlock()
-	return nil
+func (s *Shard) SharePortRange(first, last uint16) error {
+	return s.outbound.setRange(first, last, false)
 }
 
 // AddPortRange adds local ports to those of SetPortRange. No other shard may have one
 // of them.
-func (s *Shard) AddPortRange(first, last uint16) error {
-	o := &s.outbound
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err := s.portsLocked(); err != nil {
-		return err
-	}
-	return o.ports.Add(first, last)
-}
+func (s *Shard) AddPortRange(first, last uint16) error { return s.outbound.addRange(first, last) }
 
 // SetMTU changes the greatest IP packet in bytes, at most the device's. Connections
 // that send larger ones are told.

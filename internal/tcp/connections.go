@@ -124,27 +124,12 @@ func (p *Protocol) take(a *arrival, payload []byte) {
 	a.ep.arrived(&s, a)
 }
 
-// Dispatcher stands between the stack's IP layers and its demultiplexer, which does
-// not know the connections that ICMP errors are about.
-func (p *Protocol) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher {
-	return &dispatcher{d, p}
-}
-
-type dispatcher struct {
-	stack.TransportDispatcher
-	p *Protocol
-}
-
-// DeliverTransportError implements stack.TransportDispatcher.
-func (d *dispatcher) DeliverTransportError(local, remote tcpip.Address, net tcpip.NetworkProtocolNumber, proto tcpip.TransportProtocolNumber, err stack.TransportError, pkt *stack.PacketBuffer) {
-	// Eight bytes of our header are all that is certain to be there (RFC 792).
-	if b, ok := pkt.Data().PullUp(8); ok && proto == header.TCPProtocolNumber {
-		h := header.TCP(b)
-		id := stack.TransportEndpointID{LocalAddress: local, LocalPort: h.SourcePort(), RemoteAddress: remote, RemotePort: h.DestinationPort()}
-		if e := d.p.connection(&id); e != nil {
-			e.HandleError(err, pkt)
-			return
-		}
+// DeliverError tells the connection, which gVisor's demultiplexer does not know, or the
+// demultiplexer.
+func (p *Protocol) DeliverError(demux stack.TransportDispatcher, id stack.TransportEndpointID, err stack.TransportError, pkt *stack.PacketBuffer) {
+	if e := p.connection(&id); e != nil {
+		e.HandleError(err, pkt)
+		return
 	}
-	d.TransportDispatcher.DeliverTransportError(local, remote, net, proto, err, pkt)
+	demux.DeliverTransportError(id.LocalAddress, id.RemoteAddress, netstack.Network(id.LocalAddress), header.TCPProtocolNumber, err, pkt)
 }

@@ -77,7 +77,7 @@ type Endpoint struct {
 	// added: the connection is in Protocol.flows.
 	registered, reserved, added bool
 
-	user transport.User // nil before Engine.Established and after Engine.Closed
+	user atomic.Pointer[transport.User] // nil before Engine.Established and after Engine.Closed
 
 	way *way // of path
 	// challenged is when the last acknowledgement of an unacceptable segment left.
@@ -152,15 +152,19 @@ func (e *Endpoint) SetSink(s transport.Sink) {
 }
 
 func (e *Endpoint) setUser(u transport.User) {
-	e.mu.Lock()
-	e.user = u
-	e.mu.Unlock()
+	if u == nil {
+		e.user.Store(nil)
+		return
+	}
+	e.user.Store(&u)
 }
 
+// currentUser takes no lock: those who count ask each connection.
 func (e *Endpoint) currentUser() transport.User {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.user
+	if u := e.user.Load(); u != nil {
+		return *u
+	}
+	return nil
 }
 
 // Trace returns what records the connection, nil when there is no room. It asks

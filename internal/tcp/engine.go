@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/flow"
@@ -31,7 +32,7 @@ type Config struct {
 	Slow func(f *link.Frame, k *flow.Key)
 	// Record opens the trace of a connection, nil where there is no room; nil where
 	// nothing is recorded.
-	Record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+	Record recorder.Opener
 	// Departing is told of each flow whose SYN is about to leave, and Elsewhere tells
 	// whether a flow is another shard's; nil where there is no other.
 	Departing func(flow.Key)
@@ -230,12 +231,17 @@ func (g *Engine) Resume() { g.p.Retry() }
 // must look again soon then.
 func (g *Engine) Stalled() bool { return g.p.Stalled() }
 
-// Dispatcher stands between the stack's IP layers and its demultiplexer.
-func (g *Engine) Dispatcher(d stack.TransportDispatcher) stack.TransportDispatcher {
-	return g.p.Dispatcher(d)
+// Deliver implements slowpath.TCP: connections look at each segment themselves.
+func (*Engine) Deliver(demux stack.TransportDispatcher, pkt *stack.PacketBuffer) stack.TransportPacketDisposition {
+	return demux.DeliverTransportPacket(header.TCPProtocolNumber, pkt)
 }
 
-// WriteTCP sends a segment past the stack's IP layer, if that can be.
+// DeliverError implements slowpath.TCP.
+func (g *Engine) DeliverError(demux stack.TransportDispatcher, id stack.TransportEndpointID, _ header.TCP, err stack.TransportError, pkt *stack.PacketBuffer) {
+	g.p.DeliverError(demux, id, err, pkt)
+}
+
+// WriteTCP implements slowpath.TCP.
 func (g *Engine) WriteTCP(r *stack.Route, p *stack.NetworkHeaderParams, pkt *stack.PacketBuffer) (bool, tcpip.Error) {
 	return g.c.Link.WriteTCP(r, p, pkt)
 }

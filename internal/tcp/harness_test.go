@@ -179,7 +179,7 @@ func newHost(t testing.TB, slow bool, options ...tcpip.SettableTransportProtocol
 	return h
 }
 
-// newIPv4 makes an IP layer whose dispatcher is the protocol's, as a shard has it.
+// newIPv4 makes an IP layer whose ICMP errors go to the protocol, as on a shard's slow path.
 func (h *host) newIPv4(s *stack.Stack) stack.NetworkProtocol {
 	return &ipProtocol{ipv4.NewProtocol(s), h}
 }
@@ -190,7 +190,24 @@ type ipProtocol struct {
 }
 
 func (p *ipProtocol) NewEndpoint(nic stack.NetworkInterface, d stack.TransportDispatcher) stack.NetworkEndpoint {
-	return p.NetworkProtocol.NewEndpoint(nic, p.h.p.Dispatcher(d))
+	return p.NetworkProtocol.NewEndpoint(nic, &dispatcher{d, p.h})
+}
+
+// A dispatcher gives ICMP errors to the protocol.
+type dispatcher struct {
+	stack.TransportDispatcher
+	h *host
+}
+
+func (d *dispatcher) DeliverTransportError(local, remote tcpip.Address, _ tcpip.NetworkProtocolNumber, _ tcpip.TransportProtocolNumber, err stack.TransportError, pkt *stack.PacketBuffer) {
+	b, ok := pkt.Data().PullUp(8)
+	if !ok {
+		d.h.t.Error("a short ICMP error")
+		return
+	}
+	quoted := header.TCP(b)
+	id := stack.TransportEndpointID{LocalAddress: local, LocalPort: quoted.SourcePort(), RemoteAddress: remote, RemotePort: quoted.DestinationPort()}
+	d.h.p.DeliverError(d.TransportDispatcher, id, err, pkt)
 }
 
 // A peer's segment. Zero numbers are filled in: seq and ack with what is next,

@@ -69,7 +69,7 @@ type Protocol struct {
 
 	// record opens the trace of a connection, nil where there is no room; it is nil
 	// where nothing is recorded.
-	record func(stack.TransportEndpointID, *recorder.Endpoint) *recorder.Trace
+	record recorder.Opener
 
 	account *limits.Account // keeps the limits; nil in tests
 

@@ -4,6 +4,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/gotpa/tpa/internal/netstack"
 	"github.com/gotpa/tpa/internal/recorder"
 	"github.com/gotpa/tpa/internal/transport"
 )
@@ -39,7 +40,8 @@ func (e *Endpoint) setState(s transport.State) {
 // record begins to record a connection whose addresses are known.
 func (e *Endpoint) record(halfOpen bool) {
 	if open := e.p.record; open != nil {
-		e.trace = open(e.ID, &recorder.Endpoint{State: e.stateNumber, Timeouts: &e.timeouts, HalfOpen: halfOpen})
+		local, remote := netstack.Ends(&e.ID)
+		e.trace = open(local, remote, &recorder.Endpoint{State: e.stateNumber, Timeouts: &e.timeouts, HalfOpen: halfOpen})
 		e.untraced = halfOpen && e.trace == nil
 	}
 }

@@ -1,4 +1,4 @@
-package shard
+package processor
 
 import "golang.org/x/sys/unix"
 

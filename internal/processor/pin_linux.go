@@ -1,9 +1,9 @@
-package shard
+package processor
 
 import "golang.org/x/sys/unix"
 
-// pin keeps the calling thread on one CPU.
-func pin(cpu int) error {
+// Pin keeps the calling thread on one CPU.
+func Pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
 	return unix.SchedSetaffinity(0, &set)

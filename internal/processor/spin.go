@@ -1,4 +1,4 @@
-package shard
+package processor
 
 import "time"
 

@@ -1,4 +1,4 @@
-package shard
+package processor
 
 import (
 	"math"
@@ -19,7 +19,7 @@ const (
 	globalTick = 61
 )
 
-// turns have goroutines of Go's global run queue run, beside a busy poller.
+// Turns have goroutines of Go's global run queue run, beside a busy poller.
 //
 // A poller yields by Goyield, which leaves it in the run queue of its P: it goes on
 // after those that it woke. Others come to the global queue: goroutines that were
@@ -28,27 +28,26 @@ const (
 // switches, and a poller that runs handlers for a millisecond switches a thousand
 // times a second. Without more ado a program with no P but pollers' would start 16
 // such goroutines a second.
-//
-// It belongs to the poller.
-type turns struct {
+type Turns struct {
 	clock *clock.Clock
 	// due is when the next turn is, in nanoseconds as the clock has them.
 	due      int64
 	runnable [1]metrics.Sample
 }
 
-func newTurns(c *clock.Clock) turns {
-	t := turns{clock: c, runnable: [1]metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}}
+// NewTurns returns the Turns of a poller whose clock is c.
+func NewTurns(c *clock.Clock) Turns {
+	t := Turns{clock: c, runnable: [1]metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}}
 	if clock.Virtual() {
 		t.due = math.MaxInt64 // a clock that stands still ends no turn
 	}
 	return t
 }
 
-// give lets goroutines of the global run queue run, if it is their turn: until none
+// Give lets goroutines of the global run queue run, if it is their turn: until none
 // is left, or for turnEvery. After longer turns the poller polls for as long as they
 // took: nobody gets less than half of a processor. now is the time of this poll.
-func (t *turns) give(now int64) {
+func (t *Turns) Give(now int64) {
 	if now < t.due {
 		return
 	}
@@ -64,7 +63,7 @@ func (t *turns) give(now int64) {
 }
 
 // waiting tells whether a goroutine is runnable in any queue.
-func (t *turns) waiting() bool {
+func (t *Turns) waiting() bool {
 	metrics.Read(t.runnable[:])
 	v := t.runnable[0].Value
 	return v.Kind() == metrics.KindUint64 && v.Uint64() > 0
