@@ -309,9 +309,10 @@ test-packaging:
 # Builds both images from bases that mmdebstrap makes, and runs the one for AF_XDP:
 # about five minutes, as root, without a registry.
 .PHONY: test-images
-test-images: ## build both container images and run one, as root
+test-images: ## build both container images, run one, and walk through docs/first-hour.md, as root
 	@$(MAKE) --no-print-directory deps PACKAGES="buildah mmdebstrap ca-certificates redis-tools iproute2"
 	packaging/container/test.sh
+	packaging/container/first-hour.sh --check docs/first-hour.md
 
 # Without a container engine this says what to do instead, and succeeds.
 .PHONY: dashboard

@@ -103,7 +103,11 @@ func errGathers(l netlink.Link) error {
 func errFilter(l netlink.Link, mode Mode, err error) error {
 	attrs := l.Attrs()
 	e := &link.InterfaceError{Interface: attrs.Name, Err: err}
+	_, noSys := ebpf.PossibleCPU()
 	switch {
+	case noSys != nil:
+		e.Problem = "loading the filter needs the number of processors, which /sys tells"
+		e.Remedy = "mount -t sysfs sysfs /sys, as container engines do"
 	case errors.Is(err, errPin):
 		e.Problem = "the filter cannot be pinned in " + PinDir
 		e.Remedy = "mount -t bpf bpf " + filepath.Dir(PinDir) + ", or do not ask to pin"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds both images without a registry, from bases that mmdebstrap makes of this
 # machine's Debian mirror and Go, and runs the one for AF_XDP: between two network
-# namespaces, with the capabilities of compose.yaml and no others. Root, 5 minutes.
+# namespaces, with the capabilities and limits of compose.yaml and no others. Root, 5 minutes.
 #
 # buildah builds with --isolation chroot, which needs no container engine and works
 # inside a container. The build uses this machine's caches of modules and objects.
@@ -27,13 +27,13 @@ echo "The bases, for debian:12-slim and golang:1.26-bookworm"
 mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$work/base.tar"
 tar -C "$(go env GOROOT)" --transform 's,^\.,usr/local/go,' -cf "$work/go.tar" .
 printf 'FROM scratch\nADD base.tar /\n' >"$work/Dockerfile.debian"
-printf 'FROM localhost/debian\nADD go.tar /\nENV PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin\n' >"$work/Dockerfile.go"
+printf 'FROM localhost/debian\nADD go.tar /\nENV GOMODCACHE=/go/mod GOCACHE=/go/cache PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin\n' >"$work/Dockerfile.go"
 image -t debian -f "$work/Dockerfile.debian" "$work"
 image -t golang -f "$work/Dockerfile.go" "$work"
 rm "$work"/*.tar
 
 args=(--build-arg GO_IMAGE=localhost/golang --build-arg RUN_IMAGE=localhost/debian
-  --volume "$(go env GOMODCACHE):/go/mod" --volume "$(go env GOCACHE):/go/cache" --env GOMODCACHE=/go/mod --env GOCACHE=/go/cache
+  --volume "$(go env GOMODCACHE):/go/mod" --volume "$(go env GOCACHE):/go/cache"
   --volume /etc/ssl/certs:/etc/ssl/certs:ro)
 echo "Dockerfile.dpdk"
 image "${args[@]}" -t tpa-redis-dpdk -f packaging/container/Dockerfile.dpdk .
@@ -51,14 +51,19 @@ for n in "$server 10.0.0.2/24" "$client 10.0.0.1/24"; do
   ip -n "$1" addr add "$2" dev eth0
   ip -n "$1" link set eth0 up
 done
+# Where the limit of locked memory cannot be lifted, it takes one more.
+(ulimit -l unlimited) 2>/dev/null || caps+=(ipc_lock)
 keep=$(printf ',+%s' "${caps[@]}")
 # chroot(8) needs a capability that the server must not have, and the image has no
 # shell to drop it in: so the set is bounded first, and the root changed by mounts.
+# /proc and /sys are there, as in a container of any engine.
 TPA_DEV=xdp:eth0 TPA_FALLBACK=never ip netns exec "$server" \
   unshare --mount --propagation private sh -euc '
-    mount --bind "$1" "$1"; cd "$1"; mkdir -p old; pivot_root . old
-    exec /old/usr/bin/env LD_LIBRARY_PATH=/old/lib/x86_64-linux-gnu:/old/usr/lib/x86_64-linux-gnu \
-      /old/lib64/ld-linux-x86-64.so.2 /old/usr/bin/setpriv --bounding-set="-all$2" --inh-caps=-all /server' \
+    ulimit -l unlimited 2>/dev/null || :
+    mount --bind "$1" "$1"; cd "$1"; mkdir -p old proc sys
+    mount -t proc proc proc; mount --bind /sys sys; pivot_root . old
+    exec /old/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /old/lib/x86_64-linux-gnu:/old/usr/lib/x86_64-linux-gnu \
+      /old/usr/bin/setpriv --bounding-set="-all$2" --inh-caps=-all /server' \
   sh "$root" "$keep" >"$work/server.log" 2>&1 &
 pid=$!
 for _ in $(seq 100); do
