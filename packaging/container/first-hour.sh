@@ -28,7 +28,7 @@ inside() {
   env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
     ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} GOPROXY=off \
     GOMODCACHE=/go/mod GOCACHE=/go/cache GOTOOLCHAIN=local STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot \
-    chroot "$root" bash -c "cd /root/tpa 2>/dev/null || cd /root; $1"
+    chroot "$root" bash -c "cd ~/tpa 2>/dev/null || cd; $1"
 }
 say() { printf '%s\n' "$*" | tee -a "$work/transcript"; }
 # run shows a command and what it says; with a second argument, only the lines that
