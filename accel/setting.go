@@ -140,9 +140,9 @@ var settings = []Setting{
 	}),
 	form("tcp.engine", "TPA_TCP", "TCP.Engine", func(c *Config) *Engine { return &c.TCP.Engine }, engines.want(), "tpa",
 		"the TCP: our own, which runs to completion in the poller, or gVisor's, slower, the reference in tests"),
-	number("tcp.receive_buffer", "", "TCP.ReceiveBuffer", func(c *Config) *int { return &c.TCP.ReceiveBuffer }, minBuffer, maxBuffer, "bytes", "6291456",
+	number("tcp.receive_buffer", "", "TCP.ReceiveBuffer", func(c *Config) *int { return &c.TCP.ReceiveBuffer }, minBuffer, maxBuffer, "bytes", "33554432",
 		"the greatest receive buffer of one connection; it begins with 1 MB"),
-	number("tcp.send_buffer", "", "TCP.SendBuffer", func(c *Config) *int { return &c.TCP.SendBuffer }, minBuffer, maxBuffer, "bytes", "4194304",
+	number("tcp.send_buffer", "", "TCP.SendBuffer", func(c *Config) *int { return &c.TCP.SendBuffer }, minBuffer, maxBuffer, "bytes", "33554432",
 		"the greatest send buffer of one connection; it begins with 256 KB"),
 	{
 		Key: "tcp.time_wait", Field: "TCP.TimeWait", Values: "a duration of 1ms to 4m", Default: "60s",

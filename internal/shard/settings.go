@@ -8,7 +8,7 @@ import (
 // TCP are settings of a shard's TCP stack.
 type TCP struct {
 	// ReceiveBuffer and SendBuffer are the greatest buffers in bytes that one
-	// connection grows to, 4 KB to 1 GB. Defaults: 6 MB and 4 MB. They begin with 1 MB
+	// connection grows to, 4 KB to 1 GB. Default: 32 MB. They begin with 1 MB
 	// and what the engine says (Engine.FirstSend), if that is less.
 	ReceiveBuffer, SendBuffer int
 	// TimeWait is how long a closed connection blocks its 4-tuple. 1 ms to 4 min.
@@ -28,8 +28,8 @@ type TCP struct {
 }
 
 func (t TCP) withDefaults() TCP {
-	t.ReceiveBuffer = cmp.Or(t.ReceiveBuffer, 6<<20)
-	t.SendBuffer = cmp.Or(t.SendBuffer, 4<<20)
+	t.ReceiveBuffer = cmp.Or(t.ReceiveBuffer, 32<<20)
+	t.SendBuffer = cmp.Or(t.SendBuffer, 32<<20)
 	t.TimeWait = cmp.Or(t.TimeWait, time.Minute)
 	t.Engine = cmp.Or(t.Engine, "tpa")
 	return t

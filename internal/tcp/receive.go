@@ -61,6 +61,7 @@ type moderation struct {
 	moderate   bool
 	receiveMax int
 	copiedAt   int64
+	copiedLast int // in the round trip before copiedAt
 }
 
 // A piece is data that came out of order.
@@ -700,8 +701,9 @@ func (e *Endpoint) advertise() uint16 {
 // matters to bulk transfers, which pass 32 KB many times per round trip.
 const moderateEvery = 32 << 10
 
-// moderateReceive gives a program that reads more than half a buffer per round trip
-// one of twice the size.
+// moderateReceive gives a program a buffer of twice what it reads in a round trip,
+// so that what it reads may double in the next; and of more while that grows, since the
+// window is told half a round trip late (Linux, tcp_rcv_space_adjust).
 func (e *Endpoint) moderateReceive() {
 	if !e.moderate {
 		return
@@ -710,10 +712,14 @@ func (e *Endpoint) moderateReceive() {
 	if time.Duration(now-e.copiedAt) < max(e.srtt, time.Millisecond) {
 		return
 	}
-	if e.copied > e.receiveSize/2 && e.receiveSize < e.receiveMax {
-		e.receiveSize = min(2*e.receiveSize, e.receiveMax)
+	want := 2 * e.copied
+	if grown := e.copied - e.copiedLast; grown > 0 && e.copiedLast > 0 {
+		want += min(want*grown/e.copiedLast, want)
 	}
-	e.copied, e.copiedAt = 0, now
+	if want > e.receiveSize {
+		e.receiveSize = max(min(want, e.receiveMax), e.receiveSize)
+	}
+	e.copied, e.copiedLast, e.copiedAt = 0, e.copied, now
 }
 
 func block(s span) header.SACKBlock {

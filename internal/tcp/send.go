@@ -546,20 +546,22 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	return sent == n && finished == last
 }
 
-// moderateSend gives a sender of whose buffer two thirds are acknowledged in the
-// shortest round trip one of twice the size. Round trips that are long because
-// much waits do not count: a larger buffer would only make them longer.
+// moderateSend gives a sender a buffer of twice what is acknowledged in the shortest
+// round trip, and of four times that in slow start, where the next round trip sends
+// twice as much (Linux, tcp_sndbuf_expand). Round trips that are long because much waits
+// do not count: a larger buffer would only make them longer.
 func (e *Endpoint) moderateSend(n int, now int64) {
 	e.acked += n
 	passed := now - e.ackedAt
 	if passed < max(e.rack.least, int64(time.Millisecond)) {
 		return
 	}
-	size := e.sendSize
-	if 3*float64(e.acked)*float64(e.rack.least) > 2*float64(size)*float64(passed) {
-		if most := e.p.options().send.Max; size < most {
-			e.sendSize = min(2*size, most)
-		}
+	want := 2 * float64(e.acked) * float64(e.rack.least) / float64(passed)
+	if e.window < e.threshold {
+		want *= 2
+	}
+	if most := e.p.options().send.Max; want > float64(e.sendSize) && e.sendSize < most {
+		e.sendSize = int(min(want, float64(most)))
 	}
 	e.acked, e.ackedAt = 0, now
 }
