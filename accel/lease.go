@@ -86,15 +86,19 @@ func (l *lease) claimPort() error {
 		l.from.close()
 		return err
 	}
-	if err := l.from.claimed(); err != nil {
-		s.log.Warn("the process that had this port is gone", "port", l.first, "err", err)
-	}
 	s.mu.Lock()
-	l.untended = false
 	s.predecessors = append(s.predecessors, l.from)
 	s.mu.Unlock()
-	l.from.follow(l)
+	l.from.claimed(l)
 	return nil
+}
+
+// tended says that the predecessor's filter has the kept flows, which can be looked
+// after from now on.
+func (l *lease) tended() {
+	l.sharing.mu.Lock()
+	defer l.sharing.mu.Unlock()
+	l.untended = false
 }
 
 // claimWith claims the ports but for flows that others keep.
@@ -380,7 +384,6 @@ func (l *lease) handOver(to *messages) {
 	l.sharing.mu.Lock()
 	l.to = to
 	l.sharing.mu.Unlock()
-	l.hold.give()
 	l.end()
 }
 
