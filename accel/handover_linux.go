@@ -52,8 +52,8 @@ const (
 	handOverPatience = 10 * time.Second
 	// underWay is how long a frame may take from the younger one's filter (XDP), where it
 	// was before that had the port, to the elder's behind it. On a busy machine the kernel
-	// may do something else in between.
-	underWay = 100 * time.Millisecond
+	// may do something else in between, for as long as a time slice of everybody else.
+	underWay = time.Second
 	// handOverSegments is how many segments wait for the younger one; more are lost.
 	handOverSegments = 4096
 	maxMessage       = 4 << 20 // bytes: as many flows as a filter has exceptions
