@@ -14,7 +14,6 @@ import (
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/internal/transport"
 	"github.com/gotpa/tpa/link"
-	"github.com/gotpa/tpa/link/packet"
 )
 
 // A listener's port passes from one process to the next without a moment in which
@@ -187,7 +186,7 @@ func (p *predecessor) flows() ([]link.Flow, error) {
 // comes to the lease, until close.
 func (p *predecessor) claimed(l *lease) {
 	var before []byte
-	if _, behind := l.sharing.rt.device.(*packet.Device); !behind {
+	if _, behind := l.sharing.rt.device.(*packetDevice); !behind {
 		before = []byte{1} // our filter stands before the predecessor's
 	}
 	_ = p.send(msgClaimed, before, nil) // an error shows when we receive, too
