@@ -49,6 +49,10 @@ const (
 	descriptorTimeout = 30 * time.Second
 	// handOverPatience is how long handshakes have that the elder began.
 	handOverPatience = 10 * time.Second
+	// underWay is how long a frame may take from the younger one's filter (XDP), where it
+	// was before that had the port, to the elder's behind it. On a busy machine the kernel
+	// may do something else in between, for as long as a time slice of everybody else.
+	underWay = time.Second
 	// handOverSegments is how many segments wait for the younger one; more are lost.
 	handOverSegments = 4096
 	maxMessage       = 4 << 20 // bytes: as many flows as a filter has exceptions
@@ -178,18 +182,14 @@ func (p *predecessor) flows() ([]link.Flow, error) {
 	return parseFlows(body), err
 }
 
-// claimed says that the port is ours, and returns when the predecessor has nothing of
-// it but its connections.
-func (p *predecessor) claimed() error {
-	if err := p.send(msgClaimed, nil, nil); err != nil {
-		return err
+// claimed says that the port is ours. From then on what the predecessor still has of it
+// comes to the lease, until close.
+func (p *predecessor) claimed(l *lease) {
+	var before []byte
+	if _, behind := l.sharing.rt.device.(*packetDevice); !behind {
+		before = []byte{1} // our filter stands before the predecessor's
 	}
-	_, err := p.want(msgDrained)
-	return err
-}
-
-// follow takes what the predecessor still has for the lease, until close.
-func (p *predecessor) follow(l *lease) {
+	_ = p.send(msgClaimed, before, nil) // an error shows when we receive, too
 	p.SetReadDeadline(time.Time{})
 	p.done = make(chan struct{})
 	go func() {
@@ -199,8 +199,11 @@ func (p *predecessor) follow(l *lease) {
 			kind, body, err := p.receive()
 			switch {
 			case err != nil:
+				l.tended()
 				l.forgetKept(nil) // it has ended
 				return
+			case kind == msgDrained:
+				l.tended()
 			case kind == msgSegment:
 				l.sharing.rt.shards[0].DeliverPacket(body)
 			case kind == msgEnded && len(body) > 0:
@@ -334,8 +337,9 @@ func (o *offer) handOver(m *messages) (done bool) {
 	}
 	flows := append(s.flows(l.lease.first), l.lease.keptNow()...)
 	err := m.send(msgFlows, appendFlows(nil, flows), nil)
+	var before []byte
 	if err == nil {
-		_, err = m.want(msgClaimed)
+		before, err = m.want(msgClaimed)
 	}
 	if err != nil {
 		l.rt.log.Warn("the port stays here: the process that asked for it did not take it", "port", o.local.Port(), "err", err)
@@ -346,32 +350,46 @@ func (o *offer) handOver(m *messages) (done bool) {
 		return false
 	}
 	o.withdraw()
+	l.lease.hold.give()
 	l.handedOver.Store(true)
-	l.lease.handOver(m)
 	l.rt.log.Info("the port was handed over", "port", o.local.Port(), "connections", len(flows))
-	m.send(msgDrained, nil, nil) // who is gone by now needs none
-	l.rt.watchers.Go(func() { o.finish(m, segments) })
+	wait := time.Duration(0)
+	if len(before) > 0 {
+		wait = underWay
+	}
+	l.rt.watchers.Go(func() { o.finish(m, segments, wait) })
 	return true
 }
 
-// finish passes on what still comes, while the handshakes end that have begun; then
-// it closes the listener, and passes on until the runtime ends.
-func (o *offer) finish(m *messages, segments <-chan []byte) {
+// finish ends the lease when no frame is under way any more that comes here by it, closes
+// the listener when the handshakes are through that have begun, and passes on what still
+// comes until the runtime ends.
+func (o *offer) finish(m *messages, segments <-chan []byte, wait time.Duration) {
 	defer m.Close()
-	deadline := time.Now().Add(handOverPatience)
+	l := o.l
+	stopped, drain, deadline := l.rt.stopped, time.After(wait), time.Now().Add(handOverPatience)
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	for {
 		select {
 		case p := <-segments:
-			m.send(msgSegment, p, nil) // an error says that it has ended: nobody has the port then
+			_ = m.send(msgSegment, p, nil) // an error says that it has ended: nobody has the port then
 		case <-look.C:
-			if transport.Pending(o.l.Listener) == 0 || time.Now().After(deadline) {
+			if transport.Pending(l.Listener) == 0 || time.Now().After(deadline) {
 				look.Stop()
-				o.l.Close()
+				l.Close()
 			}
-		case <-o.l.rt.stopped:
-			return
+		case <-drain:
+			l.lease.handOver(m)
+			_ = m.send(msgDrained, nil, nil) // who is gone by now needs none
+			drain = nil
+			if stopped == nil {
+				return
+			}
+		case <-stopped:
+			if stopped = nil; drain == nil {
+				return
+			}
 		}
 	}
 }

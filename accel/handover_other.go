@@ -24,9 +24,7 @@ func (*sharing) askForPort(string, netip.AddrPort) (*predecessor, *ports.Reserva
 
 func (*predecessor) flows() ([]link.Flow, error) { return nil, nil }
 
-func (*predecessor) claimed() error { return nil }
-
-func (*predecessor) follow(*lease) {}
+func (*predecessor) claimed(*lease) {}
 
 func (*predecessor) close() {}
 

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
+	"time"
 
 	"github.com/gotpa/tpa/internal/ports"
 	"github.com/gotpa/tpa/link"
@@ -21,6 +23,9 @@ const (
 	// leastOutbound is what a process does with that may not hold as many.
 	leastOutbound = 16
 )
+
+// offerTime is how long a process that wants a port of another one's waits for its offer.
+const offerTime = time.Second
 
 // A lease is a port, or a block of them, that is held in the kernel and claimed
 // on the device.
@@ -51,6 +56,13 @@ func (s *sharing) reserve(network string, addr *net.TCPAddr) (*lease, error) {
 	at := netip.AddrPortFrom(ip, uint16(addr.Port))
 	from, passed := s.askForPort(network, at)
 	hold, err := holdPort(network, at, passed, s)
+	// Who has just got the port from another process may not offer it yet.
+	for began := time.Now(); s.rt.config.HandOver && errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < offerTime; {
+		time.Sleep(10 * time.Millisecond)
+		if from, passed = s.askForPort(network, at); from != nil {
+			hold, err = holdPort(network, at, passed, s)
+		}
+	}
 	if err != nil {
 		from.close()
 		return nil, err
@@ -86,15 +98,19 @@ func (l *lease) claimPort() error {
 		l.from.close()
 		return err
 	}
-	if err := l.from.claimed(); err != nil {
-		s.log.Warn("the process that had this port is gone", "port", l.first, "err", err)
-	}
 	s.mu.Lock()
-	l.untended = false
 	s.predecessors = append(s.predecessors, l.from)
 	s.mu.Unlock()
-	l.from.follow(l)
+	l.from.claimed(l)
 	return nil
+}
+
+// tended says that the predecessor's filter has the kept flows, which can be looked
+// after from now on.
+func (l *lease) tended() {
+	l.sharing.mu.Lock()
+	defer l.sharing.mu.Unlock()
+	l.untended = false
 }
 
 // claimWith claims the ports but for flows that others keep.
@@ -380,7 +396,6 @@ func (l *lease) handOver(to *messages) {
 	l.sharing.mu.Lock()
 	l.to = to
 	l.sharing.mu.Unlock()
-	l.hold.give()
 	l.end()
 }
 

@@ -267,7 +267,7 @@ func (l *listener) Close() error {
 		if l.kernel != nil {
 			l.kernel.Close()
 		}
-		if l.lease != nil {
+		if l.lease != nil && !l.handedOver.Load() {
 			l.lease.end()
 		}
 		l.rt.forget(l)

@@ -248,8 +248,13 @@ func (rt *Runtime) offerInterface() {
 		return
 	}
 	name := d.Info().Name
+	// At once, if nobody has the name: the next process may come before a goroutine runs.
+	at := &net.UnixAddr{Net: "unix", Name: interfaceOffer(name)}
+	socket, err := net.ListenUnix("unix", at)
 	rt.watchers.Go(func() {
-		socket, err := rt.listenAbstract(interfaceOffer(name))
+		if err != nil {
+			socket, err = rt.listenAbstract(at.Name)
+		}
 		if err != nil {
 			rt.log.Warn("the interface's XDP cannot be handed over to the next process", "device", name, "reason", err)
 			return

@@ -33,8 +33,8 @@ type conntrack struct {
 	stack *stack.Stack
 	nic   tcpip.NICID
 	flows flow.Table[*tracked]
-	// most is how many flows are followed.
-	most int
+	// most is how many flows are followed. Limits.Connections may change it any time.
+	most func() int
 	now  func() int64 // monotonic, in nanoseconds
 	// unclaimed answers a segment as one that belongs to no connection.
 	unclaimed func(stack.TransportEndpointID, *stack.PacketBuffer) stack.UnknownDestinationPacketDisposition
@@ -120,7 +120,7 @@ func (c *conntrack) track(k flow.Key, id stack.TransportEndpointID, proto tcpip.
 		return t
 	}
 	// Some may have ended since the last call of tidy.
-	if c.flows.Len() >= c.most {
+	if c.flows.Len() >= c.most() {
 		return nil
 	}
 	t := &tracked{id: id, proto: proto, synShift: -1}

@@ -167,7 +167,7 @@ func TestConntrackErrors(t *testing.T) {
 		RemoteAddress: tcpip.AddrFrom4([4]byte{10, 0, 0, 1}), RemotePort: 4000,
 	}
 	k, _ := netstack.Key(&id)
-	c := &conntrack{most: 1, now: func() int64 { return 1 }}
+	c := &conntrack{most: func() int { return 1 }, now: func() int64 { return 1 }}
 	f := c.track(k, id, header.IPv4ProtocolNumber)
 	f.send(head(acked-1, next, flagSYN|flagACK, 1000), 0)
 	f.judge(head(next, acked, flagACK, 1000), 0, c.now)
@@ -224,7 +224,7 @@ func TestConntrackForgets(t *testing.T) {
 	if terr := st.RegisterTransportEndpoint(networks, tcp.ProtocolNumber, id, living, ports.Flags{}, 0); terr != nil {
 		t.Fatal(terr)
 	}
-	c := &conntrack{stack: st, most: 16}
+	c := &conntrack{stack: st, most: func() int { return 16 }}
 	c.track(flow.Key{Ports: 1}, id, ipv4.ProtocolNumber)
 	for range 3 {
 		c.tidy()
@@ -278,5 +278,32 @@ func BenchmarkConntrack(b *testing.B) {
 		c.mu.Lock()
 		c.judge(h, 100, now)
 		c.mu.Unlock()
+	}
+}
+
+// TestConntrackLimit: what is followed grows with a limit that is raised, and none is
+// forgotten when it is lowered.
+func TestConntrackLimit(t *testing.T) {
+	limit := 1
+	c := &conntrack{most: func() int { return limit }, now: func() int64 { return 1 }}
+	track := func(port uint16) *tracked {
+		id := stack.TransportEndpointID{
+			LocalAddress: tcpip.AddrFrom4([4]byte{10, 0, 0, 2}), LocalPort: 7,
+			RemoteAddress: tcpip.AddrFrom4([4]byte{10, 0, 0, 1}), RemotePort: port,
+		}
+		k, _ := netstack.Key(&id)
+		return c.track(k, id, header.IPv4ProtocolNumber)
+	}
+	first := track(1)
+	if first == nil || track(2) != nil {
+		t.Error("of two connections, want the first followed")
+	}
+	limit = 2
+	if track(2) == nil {
+		t.Error("the second is not followed after the limit was raised")
+	}
+	limit = 1
+	if track(1) != first || track(3) != nil {
+		t.Error("after the limit was lowered, want the first followed and no third")
 	}
 }

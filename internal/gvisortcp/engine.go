@@ -41,8 +41,6 @@ type Config struct {
 	NoCoalescing bool
 	// Pinned says that the poller has a processor for itself.
 	Pinned bool
-	// MaxConnections is how many connections the runtime holds at most.
-	MaxConnections int
 }
 
 // An Engine is gVisor's TCP as a shard has it: shard.Engine. Receive, FinishPoll
@@ -92,7 +90,7 @@ func (g *Engine) NewProtocol(s *stack.Stack) stack.TransportProtocol {
 	}
 	g.stack, g.guard = s, &guard{p, t, g}
 	g.conntrack = &conntrack{
-		stack: s, nic: g.c.NIC, now: g.c.Now, most: 2 * g.c.MaxConnections,
+		stack: s, nic: g.c.NIC, now: g.c.Now, most: func() int { return 2 * g.account.MaxConnections() },
 		unclaimed: g.guard.HandleUnknownDestinationPacket,
 	}
 	return g.guard

@@ -99,6 +99,9 @@ func (b *Budget) Full() bool {
 	return true
 }
 
+// MaxConnections is Limits.Connections as it is now.
+func (a *Account) MaxConnections() int { return a.budget.limits.Load().Connections }
+
 // connections is how many of Limits.Connections the shard uses.
 func (a *Account) connections() int {
 	return int(a.counters.CurrentConnected.Value()) - int(a.timeWait.Load()) + a.halfOpen()

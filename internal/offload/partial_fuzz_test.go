@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gotpa/tpa/internal/testframe"
@@ -18,12 +19,19 @@ func FuzzPartial(f *testing.F) {
 		return s.Frame()
 	}
 	v4, v6 := ends(netip.IPv4Unspecified()), ends(netip.IPv6Unspecified())
-	for _, frame := range [][]byte{v4, v6} {
+	// With options of IPv4, and destination options of IPv6.
+	options4, options6 := slices.Insert(bytes.Clone(v4), 34, 1, 1, 1, 0), slices.Insert(bytes.Clone(v6), 54, 6, 0, 1, 4, 0, 0, 0, 0)
+	options4[14]++
+	binary.BigEndian.PutUint16(options4[16:], uint16(len(options4)-14))
+	testframe.SumIPv4(options4[14:])
+	options6[20] = 60
+	binary.BigEndian.PutUint16(options6[18:], uint16(len(options6)-54))
+	for _, frame := range [][]byte{v4, v6, options4, options6} {
 		if !Partial(frame) {
 			f.Fatalf("not partial: %x", frame)
 		}
 	}
-	for _, frame := range [][]byte{nil, v4, v4[:54], v4[:53], v6, v6[:74], v6[:73]} {
+	for _, frame := range [][]byte{nil, options4, options6, v4, v4[:54], v4[:53], v6, v6[:74], v6[:73]} {
 		f.Add(frame)
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
@@ -39,10 +47,11 @@ func FuzzPartial(f *testing.F) {
 			}
 			return
 		}
-		field, addrs, size := 50, frame[26:34], int(binary.BigEndian.Uint16(frame[16:]))-20
-		if frame[12] == 0x86 {
-			field, addrs, size = 70, frame[22:54], int(binary.BigEndian.Uint16(frame[18:]))
+		p, ok := Parse(frame)
+		if !ok {
+			t.Fatalf("no packet: %x", frame)
 		}
+		field, addrs, size := p.L4+16, p.Addrs(frame), p.End-p.L4
 		sum := checksum.Combine(checksum.Checksum(addrs, 6), uint16(size))
 		if got := checksum.Checksum(frame[field-16:][:size], sum); got != 0xffff {
 			t.Errorf("checksum does not add up: %#x in %x", got, frame)

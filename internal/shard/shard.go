@@ -185,7 +185,7 @@ func (s *Shard) newEngine(o Options) (Engine, error) {
 	}
 	return gvisortcp.NewEngine(gvisortcp.Config{
 		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.path.Take, Record: record, Now: s.clock.Nanos,
-		NoCoalescing: s.tcp.NoCoalescing, Pinned: o.CPU >= 0, MaxConnections: o.Budget.Limits().Connections,
+		NoCoalescing: s.tcp.NoCoalescing, Pinned: o.CPU >= 0,
 	})
 }
 

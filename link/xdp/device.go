@@ -79,7 +79,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	}
 
 	// The filter comes first: some drivers open sockets only when they run XDP.
-	options := bpf.Options{Mode: bpf.Mode(cfg.Attach), Pinned: cfg.Pin, Fragments: plan.Fragments}
+	options := bpf.Options{Mode: bpf.Mode(cfg.Attach), Pinned: cfg.Pin, Fragments: plan.Fragments && plan.Attach == AttachNative}
 	if cfg.Place != nil {
 		dev.filter, err = bpf.Replace(l, cfg.Place, options)
 	} else {
@@ -101,7 +101,9 @@ func Open(cfg Config) (_ *Device, err error) {
 	} else if drivers[plan.Driver].addsQueues && receive > plan.Queues {
 		cfg.Copy, plan.Copies = true, cmp.Or(plan.Copies, staleQueues)
 	}
-	plan.Fragments = plan.Fragments && dev.filter.Mode() == bpf.Native
+	if dev.filter.Mode() == bpf.Generic {
+		plan.Fragments = plan.generic(facts).Fragments
+	}
 	dev.info = dev.netdev.Info()
 	dev.info.Queues = cfg.Queues
 	zeroCopy := 0

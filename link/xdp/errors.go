@@ -48,6 +48,7 @@ func errSocket(name string, queue int, err error) error {
 		e.Problem = "the limit of locked memory is too low"
 		e.Remedy = "ulimit -l unlimited, or " + Capabilities
 	case errors.Is(err, syscall.EBUSY):
+		e.Err = fmt.Errorf("%w: %w", ErrOccupied, err)
 		e.Problem = fmt.Sprintf("another AF_XDP socket has receive queue %d", queue)
 		e.Remedy = "stop its owner: `ss --xdp -ap` may find it"
 	case errors.Is(err, syscall.ENODEV):

@@ -34,8 +34,9 @@ type Plan struct {
 	// not, "" where it does.
 	ZeroCopy bool
 	Copies   string
-	// Fragments: frames arrive in several chunks, and are copied into one piece: this
-	// MTU needs it (Linux 6.6).
+	// Fragments: frames may arrive in several chunks, and are copied into one piece
+	// (Linux 6.6). In native mode this MTU needs it; in generic mode frames of a greater
+	// MTU come so, and segments that were joined or that a local sender never cut.
 	Fragments bool
 	// TxChecksum: the device fills in checksums of what is sent in zero-copy mode.
 	TxChecksum bool
@@ -183,9 +184,7 @@ func (c Config) plan(f facts) Plan {
 	p.Fragments = fragments && p.NotNative == ""
 	switch {
 	case p.NotNative != "":
-		p.Attach = AttachGeneric
-		p.Copies = "generic mode copies"
-		p.MaxMTU = maxMTU
+		p = p.generic(f)
 	case p.Fragments:
 		p.MaxMTU = 0
 		p.Copies = fmt.Sprintf("at an MTU over %d frames lie in several chunks", most)
@@ -207,6 +206,17 @@ func (c Config) plan(f facts) Plan {
 	return p
 }
 
+// generic is the plan for generic mode.
+func (p Plan) generic(f facts) Plan {
+	p.Attach = AttachGeneric
+	p.Copies = "generic mode copies"
+	p.MaxMTU = maxMTU
+	if p.Fragments = !f.before(6, 6); p.Fragments {
+		p.MaxMTU = 0 // __xsk_rcv cuts what generic mode has made one piece of
+	}
+	return p
+}
+
 // maxMTU is the greatest MTU of frames that fit a chunk.
 const maxMTU = pageSize - headroom - link.EthernetHeaderLen
 
@@ -218,7 +228,7 @@ func (p Plan) String() string {
 	} else {
 		s += "copy"
 	}
-	if p.Fragments {
+	if p.Fragments && p.Attach == AttachNative {
 		s += ", frames in several chunks"
 	}
 	return s

@@ -92,6 +92,11 @@ func TestPlan(t *testing.T) {
 				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
 		},
 		{
+			"generic, frames in several chunks", Config{}, facts{driver: ethtool.Driver{Name: "bridge"}, mtu: 1500, device: told(0), kernel: "6.6.0"},
+			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver does not run XDP", Remedy: "use an interface whose driver does, or a newer kernel",
+				Copies: "generic mode copies", Fragments: true, ChunkSize: 2048, Queues: 1},
+		},
+		{
 			"gve with the newer queue format before Linux 6.17", Config{}, facts{driver: ethtool.Driver{Name: "gve"}, mtu: 1460, device: told(0), channels: ethtool.Channels{Receive: 2, MaxReceive: 4}},
 			Plan{Told: true, Attach: AttachGeneric, NotNative: "the driver does not run XDP", Remedy: "use an interface whose driver does, or a newer kernel",
 				Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 2, MaxQueues: 2},

@@ -145,7 +145,11 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 	// The kernel frees the queue of a closed socket later, in a work item that takes
 	// its lock of network configuration (xp_release_deferred): within 1 ms, but
 	// after seconds where many interfaces come and go.
-	deadline := time.Now().Add(bindTimeout)
+	wait := bindTimeout
+	if cfg.Place != nil {
+		wait = placeTimeout
+	}
+	deadline := time.Now().Add(wait)
 	for err = unix.Bind(fd, address); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Bind(fd, address) {
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -158,6 +162,10 @@ func openSocket(cfg Config, ifindex, queue int, memory *umem, firstChunk int, sh
 // bindTimeout is how long to wait for a receive queue that another socket has. A
 // live owner has a filter attached too, which is found first and not waited for.
 const bindTimeout = 5 * time.Second
+
+// placeTimeout is that for a queue that another process has just left: nobody else is
+// going to take it, and the frames reach that process meanwhile.
+const placeTimeout = 30 * time.Second
 
 // setBusyPoll has empty receive calls run the driver's receive routine. Interrupts
 // stay off between two calls only where they are deferred: see deferInterrupts.
