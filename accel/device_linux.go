@@ -79,7 +79,7 @@ func closeForGood(dev *xdp.Device) {
 	dev.Close()
 }
 
-// openPacket opens a packet socket. why says what spoke against AF_XDP, "" where
+// openPacket opens a packet socket. why says what was against AF_XDP, "" where
 // nobody asked.
 func openPacket(name, why string) (link.Device, error) {
 	dev, err := packet.Open(packet.Config{Interface: name})

@@ -47,8 +47,8 @@ const (
 	// descriptorTimeout is how long the younger one waits for what it asked for: a busy
 	// machine may take seconds to load a filter.
 	descriptorTimeout = 30 * time.Second
-	// handOverPatience is how long handshakes have that the elder began.
-	handOverPatience = 10 * time.Second
+	// handshakeTimeout is how long handshakes have that the elder began.
+	handshakeTimeout = 10 * time.Second
 	// underWay is how long a frame may take from the younger one's filter (XDP), where it
 	// was before that had the port, to the elder's behind it. On a busy machine the kernel
 	// may do something else in between, for as long as a time slice of everybody else.
@@ -367,7 +367,7 @@ func (o *offer) handOver(m *messages) (done bool) {
 func (o *offer) finish(m *messages, segments <-chan []byte, wait time.Duration) {
 	defer m.Close()
 	l := o.l
-	stopped, drain, deadline := l.rt.stopped, time.After(wait), time.Now().Add(handOverPatience)
+	stopped, drain, deadline := l.rt.stopped, time.After(wait), time.Now().Add(handshakeTimeout)
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	for {

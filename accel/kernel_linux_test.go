@@ -19,7 +19,7 @@ import (
 	tpanet "github.com/gotpa/tpa/net"
 )
 
-const patience = 30 * time.Second
+const testTimeout = 30 * time.Second
 
 // serveOrigin answers each connection with its origin until ln is closed.
 func serveOrigin(t *testing.T, ln net.Listener) {
@@ -56,14 +56,14 @@ func inside(h *testnet.Host) dialFunc {
 
 func ask(t *testing.T, dial dialFunc, address string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	c, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	b, err := io.ReadAll(c)
 	if err != nil {
 		return err.Error()

@@ -134,8 +134,8 @@ func serve(t *testing.T, rt *accel.Runtime, lc accel.ListenConfig, handle func(n
 	return ln.Addr().String()
 }
 
-func dial(t *testing.T, rt *accel.Runtime, addr string, patience time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+func dial(t *testing.T, rt *accel.Runtime, addr string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	c, err := (&accel.Dialer{Runtime: rt}).DialContext(ctx, "tcp", addr)
 	if err == nil {

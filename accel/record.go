@@ -32,7 +32,7 @@ func (rt *Runtime) openRecorder() {
 	}
 	o := recorder.Options{Conns: conns, Program: filepath.Base(os.Args[0]), Logger: rt.log}
 	var errs []error
-	dirs := DebugSocketDirs()
+	dirs := rt.socketDirs
 	if !debugSockets {
 		dirs = nil
 	} else if name := rt.config.DebugSocket; name != "" && name != socketOff {
@@ -49,9 +49,13 @@ func (rt *Runtime) openRecorder() {
 		errs = append(errs, err)
 	}
 	for _, dir := range dirs {
-		if err := ownDir(dir); err != nil {
+		made, err := ownDir(dir)
+		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if made {
+			rt.madeDirs = append(rt.madeDirs, dir)
 		}
 		removeRecordings(dir)
 		for n := 1; n < 100; n++ {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,7 +57,9 @@ type Runtime struct {
 	socket  *debugSocket // nil without one
 	// recorder records connections, nil does not.
 	recorder *recorder.Recorder
-	started  time.Time
+	// socketDirs are DebugSocketDirs, and madeDirs those that this runtime made.
+	socketDirs, madeDirs []string
+	started              time.Time
 
 	// stopped ends watchers.
 	stopped  chan struct{}
@@ -99,7 +102,7 @@ func newRuntime(c Config) *Runtime {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	rt := &Runtime{started: time.Now(), listeners: make(map[net.Listener]struct{})}
+	rt := &Runtime{started: time.Now(), listeners: make(map[net.Listener]struct{}), socketDirs: DebugSocketDirs()}
 	rt.logTo = c.Logger.Handler()
 	rt.log = slog.New(rt.events.Handler(rt.logTo))
 	rt.events.SetLevel(c.LogLevel)
@@ -123,6 +126,9 @@ func (rt *Runtime) start() (err error) {
 	defer func() {
 		if err != nil {
 			rt.stop()
+			for _, dir := range rt.madeDirs {
+				os.Remove(dir) // unless another program uses it meanwhile
+			}
 		}
 	}()
 	rt.device = dev

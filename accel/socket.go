@@ -73,7 +73,7 @@ func (rt *Runtime) openSocket() {
 		}
 		return
 	}
-	l, err := listenDebug(rt.config.DebugSocket)
+	l, err := listenDebug(rt.config.DebugSocket, rt.socketDirs)
 	if err != nil {
 		level := slog.LevelInfo
 		if rt.config.DebugSocket != "" {
@@ -177,14 +177,14 @@ func (rt *Runtime) respond(request, by string) (status, kind string, body []byte
 	return "404 Not Found", plain, []byte("Want /status.json, or /recording where there is a flight recorder.\n")
 }
 
-// listenDebug opens the socket at a path, or at the first place that works.
-func listenDebug(path string) (*net.UnixListener, error) {
+// listenDebug opens the socket at a path, or, without one, in the first of dirs that works.
+func listenDebug(path string, dirs []string) (*net.UnixListener, error) {
 	if path != "" {
 		return listenUnix(path)
 	}
 	var errs []error
-	for _, dir := range DebugSocketDirs() {
-		if err := ownDir(dir); err != nil {
+	for _, dir := range dirs {
+		if _, err := ownDir(dir); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -208,20 +208,24 @@ func listenDebug(path string) (*net.UnixListener, error) {
 	return nil, errors.Join(errs...)
 }
 
-// ownDir makes a directory that only we can enter, and refuses one that others
-// made: they could put their own socket there.
-func ownDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// ownDir makes a directory that only we can enter, if there is none, and refuses one
+// that others made: they could put their own socket there.
+func ownDir(dir string) (made bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return false, err
+	}
+	err = os.Mkdir(dir, 0o700)
+	if made = err == nil; !made && !errors.Is(err, fs.ErrExist) {
+		return false, err
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return err
+		return made, err
 	}
 	if uid, ok := owner(info); !info.IsDir() || !ok || uid != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s is not a directory of ours that nobody else can write to", dir)
+		return made, fmt.Errorf("%s is not a directory of ours that nobody else can write to", dir)
 	}
-	return nil
+	return made, nil
 }
 
 // removeStale removes the sockets of processes that have ended without.

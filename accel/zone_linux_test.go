@@ -38,7 +38,7 @@ func talkLocal(t *testing.T, ln net.Listener, dial func() (net.Conn, error), wan
 	}
 	defer server.Close()
 	for _, c := range []net.Conn{client, server} {
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testTimeout))
 	}
 	if _, err := io.WriteString(client, "hello"); err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func zone(t *testing.T, engine accel.Engine, queues int) {
 		}
 		for range queues {
 			talkLocal(t, ln, func() (net.Conn, error) {
-				return (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "[fe80::2%tpa0]:80")
+				return (&accel.Dialer{Runtime: client, Timeout: testTimeout}).Dial("tcp", "[fe80::2%tpa0]:80")
 			}, "fe80::2%memory1 "+clientLocal+"%memory1", clientLocal+"%tpa0 fe80::2%tpa0")
 		}
 		ln.Close()
@@ -116,7 +116,7 @@ func zone(t *testing.T, engine accel.Engine, queues int) {
 	defer ln.Close()
 	own := clientLocal + "%tpa0 " + clientLocal + "%tpa0"
 	talkLocal(t, ln, func() (net.Conn, error) {
-		return (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "["+clientLocal+"%tpa0]:81")
+		return (&accel.Dialer{Runtime: client, Timeout: testTimeout}).Dial("tcp", "["+clientLocal+"%tpa0]:81")
 	}, own, own)
 }
 
@@ -140,7 +140,7 @@ func TestLinkLocalGateway(t *testing.T) {
 	}
 	defer ln.Close()
 	talkLocal(t, ln, func() (net.Conn, error) {
-		return (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", ln.Addr().String())
+		return (&accel.Dialer{Runtime: client, Timeout: testTimeout}).Dial("tcp", ln.Addr().String())
 	}, "2001:db8::1 fd00::1", "fd00::1 2001:db8::1")
 }
 
@@ -208,7 +208,7 @@ func TestZoneShared(t *testing.T) {
 	dialFrom := func(zone string, ln net.Listener) func() (net.Conn, error) {
 		return func() (c net.Conn, err error) {
 			a.Do(func() {
-				c, err = (&accel.Dialer{Runtime: rt, Timeout: patience}).Dial("tcp", at(peer, zone, ln))
+				c, err = (&accel.Dialer{Runtime: rt, Timeout: testTimeout}).Dial("tcp", at(peer, zone, ln))
 			})
 			return c, err
 		}
@@ -232,7 +232,7 @@ func TestZoneShared(t *testing.T) {
 		t.Logf("this kernel does not rename an interface in use: %v", err)
 		return
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); ; time.Sleep(time.Millisecond) {
 		c, err := dialFrom("wan0", kernel)()
 		if err != nil {
 			t.Fatal(err)

@@ -43,7 +43,7 @@ func TestEndWithData(t *testing.T) {
 		if err := b.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		a.SetReadDeadline(time.Now().Add(patience))
+		a.SetReadDeadline(time.Now().Add(testTimeout))
 		if got, err := io.ReadAll(a); err != nil || string(got) != "last words" {
 			t.Fatalf("got %q, %v", got, err)
 		}
@@ -66,7 +66,7 @@ func TestDataWhileExpired(t *testing.T) {
 		if n, err := a.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("got %d, %v; want %v", n, err, os.ErrDeadlineExceeded)
 		}
-		a.SetReadDeadline(time.Now().Add(patience))
+		a.SetReadDeadline(time.Now().Add(testTimeout))
 		if n, err := a.Read(buf); n != 1 || err != nil {
 			t.Fatalf("got %d, %v; want 1 byte", n, err)
 		}
@@ -189,7 +189,7 @@ func TestNothingStays(t *testing.T) {
 		}()
 		for range n {
 			c := client.dial(t, net.JoinHostPort(server.ip4, port))
-			c.SetDeadline(time.Now().Add(patience))
+			c.SetDeadline(time.Now().Add(testTimeout))
 			if _, err := c.Write([]byte("x")); err != nil {
 				t.Fatal(err)
 			}

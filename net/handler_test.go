@@ -128,7 +128,7 @@ func serve(t testing.TB, h host, s *tpanet.Server) net.Listener {
 // shutdown waits until the handlers of a server that serves nobody new have ended.
 func shutdown(t testing.TB, s *tpanet.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
 		t.Errorf("Shutdown: %v, want all handlers to end", err)
@@ -147,7 +147,7 @@ func TestHandlersEcho(t *testing.T) {
 				wg.Go(func() {
 					c := client.dial(t, ln.Addr().String())
 					defer c.Close()
-					c.SetDeadline(time.Now().Add(patience))
+					c.SetDeadline(time.Now().Add(testTimeout))
 					want := bytes.Repeat([]byte(fmt.Sprint(i)), 2<<20)
 					go func() {
 						c.Write(want)
@@ -202,7 +202,7 @@ func TestHandlerDetach(t *testing.T) {
 			defer waits.Close()
 			defer other.Close()
 			for _, c := range []*tpanet.Conn{waits, other} {
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testTimeout))
 			}
 			if _, err := waits.Write([]byte("w")); err != nil {
 				t.Fatal(err)
@@ -277,7 +277,7 @@ func TestHandlerExits(t *testing.T) {
 	}})
 	for range 3 {
 		c := client.dial(t, ln.Addr().String())
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testTimeout))
 		if got := ask(t, c, "x", 1); got != "x" {
 			t.Errorf("got %q, want x", got)
 		}
@@ -324,7 +324,7 @@ func TestLongHandler(t *testing.T) {
 	})
 	a, b := pair(t, server, client)
 	a.Go(longHandler)
-	b.SetDeadline(time.Now().Add(patience))
+	b.SetDeadline(time.Now().Add(testTimeout))
 	if got := ask(t, b, "x", 1); got != "x" {
 		t.Errorf("got %q, want x", got)
 	}
@@ -364,7 +364,7 @@ func TestHandlersShutdown(t *testing.T) {
 			served := make(chan error, 1)
 			go func() { served <- s.Serve(ln) }()
 			c := client.dial(t, ln.Addr().String())
-			c.SetDeadline(time.Now().Add(patience))
+			c.SetDeadline(time.Now().Add(testTimeout))
 			if got := ask(t, c, "one", 3); got != "one" {
 				t.Errorf("got %q, want one", got)
 			}
@@ -398,7 +398,7 @@ func TestHandlersRuntimeClose(t *testing.T) {
 			for range 8 {
 				c := client.dial(t, ln.Addr().String())
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testTimeout))
 				if got := ask(t, c, "x", 1); got != "x" {
 					t.Errorf("got %q, want x", got)
 				}
@@ -431,7 +431,7 @@ func TestHandlersByKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(patience))
+			c.SetDeadline(time.Now().Add(testTimeout))
 			want := bytes.Repeat([]byte("kernel"), 1<<20)
 			go func() {
 				c.Write(want)
@@ -447,7 +447,7 @@ func TestHandlersByKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			d.SetDeadline(time.Now().Add(patience))
+			d.SetDeadline(time.Now().Add(testTimeout))
 			if got := ask(t, d, "x", 1); got != "x" {
 				t.Errorf("got %q, want x", got)
 			}
@@ -474,7 +474,7 @@ func TestHandlersElsewhere(t *testing.T) {
 			server, client := newHosts(t, memory.Options{})
 			a, b := pair(t, server, client)
 			tt.on(a)
-			b.SetDeadline(time.Now().Add(patience))
+			b.SetDeadline(time.Now().Add(testTimeout))
 			const total = 16 << 20
 			go func() {
 				var sent int
@@ -552,7 +552,7 @@ func TestHandlerPinned(t *testing.T) {
 	}})
 	for range 3 {
 		c := client.dial(t, ln.Addr().String())
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testTimeout))
 		c.Go(func(c net.Conn) { // the client's poller is pinned, too
 			defer c.Close()
 			c.Write([]byte("x"))
@@ -601,13 +601,13 @@ func TestHandlersTLS(t *testing.T) {
 	}
 	c := dial("echo")
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	if got := ask(t, c, "over TLS", 8); got != "over TLS" {
 		t.Errorf("got %q, want over TLS", got)
 	}
 	tr := &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return dial("http/1.1"), nil }}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr, Timeout: patience}).Post("https://server/", "text/plain", strings.NewReader("over HTTP"))
+	resp, err := (&http.Client{Transport: tr, Timeout: testTimeout}).Post("https://server/", "text/plain", strings.NewReader("over HTTP"))
 	if err != nil {
 		t.Fatal(err)
 	}

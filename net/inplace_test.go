@@ -186,7 +186,7 @@ func FuzzInPlace(f *testing.F) {
 			return
 		}
 		a, b := pairTo(t, ln, client)
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(testTimeout)
 		a.SetDeadline(deadline)
 		b.SetDeadline(deadline)
 		var sent bytes.Buffer

@@ -305,11 +305,15 @@ func (q *acceptQueue) waiting() int {
 	return max(0, int(queued-accepted))
 }
 
+// A backlogged endpoint is a listener that knows how many connections wait for Accept,
+// those in their handshake among them. internal/tcp's are.
+type backlogged interface{ Pending() int }
+
 // pending is transport.Pending.
 func pending(nl net.Listener) int {
 	n := 0
 	for _, q := range nl.(*Listener).queues {
-		if l, ok := q.ep.(interface{ Pending() int }); ok {
+		if l, ok := q.ep.(backlogged); ok {
 			n += l.Pending()
 		}
 	}

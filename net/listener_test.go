@@ -105,14 +105,14 @@ func TestBacklog(t *testing.T) {
 	var wg sync.WaitGroup
 	for range dials {
 		wg.Go(func() {
-			d := accel.Dialer{Runtime: client.Runtime, Timeout: patience}
+			d := accel.Dialer{Runtime: client.Runtime, Timeout: testTimeout}
 			c, err := d.Dial("tcp", ln.Addr().String())
 			if err != nil {
 				t.Errorf("dial: %v", err)
 				return
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(patience))
+			c.SetDeadline(time.Now().Add(testTimeout))
 			if _, err := c.Write([]byte("x")); err != nil {
 				t.Errorf("write: %v", err)
 			}

@@ -48,7 +48,7 @@ func TestMerge(t *testing.T) {
 			}
 		}()
 	}
-	m.SetDeadline(time.Now().Add(patience))
+	m.SetDeadline(time.Now().Add(testTimeout))
 	origins := map[tpanet.Origin]int{}
 	for range 2 * each {
 		c, err := m.Accept()
@@ -120,7 +120,7 @@ func TestMergeClosesUntaken(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(testTimeout))
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the peer of a connection that nobody took: %v, want its end", err)
 	}

@@ -32,7 +32,7 @@ func receive(c *tpanet.Conn) func() ([]byte, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		c.SetReadDeadline(time.Now().Add(patience))
+		c.SetReadDeadline(time.Now().Add(testTimeout))
 		b, err := io.ReadAll(c)
 		done <- result{b, err}
 	}()
@@ -237,7 +237,7 @@ func TestWriteToForeign(t *testing.T) {
 			b.CloseWrite()
 		}()
 		var got slowWriter
-		a.SetReadDeadline(time.Now().Add(patience))
+		a.SetReadDeadline(time.Now().Add(testTimeout))
 		n, err := a.WriteTo(&got)
 		if n != int64(size) || err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: got %d, %d written, %v", size, len(got), n, err)

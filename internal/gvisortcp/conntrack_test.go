@@ -144,10 +144,7 @@ func TestConntrack(t *testing.T) {
 				c := &tracked{synShift: -1}
 				for i, m := range tc.moves {
 					now += int64(m.after)
-					size := header.TCPMinimumSize + len(m.opts)
-					h := header.TCP(make([]byte, size))
-					h.Encode(&header.TCPFields{SeqNum: isn + uint32(m.seq), AckNum: isn + uint32(m.ack), DataOffset: uint8(size), Flags: m.flags, WindowSize: m.win})
-					copy(h.Options(), m.opts)
+					h := head(isn+uint32(m.seq), isn+uint32(m.ack), m.flags, m.win, m.opts...)
 					if m.ours {
 						c.send(h, m.n)
 					} else if got := c.judge(h, m.n, func() int64 { return now }); got != m.want {
@@ -171,11 +168,7 @@ func TestConntrackErrors(t *testing.T) {
 	f := c.track(k, id, header.IPv4ProtocolNumber)
 	f.send(head(acked-1, next, flagSYN|flagACK, 1000), 0)
 	f.judge(head(next, acked, flagACK, 1000), 0, c.now)
-	quoted := func(seq uint32) header.TCP {
-		h := header.TCP(make([]byte, header.TCPMinimumSize))
-		h.SetSequenceNumber(seq)
-		return h
-	}
+	quoted := func(seq uint32) header.TCP { return head(seq, 0, 0, 0) }
 	if c.believable(&k, quoted(acked)) {
 		t.Error("nothing is in flight, and an error about it was believed")
 	}
@@ -252,9 +245,7 @@ func TestConntrackForgets(t *testing.T) {
 func TestConntrackAllocations(t *testing.T) {
 	now := func() int64 { return 1 }
 	c := &tracked{synShift: -1}
-	h := header.TCP(make([]byte, header.TCPMinimumSize+12))
-	h.Encode(&header.TCPFields{SeqNum: 1, AckNum: 1, DataOffset: uint8(len(h)), Flags: flagACK, WindowSize: 1000})
-	copy(h.Options(), ts(7))
+	h := head(1, 1, flagACK, 1000, ts(7)...)
 	if got := testing.AllocsPerRun(100, func() {
 		c.send(h, 100)
 		c.judge(h, 100, now)
@@ -267,9 +258,7 @@ func TestConntrackAllocations(t *testing.T) {
 func BenchmarkConntrack(b *testing.B) {
 	now := func() int64 { return 1 }
 	c := &tracked{synShift: -1}
-	h := header.TCP(make([]byte, header.TCPMinimumSize+12))
-	h.Encode(&header.TCPFields{SeqNum: 1, AckNum: 1, DataOffset: uint8(len(h)), Flags: flagACK, WindowSize: 1000})
-	copy(h.Options(), ts(7))
+	h := head(1, 1, flagACK, 1000, ts(7)...)
 	b.ReportAllocs()
 	for b.Loop() {
 		c.mu.Lock()

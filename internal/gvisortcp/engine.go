@@ -329,7 +329,7 @@ func (r registered) SetBuffers(receive, send int) {
 func (*Engine) From(ep transport.Endpoint, local netip.AddrPort) error { return ep.Bind(local, true) }
 
 // Source is the local address of connections from local, which may be empty, to
-// remote, false where there is no way.
+// remote, false where there is no route.
 func (g *Engine) Source(local, remote tcpip.Address) (tcpip.Address, bool) {
 	if local.Len() == 0 {
 		local = g.c.Link.Source(remote)

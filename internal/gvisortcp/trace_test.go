@@ -9,13 +9,14 @@ import (
 
 	"github.com/gotpa/tpa/internal/clock"
 	"github.com/gotpa/tpa/internal/recorder"
+	"github.com/gotpa/tpa/internal/testframe"
 )
 
-// head is a TCP header without options.
-func head(seq, ack uint32, flags header.TCPFlags, window uint16) header.TCP {
-	h := header.TCP(make([]byte, header.TCPMinimumSize))
-	h.Encode(&header.TCPFields{SeqNum: seq, AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: window})
-	return h
+// head is a TCP header.
+func head(seq, ack uint32, flags header.TCPFlags, window uint16, options ...byte) header.TCP {
+	end := netip.MustParseAddrPort("10.0.0.1:1")
+	s := testframe.TCP{Src: end, Dst: end, Seq: seq, Ack: ack, Flags: flags, Window: window, Options: options}
+	return s.Segment()
 }
 
 // TestSendQueue checks what is left to be acknowledged, across the wrap of

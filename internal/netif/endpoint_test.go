@@ -2,7 +2,7 @@ package netif_test
 
 import (
 	"bytes"
-	"encoding/binary"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -11,12 +11,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/gotpa/tpa/internal/netif"
+	"github.com/gotpa/tpa/internal/netstack"
+	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/link"
 	"github.com/gotpa/tpa/link/memory"
 	"github.com/gotpa/tpa/link/softnic"
@@ -95,60 +96,42 @@ func (b *bench) sent() [][]byte {
 }
 
 func ethernet(dst, src link.MAC, etherType uint16, payload []byte) []byte {
-	f := append(append(dst[:len(dst):len(dst)], src[:]...), byte(etherType>>8), byte(etherType))
-	return append(f, payload...)
+	return testframe.Ethernet(dst[:], src[:], etherType, payload)
 }
 
 func arp(op uint16, senderMAC link.MAC, sender tcpip.Address, targetMAC link.MAC, target tcpip.Address) []byte {
-	p := []byte{0, 1, 8, 0, 6, 4, byte(op >> 8), byte(op)}
-	p = append(append(p, senderMAC[:]...), sender.AsSlice()...)
-	return append(append(p, targetMAC[:]...), target.AsSlice()...)
+	return testframe.ARP(op, senderMAC[:], netstack.Addr(sender), targetMAC[:], netstack.Addr(target))
 }
 
 // ndp makes a neighbour solicitation (135) or advertisement (136) with a
 // link-layer address option.
 func ndp(kind, flags byte, src, dst, target tcpip.Address, mac link.MAC) []byte {
-	m := append([]byte{kind, 0, 0, 0, flags, 0, 0, 0}, target.AsSlice()...)
 	option := byte(1)
 	if kind == 136 {
 		option = 2
 	}
-	m = append(append(m, option, 1), mac[:]...)
-	sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, src, dst, uint16(len(m)))
-	binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, sum))
-	p := make([]byte, header.IPv6MinimumSize)
-	header.IPv6(p).Encode(&header.IPv6Fields{
-		PayloadLength: uint16(len(m)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: 255, SrcAddr: src, DstAddr: dst,
-	})
-	return append(p, m...)
+	body := append(append(target.AsSlice(), option, 1), mac[:]...)
+	return testframe.ICMP(netstack.Addr(src), netstack.Addr(dst), kind, 0, uint32(flags)<<24, body)
 }
 
 // packet returns a packet as the stack hands it down: IP header, TCP header with
 // an empty checksum, payload.
 func packet(src, dst tcpip.Address, payload []byte, gso stack.GSO) *stack.PacketBuffer {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
-		ReserveHeaderBytes: header.IPv6MinimumSize + header.TCPMinimumSize,
-		Payload:            buffer.MakeWithData(payload),
-	})
-	tcp := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
-	tcp.Encode(&header.TCPFields{
-		SrcPort: 80, DstPort: 1234, SeqNum: 1000, AckNum: 7, DataOffset: header.TCPMinimumSize,
-		Flags: header.TCPFlagAck | header.TCPFlagPsh | header.TCPFlagFin, WindowSize: 100,
-	})
-	size := header.TCPMinimumSize + len(payload)
-	if src.Len() == 4 {
-		header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize)).Encode(&header.IPv4Fields{
-			TotalLength: uint16(header.IPv4MinimumSize + size), Protocol: uint8(header.TCPProtocolNumber), TTL: 64,
-			SrcAddr: src, DstAddr: dst,
-		})
-		pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
-	} else {
-		header.IPv6(pkt.NetworkHeader().Push(header.IPv6MinimumSize)).Encode(&header.IPv6Fields{
-			PayloadLength: uint16(size), TransportProtocol: header.TCPProtocolNumber, HopLimit: 64, SrcAddr: src, DstAddr: dst,
-		})
-		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
+	s := testframe.TCP{
+		Src: netip.AddrPortFrom(netstack.Addr(src), 80), Dst: netip.AddrPortFrom(netstack.Addr(dst), 1234),
+		Seq: 1000, Ack: 7, Flags: header.TCPFlagAck | header.TCPFlagPsh | header.TCPFlagFin, Window: 100, Payload: payload,
 	}
-	pkt.TransportProtocolNumber = header.TCPProtocolNumber
+	b := s.Packet()
+	b = b[:len(b)-len(payload)]
+	ip, tcp := b[:len(b)-header.TCPMinimumSize], b[len(b)-header.TCPMinimumSize:]
+	clear(tcp[16:18])
+	if src.Len() == 4 {
+		clear(ip[10:12])
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: len(ip) + len(tcp), Payload: buffer.MakeWithData(payload)})
+	copy(pkt.TransportHeader().Push(len(tcp)), tcp)
+	copy(pkt.NetworkHeader().Push(len(ip)), ip)
+	pkt.NetworkProtocolNumber, pkt.TransportProtocolNumber = netstack.Network(src), header.TCPProtocolNumber
 	pkt.GSOOptions = gso
 	return pkt
 }
@@ -162,27 +145,11 @@ func (b *bench) write(pkt *stack.PacketBuffer) tcpip.Error {
 // and payload.
 func checkTCP(t *testing.T, frame []byte) (header.TCP, []byte) {
 	t.Helper()
-	var src, dst tcpip.Address
-	p := frame[link.EthernetHeaderLen:]
-	if p[0]>>4 == 4 {
-		ip := header.IPv4(p)
-		if int(ip.TotalLength()) != len(p) || !ip.IsChecksumValid() {
-			t.Fatalf("IPv4 header: length %d of %d, checksum valid: %v", ip.TotalLength(), len(p), ip.IsChecksumValid())
-		}
-		src, dst, p = ip.SourceAddress(), ip.DestinationAddress(), ip.Payload()
-	} else {
-		ip := header.IPv6(p)
-		if int(ip.PayloadLength())+header.IPv6MinimumSize != len(p) {
-			t.Fatalf("IPv6 header: payload %d of %d", ip.PayloadLength(), len(p))
-		}
-		src, dst, p = ip.SourceAddress(), ip.DestinationAddress(), ip.Payload()
+	p, err := testframe.Parse(frame)
+	if err != nil || p.TCP() == nil {
+		t.Fatalf("no segment: %v, %x", err, frame)
 	}
-	tcp := header.TCP(p)
-	payload := p[tcp.DataOffset():]
-	if !tcp.IsChecksumValid(src, dst, checksum.Checksum(payload, 0), uint16(len(payload))) {
-		t.Fatal("wrong TCP checksum")
-	}
-	return tcp, payload
+	return p.TCP(), p.TCP().Payload()
 }
 
 // TestRefused checks that frames which are none of ours are counted by their
@@ -438,7 +405,7 @@ func TestAgeing(t *testing.T) {
 	b.sent()
 	b.neighbours.Doubt(peer4)
 	if got := b.sent(); len(got) != 0 {
-		t.Errorf("a neighbour that spoke just now is asked again: %x", got)
+		t.Errorf("a neighbour that was heard just now is asked again: %x", got)
 	}
 	b.clock.Advance(time.Second)
 	b.neighbours.Doubt(peer4)

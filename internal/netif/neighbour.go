@@ -86,15 +86,15 @@ type neighbour struct {
 	source tcpip.Address
 	// used is set by look-ups and cleared by the ageing timer.
 	used atomic.Bool
-	// What follows is guarded by Neighbours.mu. confirmed is when the neighbour last
-	// spoke; questions counts those sent since, and asking, if set, runs
+	// What follows is guarded by Neighbours.mu. confirmed is when the neighbour was
+	// last heard; questions counts those sent since, and asking, if set, runs
 	// retransTime after the last one.
 	confirmed tcpip.MonotonicTime
 	questions int
 	asking    tcpip.Timer
 }
 
-// confirmLocked notes that the neighbour spoke, at the address that it has.
+// confirmLocked notes that the neighbour has answered from the address that it has.
 func (e *neighbour) confirmLocked(now tcpip.MonotonicTime) {
 	e.confirmed = now
 	e.restLocked()

@@ -238,13 +238,13 @@ func (t *Trace) edge(r *row, at int64, after step, header []byte, reset Reason) 
 	}
 	// The peer's reset before any payload is a health check, most often: there are many,
 	// and nothing in them to look at.
-	if s := t.slot.Load(); reset == ResetOut || s != nil && s.spoke() {
+	if s := t.slot.Load(); reset == ResetOut || s != nil && s.carried() {
 		t.trouble(reset)
 	}
 }
 
-// spoke tells whether any of the segments recorded last had payload.
-func (s *slot) spoke() bool {
+// carried tells whether any of the segments recorded last had payload.
+func (s *slot) carried() bool {
 	for i := range s.rows {
 		if r := &s.rows[i]; r.in.size > 0 || r.out.size > 0 {
 			return true

@@ -59,7 +59,7 @@ type Engine interface {
 	// Key is the flow of an endpoint, false for one that is no connection.
 	Key(transport.Endpoint) (flow.Key, bool)
 	// Source is the local address of connections from local, which may be empty, to
-	// remote, false where there is no way. From gives an endpoint that is about to
+	// remote, false where there is no route. From gives an endpoint that is about to
 	// connect a local address, which others may have, too, to other ends.
 	Source(local, remote tcpip.Address) (tcpip.Address, bool)
 	From(ep transport.Endpoint, local netip.AddrPort) error

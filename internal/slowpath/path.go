@@ -14,8 +14,8 @@ import (
 )
 
 // A SYN on the slow path. The poller, in internal/shard, gives the burst that it is in
-// to the engine's Receive, which finds no connection that it belongs to, and has not
-// spoken to its source since the routes changed last. That is all that internal/shard
+// to the engine's Receive, which finds no connection that it belongs to, and none that
+// has been to its source since the routes changed last. That is all that internal/shard
 // has to do with it. From there:
 //
 //  1. Take, below. Segments of another shard's flow, and fragments, go to that shard,

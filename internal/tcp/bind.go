@@ -133,12 +133,12 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		return &tcpip.ErrConnectionRefused{} // reserved (RFC 6335 section 6): nobody listens there
 	}
 	epoch := e.p.routes.Load()
-	way, err := e.p.findWay(epoch, addr.NIC, e.ID.LocalAddress, addr.Addr, proto)
+	to, err := e.p.findDestination(epoch, addr.NIC, e.ID.LocalAddress, addr.Addr, proto)
 	if err != nil {
 		return err
 	}
 	bound, old := e.ID.LocalAddress, e.protocols
-	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = way.route.LocalAddress(), way.route.RemoteAddress(), addr.Port
+	e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = to.route.LocalAddress(), to.route.RemoteAddress(), addr.Port
 	switch {
 	case e.ID.LocalPort == 0:
 		e.protocols = protocolsOf(proto)
@@ -150,7 +150,7 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		err = e.narrow(bound, old, proto)
 	}
 	if err != nil {
-		way.route.Release()
+		to.route.Release()
 		e.ID.LocalAddress, e.ID.RemoteAddress, e.ID.RemotePort = bound, tcpip.Address{}, 0
 		if _, ok := err.(*tcpip.ErrPortInUse); ok {
 			return &tcpip.ErrBadLocalAddress{}
@@ -158,7 +158,7 @@ func (e *Endpoint) connect(addr tcpip.FullAddress) tcpip.Error {
 		return err
 	}
 	e.protocols = protocolsOf(proto)
-	e.setWay(way, epoch)
+	e.setDestination(to, epoch)
 	s.Stats().TCP.ActiveConnectionOpenings.Increment()
 	e.record(false)
 	e.setState(transport.StateSynSent)

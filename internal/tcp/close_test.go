@@ -51,7 +51,7 @@ func TestTimeWait(t *testing.T) {
 		h.advance(9 * time.Second)
 		h.receive(out{flags: fin | ack, seq: h.next - 1}) // begins it anew
 		h.advance(9 * time.Second)
-		h.receive(out{flags: fin | ack, seq: h.next + 5000}) // a stranger's does not
+		h.receive(out{flags: fin | ack, seq: h.next + 5000}) // one beyond the window does not
 		h.state(transport.StateTimeWait)
 		h.advance(1100 * time.Millisecond)
 		h.state(transport.StateClosed)

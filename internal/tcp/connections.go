@@ -91,7 +91,7 @@ func (p *Protocol) all() iter.Seq[*Endpoint] {
 // a neighbour then.
 func (p *Protocol) begin(in *flow.Segment) bool {
 	id := netstack.ID(in)
-	if !p.ways.has(p.routes.Load(), id.LocalAddress, id.RemoteAddress) {
+	if !p.destinations.has(p.routes.Load(), id.LocalAddress, id.RemoteAddress) {
 		return false
 	}
 	l := p.listener(in.Network, id)

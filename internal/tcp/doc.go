@@ -3,7 +3,7 @@
 // ICMP, routing and ports, this package does what lies between a segment and a
 // byte stream.
 //
-// # The way of a segment
+// # The path of a segment
 //
 // Segments of connections come from the poller straight to [Endpoint.Input], or
 // for a SYN to its listener, as bytes in the device's buffer, and leave through [Output],

@@ -63,7 +63,7 @@ type Endpoint struct {
 	lossState
 	retryLimits
 
-	spoke spoke // guarded by wheel.mu
+	entry wheelEntry // guarded by wheel.mu
 
 	// failure is why the connection ended; the program is told once.
 	failure tcpip.Error
@@ -79,7 +79,7 @@ type Endpoint struct {
 
 	user atomic.Pointer[transport.User] // nil before Engine.Established and after Engine.Closed
 
-	way *way // of path
+	destination *destination // of path
 	// challenged is when the last acknowledgement of an unacceptable segment left.
 	challenged int64
 

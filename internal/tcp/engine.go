@@ -267,15 +267,15 @@ func (*Engine) From(ep transport.Endpoint, local netip.AddrPort) error {
 }
 
 // Source is the local address of connections from local, which may be empty, to
-// remote, false where there is no way.
+// remote, false where there is no route.
 func (g *Engine) Source(local, remote tcpip.Address) (tcpip.Address, bool) {
 	epoch := g.p.routes.Load()
-	w, err := g.p.findWay(epoch, 0, local, remote, netstack.Network(remote))
+	to, err := g.p.findDestination(epoch, 0, local, remote, netstack.Network(remote))
 	if err != nil {
 		return tcpip.Address{}, false
 	}
-	defer w.route.Release()
-	return w.route.LocalAddress(), true
+	defer to.route.Release()
+	return to.route.LocalAddress(), true
 }
 
 // Established says that a program has the connection now.

@@ -203,7 +203,7 @@ func (e *Endpoint) answerSYN(s *segment, a *arrival) {
 // way back.
 func (e *Endpoint) child(s *segment, a *arrival) *Endpoint {
 	epoch := e.p.routes.Load()
-	way, err := e.p.findWay(epoch, 0, a.id.LocalAddress, a.id.RemoteAddress, a.proto)
+	to, err := e.p.findDestination(epoch, 0, a.id.LocalAddress, a.id.RemoteAddress, a.proto)
 	if err != nil {
 		e.p.stats.FailedConnectionAttempts.Increment()
 		return nil
@@ -215,7 +215,7 @@ func (e *Endpoint) child(s *segment, a *arrival) *Endpoint {
 	if c.trace != nil {
 		c.trace.Received(a.header, len(s.payload))
 	}
-	c.setWay(way, epoch)
+	c.setDestination(to, epoch)
 	c.nagle, c.v6Only = e.nagle, e.v6Only
 	c.receiveSize, c.sendSize = e.Buffers()
 	return c

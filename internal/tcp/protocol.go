@@ -74,11 +74,11 @@ type Protocol struct {
 	account *limits.Account // keeps the limits; nil in tests
 
 	// flows has all connections, in whatever state: see connections.go.
-	flows flow.Table[*Endpoint]
-	wheel wheel
-	waits timeWaits // those whose endpoints are gone
-	ways  ways
-	ring  ring
+	flows        flow.Table[*Endpoint]
+	wheel        wheel
+	waits        timeWaits // those whose endpoints are gone
+	destinations destinations
+	ring         ring
 	// departing, if any, is told of each flow whose SYN is about to leave.
 	departing func(flow.Key)
 
@@ -178,7 +178,7 @@ func (p *Protocol) Refused() transport.Refused {
 // RoutesChanged says that addresses or routes of the stack have changed.
 func (p *Protocol) RoutesChanged() {
 	p.routes.Add(1)
-	p.ways.drop()
+	p.destinations.drop()
 }
 
 // hash is a keyed hash of a flow, for purpose.
@@ -535,7 +535,7 @@ func (*Protocol) Parse(pkt *stack.PacketBuffer) bool {
 func (p *Protocol) Close() {
 	p.close.Do(func() {
 		p.waits.end()
-		p.ways.end()
+		p.destinations.end()
 		close(p.closed)
 	})
 }

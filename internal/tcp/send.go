@@ -71,14 +71,14 @@ type sender struct {
 // without the greatest headers.
 const maxSend = 65535 - 60 - 60
 
-// setWay takes over a way, found when the routes were at epoch, and the reference
+// setDestination takes over a destination, found when the routes were at epoch, with the reference
 // to its route.
-func (e *Endpoint) setWay(w *way, epoch uint64) {
+func (e *Endpoint) setDestination(d *destination, epoch uint64) {
 	if e.route != nil {
 		e.route.Release()
 	}
-	e.route, e.routeEpoch = w.route, epoch
-	e.way, e.path = w, w.path
+	e.route, e.routeEpoch = d.route, epoch
+	e.destination, e.path = d, d.path
 }
 
 // routed makes sure of the route, which may have changed.
@@ -90,13 +90,13 @@ func (e *Endpoint) routed() bool {
 	if e.route == nil {
 		return false
 	}
-	w, err := e.p.findWay(epoch, 0, e.ID.LocalAddress, e.ID.RemoteAddress, e.route.NetProto())
+	w, err := e.p.findDestination(epoch, 0, e.ID.LocalAddress, e.ID.RemoteAddress, e.route.NetProto())
 	if err != nil {
 		// Perhaps it comes back: retransmission will ask again.
 		e.soft = err
 		return false
 	}
-	e.setWay(w, epoch)
+	e.setDestination(w, epoch)
 	if e.mss > 0 {
 		e.updateMSS()
 	}
@@ -104,23 +104,23 @@ func (e *Endpoint) routed() bool {
 }
 
 // routeMSS is the payload that fits a packet of the route, without options.
-func routeMSS(r *stack.Route, way netif.Route) int {
+func routeMSS(r *stack.Route, known netif.Route) int {
 	mtu := int(r.MTU())
-	if way.MTU > 0 {
+	if known.MTU > 0 {
 		ip := header.IPv4MinimumSize
 		if r.NetProto() == header.IPv6ProtocolNumber {
 			ip = header.IPv6MinimumSize
 		}
-		mtu = min(mtu, way.MTU-ip)
+		mtu = min(mtu, known.MTU-ip)
 	}
 	return mtu - header.TCPMinimumSize
 }
 
 // announcedMSS is the MSS for SYNs of the route.
-func announcedMSS(r *stack.Route, way netif.Route) int {
-	mss := routeMSS(r, way)
-	if way.MSS > 0 {
-		mss = min(mss, way.MSS)
+func announcedMSS(r *stack.Route, known netif.Route) int {
+	mss := routeMSS(r, known)
+	if known.MSS > 0 {
+		mss = min(mss, known.MSS)
 	}
 	return mss
 }
@@ -186,7 +186,7 @@ func (e *Endpoint) negotiate(s *segment, o *header.TCPSynOptions) {
 func (e *Endpoint) updateMSS() {
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = routeMSS(e.route, e.way.Route)
+		mss = routeMSS(e.route, e.destination.Route)
 		if e.mtu > 0 {
 			mss = min(mss, e.mtu-header.TCPMinimumSize)
 		}
@@ -246,7 +246,7 @@ func (e *Endpoint) sendSyn() {
 	b := e.header(e.iss, flags, uint16(wnd))
 	mss := header.TCPDefaultMSS
 	if e.route != nil {
-		mss = announcedMSS(e.route, e.way.Route)
+		mss = announcedMSS(e.route, e.destination.Route)
 	}
 	o := b[header.TCPMinimumSize:cap(b)]
 	n := header.EncodeMSSOption(uint32(mss), o)

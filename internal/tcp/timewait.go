@@ -338,11 +338,11 @@ func (p *Protocol) waited(k *flow.Key, s *segment, a *arrival) bool {
 
 // acknowledge answers for a record. No lock must be held.
 func (p *Protocol) acknowledge(w *timeWait, a *arrival, now int64) {
-	way, err := p.findWay(p.routes.Load(), 0, a.id.LocalAddress, a.id.RemoteAddress, a.proto)
+	to, err := p.findDestination(p.routes.Load(), 0, a.id.LocalAddress, a.id.RemoteAddress, a.proto)
 	if err != nil {
 		return
 	}
-	defer way.route.Release()
+	defer to.route.Release()
 	var b [header.TCPMinimumSize + timestampLen]byte
 	n := header.TCPMinimumSize
 	if w.tsOK {
@@ -355,5 +355,5 @@ func (p *Protocol) acknowledge(w *timeWait, a *arrival, now int64) {
 		SrcPort: a.id.LocalPort, DstPort: a.id.RemotePort, SeqNum: w.sequence, AckNum: w.receiveNext,
 		DataOffset: uint8(n), Flags: ack, WindowSize: w.window,
 	})
-	p.sendSlow(way.route, b[:n], nil, uint32(p.hash('h', &a.id, 0)))
+	p.sendSlow(to.route, b[:n], nil, uint32(p.hash('h', &a.id, 0)))
 }

@@ -25,7 +25,7 @@ type wheel struct {
 	clock tcpip.Clock
 	now   func() int64
 
-	// mu guards the following fields, and Endpoint.spoke. It is taken with
+	// mu guards the following fields, and Endpoint.entry. It is taken with
 	// Endpoint.mu held.
 	mu        sync.Mutex
 	near, far level
@@ -37,8 +37,8 @@ type wheel struct {
 
 const (
 	tickShift = 22 // a tick is 2^22 ns, 4.2 ms
-	spokes    = 256
-	farShift  = 8 // spokes ticks are one of far
+	slots     = 256
+	farShift  = 8 // slots ticks are one of far
 	// wheelLeast is how far away a timer must be to stand in a wheel, in nanoseconds.
 	// What is nearer may not be late: the reordering window of RACK may be 0.1 ms.
 	wheelLeast = 4 << tickShift
@@ -46,12 +46,12 @@ const (
 
 // A level is lists of endpoints.
 type level struct {
-	lists    [spokes]*Endpoint
-	occupied [spokes / 64]uint64 // a bit for each list that is not empty
+	lists    [slots]*Endpoint
+	occupied [slots / 64]uint64 // a bit for each list that is not empty
 }
 
-// spoke is an endpoint's place in a wheel.
-type spoke struct {
+// wheelEntry is an endpoint's place in a wheel.
+type wheelEntry struct {
 	next, prev *Endpoint
 	at         int64  // the tick at which it fires
 	level      *level // nil: in none
@@ -60,22 +60,22 @@ type spoke struct {
 
 func (l *level) push(e *Endpoint, list uint8) {
 	head := l.lists[list]
-	s := &e.spoke
+	s := &e.entry
 	s.level, s.list, s.next, s.prev = l, list, head, nil
 	if head != nil {
-		head.spoke.prev = e
+		head.entry.prev = e
 	}
 	l.lists[list] = e
 	l.occupied[list/64] |= 1 << (list % 64)
 }
 
 func (l *level) remove(e *Endpoint) {
-	s := &e.spoke
+	s := &e.entry
 	if s.next != nil {
-		s.next.spoke.prev = s.prev
+		s.next.entry.prev = s.prev
 	}
 	if s.prev != nil {
-		s.prev.spoke.next = s.next
+		s.prev.entry.next = s.next
 	} else if l.lists[s.list] = s.next; s.next == nil {
 		l.occupied[s.list/64] &^= 1 << (s.list % 64)
 	}
@@ -85,10 +85,10 @@ func (l *level) remove(e *Endpoint) {
 // next is how far behind list from the next one is that is not empty, 1 to 256, or 0 if
 // all are empty.
 func (l *level) next(from int64) int64 {
-	for n := int64(1); n <= spokes; {
-		i := (from + n) % spokes
+	for n := int64(1); n <= slots; {
+		i := (from + n) % slots
 		if word := l.occupied[i/64] >> (i % 64); word != 0 {
-			if n += int64(bits.TrailingZeros64(word)); n > spokes {
+			if n += int64(bits.TrailingZeros64(word)); n > slots {
 				break
 			}
 			return n
@@ -107,7 +107,7 @@ func (w *wheel) set(e *Endpoint, at int64) {
 	if w.size == 0 {
 		w.tick = max(w.tick, w.now()>>tickShift) // it stood still
 	}
-	e.spoke.at = max(at>>tickShift, w.tick) + 1
+	e.entry.at = max(at>>tickShift, w.tick) + 1
 	w.insertLocked(e)
 	w.armLocked()
 }
@@ -125,16 +125,16 @@ func (w *wheel) remove(e *Endpoint) {
 
 func (w *wheel) insertLocked(e *Endpoint) {
 	w.size++
-	at := e.spoke.at
-	if at-w.tick < spokes {
-		w.near.push(e, uint8(at%spokes))
+	at := e.entry.at
+	if at-w.tick < slots {
+		w.near.push(e, uint8(at%slots))
 		return
 	}
-	w.far.push(e, uint8(min(at>>farShift, w.tick>>farShift+spokes-1)%spokes))
+	w.far.push(e, uint8(min(at>>farShift, w.tick>>farShift+slots-1)%slots))
 }
 
 func (w *wheel) removeLocked(e *Endpoint) {
-	if l := e.spoke.level; l != nil {
+	if l := e.entry.level; l != nil {
 		l.remove(e)
 		w.size--
 	}
@@ -200,7 +200,7 @@ func (w *wheel) turn() {
 func (w *wheel) dueLocked(batch []*Endpoint) (n int, more bool) {
 	now := w.now() >> tickShift
 	for {
-		for e := w.near.lists[w.tick%spokes]; e != nil; e = w.near.lists[w.tick%spokes] {
+		for e := w.near.lists[w.tick%slots]; e != nil; e = w.near.lists[w.tick%slots] {
 			if n == len(batch) {
 				return n, true
 			}
@@ -214,8 +214,8 @@ func (w *wheel) dueLocked(batch []*Endpoint) (n int, more bool) {
 			return n, false
 		}
 		w.tick = next
-		if next%spokes == 0 {
-			w.bringNearLocked(uint8(next >> farShift % spokes))
+		if next%slots == 0 {
+			w.bringNearLocked(uint8(next >> farShift % slots))
 		}
 	}
 }
@@ -226,7 +226,7 @@ func (w *wheel) bringNearLocked(list uint8) {
 	w.far.lists[list] = nil
 	w.far.occupied[list/64] &^= 1 << (list % 64)
 	for e != nil {
-		next := e.spoke.next
+		next := e.entry.next
 		w.size--
 		w.insertLocked(e)
 		e = next

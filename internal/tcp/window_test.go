@@ -86,7 +86,7 @@ func TestReceiveWindow(t *testing.T) {
 		t.Errorf("it opens to %d, want 8192", s.window)
 	}
 	// A FIN fits behind a window that is filled to its edge, and does not open it
-	// for strangers.
+	// for more.
 	for range 7 {
 		h.receive(out{data: full})
 	}

@@ -214,7 +214,7 @@ func TestOutOfOrder(t *testing.T) {
 		for _, p := range puppets {
 			p.send(header.TCPFlagAck|header.TCPFlagPsh, p.seq, 65535, nil, []byte{'x'})
 		}
-		for deadline := time.Now().Add(patience); s.report().ReadBytes <= after.ReadBytes; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(testTimeout); s.report().ReadBytes <= after.ReadBytes; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("what was missing came, and nothing was read")
 			}
@@ -234,7 +234,7 @@ func TestSACKHoles(t *testing.T) {
 		size := 0
 		for ok := true; ok && size == 0; { // the SYN-ACK may come twice
 			var h header.TCP
-			if h, ok = wire.answer(p.addr, p.port, patience); ok {
+			if h, ok = wire.answer(p.addr, p.port, testTimeout); ok {
 				size = len(h.Payload())
 			}
 		}
@@ -282,7 +282,7 @@ func TestZeroWindow(t *testing.T) {
 			})
 		}()
 		defer func() { close(stop); <-ended }()
-		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(testTimeout); ; time.Sleep(50 * time.Millisecond) {
 			r := s.report()
 			l := r.Limits[0]
 			// Between two counts, buffers may fill that the first of them had freed.
@@ -314,7 +314,7 @@ func TestSlowloris(t *testing.T) {
 				}
 				wg.Go(func() {
 					defer c.Close()
-					deadline := time.Now().Add(headerTimeout + patience)
+					deadline := time.Now().Add(headerTimeout + testTimeout)
 					_, err := io.WriteString(c, "GET / HTTP/1.1\r\nX: ")
 					for err == nil && time.Now().Before(deadline) {
 						time.Sleep(100 * time.Millisecond)
@@ -334,7 +334,7 @@ func TestSlowloris(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(testTimeout))
 		fmt.Fprintf(c, "GET / HTTP/1.0\r\n\r\n")
 		if page, err := io.ReadAll(c); !bytes.HasSuffix(page, []byte("\r\n\r\npage\n")) {
 			t.Errorf("got %q, %v; want the page", page, err)

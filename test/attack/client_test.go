@@ -62,7 +62,7 @@ func (s *site) visit() error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	got := make([]byte, len(greeting)+100)
 	if _, err := io.ReadFull(c, got[:len(greeting)]); err != nil {
 		return fmt.Errorf("waiting for the greeting: %w", err)
@@ -78,7 +78,7 @@ func (s *site) visit() error {
 
 func (s *site) dial(port uint16) (c net.Conn, err error) {
 	s.outside.Do(func() {
-		d := net.Dialer{Timeout: patience}
+		d := net.Dialer{Timeout: testTimeout}
 		c, err = d.DialContext(s.t.Context(), "tcp", netip.AddrPortFrom(s.addr, port).String())
 	})
 	return c, err

@@ -142,7 +142,7 @@ func (p *puppet) read(want []byte) {
 	p.w.t.Helper()
 	var got []byte
 	for len(got) < len(want) {
-		tcp, ok := p.w.answer(p.addr, p.port, patience)
+		tcp, ok := p.w.answer(p.addr, p.port, testTimeout)
 		if !ok {
 			p.w.t.Fatalf("read %q, want %q", got, want)
 		}

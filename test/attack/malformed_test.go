@@ -110,8 +110,7 @@ var faults = []fault{
 
 // fixTCP corrects the checksum of the segment.
 func fixTCP(b []byte) []byte {
-	ip := header.IPv4(b[atIP:])
-	testframe.SumTCP(netip.AddrFrom4(ip.SourceAddress().As4()), netip.AddrFrom4(ip.DestinationAddress().As4()), b[atTCP:])
+	testframe.SumTCP(netip.AddrFrom4([4]byte(b[atIP+12:])), netip.AddrFrom4([4]byte(b[atIP+16:])), b[atTCP:])
 	return b
 }
 
@@ -153,7 +152,7 @@ func TestMalformed(t *testing.T) {
 		return nil
 	}
 	await := func(what string) []byte {
-		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+		for deadline := time.Now().Add(testTimeout); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
 			if f := answer(); f != nil && f[12] == 0x08 && f[13] == 0 {
 				return f
 			} else if f != nil && f[13] == 0x06 { // who has 10.0.0.1?
@@ -213,7 +212,7 @@ func TestMalformed(t *testing.T) {
 	// The connection has heard nothing, and still is where it was.
 	g.Payload = []byte("good")
 	give(g.Frame())
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(testTimeout))
 	got := make([]byte, 100)
 	n, err := io.ReadAtLeast(c, got, len(g.Payload))
 	if string(got[:n]) != "good" || err != nil {

@@ -264,7 +264,7 @@ func newSiteMTU(t *testing.T, w way, limits accel.Limits, wireMTU, mtu int) *sit
 			if !cmd.ProcessState.Success() {
 				t.Errorf("the server ended with %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			cmd.Process.Signal(syscall.SIGQUIT)
 			t.Error("the server does not end")
 		}
@@ -277,8 +277,8 @@ func newSiteMTU(t *testing.T, w way, limits accel.Limits, wireMTU, mtu int) *sit
 	return s
 }
 
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+// testTimeout is how long a test waits for what must come.
+const testTimeout = 20 * time.Second
 
 func (s *site) report() (r report) {
 	s.t.Helper()

@@ -82,9 +82,9 @@ func TestFirewall(t *testing.T) {
 func TestAllowFrom(t *testing.T) {
 	s := newSite(t, testnet.Wire{})
 	c := &crossing{T: t}
-	strangers := []string{"10.99.1.66", "fd99:1::66"}
-	c.ip(s.client, "addr add "+strangers[0]+"/24 dev "+s.ci.Name)
-	c.ip(s.client, "-6 addr add "+strangers[1]+"/64 nodad preferred_lft 0 dev "+s.ci.Name) // not a source by itself
+	outsiders := []string{"10.99.1.66", "fd99:1::66"}
+	c.ip(s.client, "addr add "+outsiders[0]+"/24 dev "+s.ci.Name)
+	c.ip(s.client, "-6 addr add "+outsiders[1]+"/64 nodad preferred_lft 0 dev "+s.ci.Name) // not a source by itself
 	echoServer(t, s.server, ":8000")
 	echoServer(t, s.client, ":8000")
 	for _, dev := range []string{"xdp:", "packet:"} {
@@ -112,21 +112,21 @@ func TestAllowFrom(t *testing.T) {
 				if got := origin(s.client, to); got != "accelerated" {
 					t.Errorf("%s: who is allowed hears %q", to, got)
 				}
-				stranger := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP(strangers[i])}}
+				outsider := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP(outsiders[i])}}
 				s.client.Do(func() {
 					var timeout interface{ Timeout() bool }
-					if _, err := stranger.Dial("tcp", to); !errors.As(err, &timeout) || !timeout.Timeout() || errors.Is(err, syscall.ECONNREFUSED) {
-						t.Errorf("%s: a stranger: %v, want a timeout", to, err)
+					if _, err := outsider.Dial("tcp", to); !errors.As(err, &timeout) || !timeout.Timeout() || errors.Is(err, syscall.ECONNREFUSED) {
+						t.Errorf("%s: a outsider: %v, want a timeout", to, err)
 					}
-					stranger.Timeout = 0
-					if err := exchange(stranger.Dial, netip.AddrPortFrom(ip, 8000).String(), 10); err != nil {
-						t.Errorf("a stranger at the kernel's port: %v", err)
+					outsider.Timeout = 0
+					if err := exchange(outsider.Dial, netip.AddrPortFrom(ip, 8000).String(), 10); err != nil {
+						t.Errorf("a outsider at the kernel's port: %v", err)
 					}
 				})
 				s.server.Do(func() {
 					d := accel.Dialer{Runtime: rt, Timeout: 3 * time.Second}
-					if err := exchange(d.Dial, net.JoinHostPort(strangers[i], "8000"), 10); err != nil {
-						t.Errorf("a dial to a stranger: %v", err)
+					if err := exchange(d.Dial, net.JoinHostPort(outsiders[i], "8000"), 10); err != nil {
+						t.Errorf("a dial to a outsider: %v", err)
 					}
 				})
 			}
@@ -142,8 +142,8 @@ func TestAllowFrom(t *testing.T) {
 			if dropped == 0 {
 				t.Error("no frame is counted as not allowed")
 			}
-			// And now only strangers may connect.
-			if _, err := rt.Change("allow_from", strangers[0]+"/32,"+strangers[1]+"/128"); err != nil {
+			// And now only outsiders may connect.
+			if _, err := rt.Change("allow_from", outsiders[0]+"/32,"+outsiders[1]+"/128"); err != nil {
 				t.Fatal(err)
 			}
 			for i, ip := range []netip.Addr{s.si.IPv4.Addr(), s.si.IPv6.Addr()} {
@@ -154,8 +154,8 @@ func TestAllowFrom(t *testing.T) {
 					if _, err := d.Dial("tcp", to); !errors.As(err, &timeout) || !timeout.Timeout() || errors.Is(err, syscall.ECONNREFUSED) {
 						t.Errorf("%s: who was allowed before: %v, want a timeout", to, err)
 					}
-					stranger := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(strangers[i])}}
-					c, err := stranger.Dial("tcp", to)
+					outsider := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(outsiders[i])}}
+					c, err := outsider.Dial("tcp", to)
 					if err != nil {
 						t.Errorf("%s: who is allowed now: %v", to, err)
 						return

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/echoserver"
@@ -109,10 +108,8 @@ func options(ipv4 []byte, ipv6 ...[]byte) func([]byte) [][]byte {
 		if packet[0]>>4 == 4 {
 			b := slices.Concat(packet[:20], ipv4, packet[20:])
 			b[0] += byte(len(ipv4) / 4)
-			h := header.IPv4(b)
-			h.SetTotalLength(uint16(len(b)))
-			h.SetChecksum(0)
-			h.SetChecksum(^h.CalculateChecksum())
+			binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+			testframe.SumIPv4(b)
 			return [][]byte{b}
 		}
 		b := bytes.Clone(packet[:40])

@@ -138,9 +138,9 @@ func (p Probe) lacking(tr Transport) string {
 	return p.Lacks(tr)
 }
 
-// patience is how long a probe waits for what should come. It is long: a loaded
+// testTimeout is how long a probe waits for what should come. It is long: a loaded
 // machine must not change an outcome.
-const patience = 20 * time.Second
+const testTimeout = 20 * time.Second
 
 // An outcome is what a probe noted.
 type outcome struct {
@@ -168,7 +168,7 @@ func (p Probe) run(tr Transport) outcome {
 	select {
 	case <-done:
 		return outcome{notes: e.notes}
-	case <-time.After(2 * patience):
+	case <-time.After(2 * testTimeout):
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return outcome{notes: slices.Clone(e.notes), hangs: true}

@@ -56,7 +56,7 @@ var deadlineProbes = []Probe{
 		e.Note("set", client.SetReadDeadline(in(soon)))
 		e.Read("read", client, 10).Done()
 		took := time.Since(start)
-		e.Note("waited", took >= soon, took < patience)
+		e.Note("waited", took >= soon, took < testTimeout)
 		e.Read("again", client, 10).Done()
 	}},
 	{Name: "deadline/passes, write", Run: func(e *Env) {

@@ -131,7 +131,7 @@ var dialProbes = []Probe{
 		_, err := e.DialWith(context.Background(), net.Dialer{Timeout: soon}, "tcp", net.JoinHostPort(e.T.Blackhole, "80"))
 		e.Note("dial", text(err))
 		noteTimeout(e, err)
-		e.Note("waited", time.Since(start) >= soon, time.Since(start) < patience)
+		e.Note("waited", time.Since(start) >= soon, time.Since(start) < testTimeout)
 	}},
 	{Name: "dial/timeout not reached", Run: func(e *Env) {
 		ln := e.Listener()

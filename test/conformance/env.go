@@ -364,7 +364,7 @@ func (c *Call) Done() {
 	select {
 	case <-c.done:
 		c.e.Note(c.what, c.values...)
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		c.e.Note(c.what + " never returns")
 	}
 }

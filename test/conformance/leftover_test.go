@@ -64,7 +64,7 @@ func TestNothingStays(t *testing.T) {
 	}
 	settled := func(ok func(left) bool) left {
 		t.Helper()
-		for deadline := time.Now().Add(2 * patience); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(2 * testTimeout); ; time.Sleep(time.Millisecond) {
 			l := count()
 			if ok(l) {
 				return l
@@ -82,7 +82,7 @@ func TestNothingStays(t *testing.T) {
 		return l.Connections == 0 && l.Goroutines <= before.Goroutines &&
 			l.Buffers <= before.Buffers+64 // those sent wait in the ring for the next to be sent
 	})
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); ; time.Sleep(10 * time.Millisecond) {
 		grown := int64(heapInUse() - heapBefore)
 		if grown < 1<<20 {
 			t.Logf("%d connections; before %+v, after %+v, heap %+d bytes", conns, before, after, grown)
@@ -97,12 +97,12 @@ func TestNothingStays(t *testing.T) {
 // exchange opens a connection to the server, sends something there and back, and
 // closes it.
 func exchange(client *accel.Runtime) error {
-	c, err := (&accel.Dialer{Runtime: client, Timeout: patience}).Dial("tcp", "10.0.0.1:80")
+	c, err := (&accel.Dialer{Runtime: client, Timeout: testTimeout}).Dial("tcp", "10.0.0.1:80")
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	b := make([]byte, 64)
 	if _, err := c.Write(b); err != nil {
 		return err

@@ -48,8 +48,8 @@ func mortalPair(e *Env, d net.Dialer) (server, client net.Conn, vanish func()) {
 	return server, client, vanish
 }
 
-// impatient finds out within about two seconds that nobody answers.
-var impatient = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
+// quickKeepAlive finds out within about two seconds that nobody answers.
+var quickKeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
 
 var lossProbes = []Probe{
 	{Name: "loss/backlog full", Lacks: lacksBacklog, Run: func(e *Env) {
@@ -123,7 +123,7 @@ var lossProbes = []Probe{
 	}},
 	{Name: "loss/peer vanishes, read", Lacks: lacksMortal, Run: func(e *Env) {
 		_, client, vanish := mortalPair(e, net.Dialer{})
-		e.Must(tcp(client).SetKeepAliveConfig(impatient))
+		e.Must(tcp(client).SetKeepAliveConfig(quickKeepAlive))
 		read := e.Read("read", client, 10)
 		vanish()
 		read.Waits()
@@ -136,7 +136,7 @@ var lossProbes = []Probe{
 		e.Read("read after close", client, 10).Done()
 	}},
 	{Name: "loss/peer vanishes, copy", Lacks: lacksMortal, Run: func(e *Env) {
-		_, client, vanish := mortalPair(e, net.Dialer{KeepAliveConfig: impatient})
+		_, client, vanish := mortalPair(e, net.Dialer{KeepAliveConfig: quickKeepAlive})
 		vanish()
 		_, err := io.Copy(io.Discard, client)
 		e.Note("copy", err)

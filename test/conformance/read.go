@@ -187,7 +187,7 @@ var readProbes = []Probe{
 		case <-a.done:
 		case <-b.done:
 			first, second = b, a
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 		}
 		first.Done()
 		second.Waits()

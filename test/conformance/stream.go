@@ -473,7 +473,7 @@ var streamProbes = []Probe{
 		for range rounds {
 			_, err := client.Write(b)
 			e.Must(err)
-			e.Must(client.SetReadDeadline(time.Now().Add(patience)))
+			e.Must(client.SetReadDeadline(time.Now().Add(testTimeout)))
 			_, err = io.ReadFull(client, b)
 			e.Must(err)
 		}

@@ -166,7 +166,7 @@ func (w *wire) xdp() Transport {
 	tr.Mortal = func() (address string, vanish, reborn func()) {
 		return w.mortal(func(ip netip.Addr, here bool) {
 			has := func(p netip.Prefix) bool { return p.Addr() == ip }
-			for deadline := time.Now().Add(patience); slices.ContainsFunc(server.Status().Addrs, has) != here; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(testTimeout); slices.ContainsFunc(server.Status().Addrs, has) != here; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					w.t.Errorf("nobody noticed a change of address %v", ip)
 					return

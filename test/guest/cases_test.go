@@ -27,8 +27,8 @@ const (
 	kernelPort = "8080" // HTTP over the kernel's TCP
 )
 
-// patience bounds each step of a client.
-const patience = 30 * time.Second
+// testTimeout bounds each step of a client.
+const testTimeout = 30 * time.Second
 
 // startTime bounds the start of a server, which takes 6 s on two cores of its own:
 // the guest's kernel verifies the filter.
@@ -247,9 +247,9 @@ func (c *cellRun) addrs(port string) []string {
 
 // dial connects from the peer.
 func (c *cellRun) dial(addr string) (conn net.Conn, err error) {
-	c.peer.Do(func() { conn, err = net.DialTimeout("tcp", addr, patience) })
+	c.peer.Do(func() { conn, err = net.DialTimeout("tcp", addr, testTimeout) })
 	if err == nil {
-		conn.SetDeadline(time.Now().Add(patience))
+		conn.SetDeadline(time.Now().Add(testTimeout))
 	}
 	return conn, err
 }
@@ -335,7 +335,7 @@ func (c *cellRun) bulk() error {
 		if err != nil {
 			return err
 		}
-		conn.SetDeadline(time.Now().Add(2 * patience))
+		conn.SetDeadline(time.Now().Add(2 * testTimeout))
 		sent := make(chan error, 1)
 		go func() {
 			_, err := conn.Write(data)
@@ -392,7 +392,7 @@ func (c *cellRun) many() error {
 // kernelTraffic is what the kernel serves beside: pings, and HTTP on another port.
 func (c *cellRun) kernelTraffic() error {
 	res := c.ask(control.Request{Operation: control.Start, Name: "http", Args: []string{"/bin/tpa-bench", "serve", "--transport", "kernel", "--protocol", "http",
-		"--listen", ":" + kernelPort}, Until: "ready:", Timeout: patience})
+		"--listen", ":" + kernelPort}, Until: "ready:", Timeout: testTimeout})
 	if !strings.Contains(res.Output, "ready:") {
 		return fmt.Errorf("the kernel's server does not start: %s", res.Output)
 	}
@@ -404,7 +404,7 @@ func (c *cellRun) kernelTraffic() error {
 	}
 	busy := make(chan error, 1)
 	go func() { busy <- c.bulk() }()
-	client := http.Client{Timeout: patience, Transport: &http.Transport{
+	client := http.Client{Timeout: testTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(_ context.Context, _, addr string) (net.Conn, error) { return c.dial(addr) },
 	}}

@@ -65,7 +65,7 @@ func TestNetem(t *testing.T) {
 			// The second of ours has a packet socket.
 			args = append(args[:len(args)-1], "accel", "--dev", "s0")
 		}
-		res := m.ask(control.Request{Operation: control.Start, Name: s.port, Args: args, Until: "ready:", Timeout: patience, Env: []string{"TPA_SOCKET=off"}})
+		res := m.ask(control.Request{Operation: control.Start, Name: s.port, Args: args, Until: "ready:", Timeout: testTimeout, Env: []string{"TPA_SOCKET=off"}})
 		if !strings.Contains(res.Output, "ready:") {
 			t.Fatalf("%s does not start: %s", strings.Join(args, " "), res.Output)
 		}

@@ -96,7 +96,7 @@ func (g graph) leads(from, to string) bool {
 	return false
 }
 
-// reduced returns the graph without the arrows that a longer way says anyway.
+// reduced returns the graph without the arrows that a longer path says anyway.
 func (g graph) reduced() graph {
 	r := graph{}
 	for from, all := range g {

@@ -50,7 +50,7 @@ func TestExamples(t *testing.T) {
 	// ask runs a client until the server is there and it gets its answer.
 	ask := func(t *testing.T, cmd func() *exec.Cmd) string {
 		t.Helper()
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(testTimeout); ; time.Sleep(10 * time.Millisecond) {
 			out, err := cmd().CombinedOutput()
 			if err == nil && !bytes.Contains(out, []byte("Connection refused")) {
 				return strings.TrimSpace(string(out))

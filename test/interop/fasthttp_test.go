@@ -31,7 +31,7 @@ func serveFastHTTP(t *testing.T, tr transport, srv *fasthttp.Server) net.Addr {
 func fastHTTPClient(t *testing.T, tr transport) *fasthttp.Client {
 	c := &fasthttp.Client{
 		DialTimeout: func(addr string, timeout time.Duration) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 			defer cancel()
 			return tr.dial(ctx, "tcp", addr)
 		},
@@ -63,7 +63,7 @@ func TestFastHTTP(t *testing.T) {
 					req.SetRequestURI("http://" + addr.String())
 					req.Header.SetMethod("POST")
 					req.SetBody(want)
-					if err := client.DoTimeout(req, resp, patience); err != nil || !bytes.Equal(resp.Body(), want) {
+					if err := client.DoTimeout(req, resp, testTimeout); err != nil || !bytes.Equal(resp.Body(), want) {
 						t.Errorf("echo of %d bytes: %d bytes, %v", size, len(resp.Body()), err)
 						return
 					}
@@ -84,7 +84,7 @@ func TestFastHTTPStream(t *testing.T) {
 		addr := serveFastHTTP(t, tr, &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) {
 			ctx.SetBodyStream(io.MultiReader(bytes.NewReader(want)), -1)
 		}})
-		_, got, err := fastHTTPClient(t, tr).GetTimeout(nil, "http://"+addr.String(), patience)
+		_, got, err := fastHTTPClient(t, tr).GetTimeout(nil, "http://"+addr.String(), testTimeout)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("got %d bytes, %v; want %d", len(got), err, len(want))
 		}

@@ -286,7 +286,7 @@ func (c readCounter) Read(p []byte) (int, error) {
 func TestGRPCKeepalive(t *testing.T) {
 	overTransports(t, func(t *testing.T, tr transport) {
 		addr, _, _ := serveGRPC(t, tr,
-			grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Second, Timeout: patience}), // gRPC allows no shorter time
+			grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Second, Timeout: testTimeout}), // gRPC allows no shorter time
 			grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20)) // no pings to measure the bandwidth
 		var read atomic.Int64
 		counted := tr
@@ -310,7 +310,7 @@ func TestGRPCKeepalive(t *testing.T) {
 		}
 		exchange()
 		quiet := read.Load()
-		for deadline := time.Now().Add(patience); read.Load() == quiet; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(testTimeout); read.Load() == quiet; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("no ping came")
 			}
@@ -336,7 +336,7 @@ func TestGRPCGracefulStop(t *testing.T) {
 			close(stopped)
 		}()
 		// New connections are refused while the old call goes on.
-		for deadline := time.Now().Add(patience); ; {
+		for deadline := time.Now().Add(testTimeout); ; {
 			c, err := tr.dial(ctx, "tcp", addr.String())
 			if err != nil {
 				break

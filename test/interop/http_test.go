@@ -47,7 +47,7 @@ func serveHTTP(t *testing.T, tr transport, srv *http.Server) net.Addr {
 func httpClient(t *testing.T, tr transport) (*http.Client, *http.Transport) {
 	rt := &http.Transport{DialContext: tr.dial}
 	t.Cleanup(rt.CloseIdleConnections)
-	return &http.Client{Transport: rt, Timeout: patience}, rt
+	return &http.Client{Transport: rt, Timeout: testTimeout}, rt
 }
 
 // do sends a request and returns the reply with its body read.
@@ -133,7 +133,7 @@ func TestHTTPExpectContinue(t *testing.T) {
 			echoBody(w, r)
 		})})
 		client, rt := httpClient(t, tr)
-		rt.ExpectContinueTimeout = patience
+		rt.ExpectContinueTimeout = testTimeout
 		for _, tt := range []struct {
 			path      string
 			status    int
@@ -255,7 +255,7 @@ func TestHTTPShutdown(t *testing.T) {
 		ctx := within(t)
 		go func() { down <- srv.Shutdown(ctx) }()
 		// The listener is closed before the request in flight ends.
-		for deadline := time.Now().Add(patience); ; {
+		for deadline := time.Now().Add(testTimeout); ; {
 			c, err := tr.dial(ctx, "tcp", addr.String())
 			if err != nil {
 				break
@@ -292,7 +292,7 @@ func TestHTTPClientGone(t *testing.T) {
 			select {
 			case <-r.Context().Done():
 				gone <- r.Context().Err()
-			case <-time.After(patience):
+			case <-time.After(testTimeout):
 				gone <- errors.New("the context did not end")
 			}
 		})})

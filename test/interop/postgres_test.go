@@ -45,7 +45,7 @@ func servePostgres(t *testing.T, tr transport) net.Addr {
 			}
 			sessions.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testTimeout))
 				if err := p.session(c, id); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("session %d: %v", id, err)
 				}

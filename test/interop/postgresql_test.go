@@ -132,10 +132,10 @@ func startPostgres(t *testing.T) string {
 		server.Process.Signal(syscall.SIGINT) // ends sessions, and then the server
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			server.Process.Signal(syscall.SIGQUIT) // without a checkpoint
 			<-ended
-			t.Errorf("the server did not end within %v", patience)
+			t.Errorf("the server did not end within %v", testTimeout)
 		}
 		if t.Failed() {
 			t.Logf("the server says:\n%s", &log)
@@ -143,14 +143,14 @@ func startPostgres(t *testing.T) string {
 	})
 
 	socket := filepath.Join(dir, ".s.PGSQL.5432")
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); ; time.Sleep(10 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			ended <- err
 			t.Fatalf("the server ended: %v\n%s", err, &log)
 		default:
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		c, err := pgconn.Connect(ctx, "host="+dir+" port=5432 user=user dbname=postgres")
 		cancel()
 		if err == nil {

@@ -24,7 +24,7 @@ func serveTLS(t *testing.T, tr transport, config *tls.Config, f func(*tls.Conn))
 			}
 			go func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testTimeout))
 				f(c.(*tls.Conn))
 			}()
 		}

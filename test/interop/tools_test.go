@@ -104,7 +104,7 @@ func startServer(t *testing.T, host *testnet.Host, binary string, args []string)
 			if err != nil {
 				t.Errorf("%v: %v\n%s", args, err, &stderr)
 			}
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			cmd.Process.Kill()
 			t.Errorf("%v did not end on SIGTERM", args)
 		}
@@ -114,8 +114,8 @@ func startServer(t *testing.T, host *testnet.Host, binary string, args []string)
 		if !ok || !strings.HasPrefix(line, "ready: ") {
 			t.Fatalf("%v said %q, want that it is ready\n%s", args, line, &stderr)
 		}
-	case <-time.After(patience):
-		t.Fatalf("%v is not ready after %v", args, patience)
+	case <-time.After(testTimeout):
+		t.Fatalf("%v is not ready after %v", args, testTimeout)
 	}
 }
 

@@ -83,13 +83,13 @@ func closeAtEnd(tb testing.TB) func(net.Listener, error) net.Listener {
 	}
 }
 
-// patience is how long a test waits for what must happen. Nothing waits for it
+// testTimeout is how long a test waits for what must happen. Nothing waits for it
 // when all is well.
-const patience = 30 * time.Second
+const testTimeout = 30 * time.Second
 
 // within returns a context for one test.
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -102,7 +102,7 @@ func dialTCP(t *testing.T, tr transport, addr net.Addr) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	return c
 }
 
@@ -112,8 +112,8 @@ func receive[T any](t *testing.T, ch <-chan T, what string) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(patience):
-		t.Fatalf("no %s within %v", what, patience)
+	case <-time.After(testTimeout):
+		t.Fatalf("no %s within %v", what, testTimeout)
 		panic("not reached")
 	}
 }

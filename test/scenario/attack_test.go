@@ -260,7 +260,7 @@ func beyondOneByte() step {
 // two, the last of them aside.
 func largest(from, to int64) step {
 	return step{fmt.Sprintf("expect it again in segments of %d to %d bytes", from, to), func(s *run) error {
-		deadline := time.Now().Add(s.patience())
+		deadline := time.Now().Add(s.testTimeout())
 		for {
 			g, _, ok, err := s.next(deadline)
 			size := g.end.v - g.seq.v
@@ -287,7 +287,7 @@ func isnsDiffer(n int) step {
 			if err := s.send(mustParse(fmt.Sprintf("@%d S 0 <mss 1000>", i+1))); err != nil {
 				return err
 			}
-			if _, err := s.expect(mustParse(fmt.Sprintf("@%d SA 0 ack 1", i+1)), s.patience()); err != nil {
+			if _, err := s.expect(mustParse(fmt.Sprintf("@%d SA 0 ack 1", i+1)), s.testTimeout()); err != nil {
 				return err
 			}
 			now := s.conn(i).isns.ours
@@ -318,7 +318,7 @@ func isnRises(d time.Duration) step {
 		if err := s.send(mustParse("S 0 <mss 1000>")); err != nil {
 			return err
 		}
-		if _, err := s.expect(mustParse("SA 0 ack 1"), s.patience()); err != nil {
+		if _, err := s.expect(mustParse("SA 0 ack 1"), s.testTimeout()); err != nil {
 			return err
 		}
 		if err := s.send(mustParse("A 1 ack 1")); err != nil {

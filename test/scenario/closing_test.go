@@ -208,7 +208,7 @@ var closing = []scenario{
 func untilFIN() step {
 	return step{"expect a FIN", func(s *run) error {
 		for {
-			g, _, ok, err := s.next(time.Now().Add(s.patience()))
+			g, _, ok, err := s.next(time.Now().Add(s.testTimeout()))
 			switch {
 			case err != nil:
 				return err
@@ -242,7 +242,7 @@ func untilSegmentAt(seq int64, limit time.Duration) step {
 // outReset expects a reset, with or without acknowledgement.
 func outReset() step {
 	return step{"expect a reset", func(s *run) error {
-		deadline := time.Now().Add(s.patience())
+		deadline := time.Now().Add(s.testTimeout())
 		for {
 			g, _, ok, err := s.next(deadline)
 			switch {
@@ -276,7 +276,7 @@ func readEnds(wants ...error) step {
 		select {
 		case err := <-s.reading:
 			return oneOf(err, wants)
-		case <-time.After(s.patience()):
+		case <-time.After(s.testTimeout()):
 			return errors.New("it does not")
 		}
 	})

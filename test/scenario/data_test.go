@@ -181,7 +181,7 @@ func burst(n int64) step {
 				return err
 			}
 		}
-		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", 1+n*1000)), s.patience())
+		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", 1+n*1000)), s.testTimeout())
 		return err
 	}}
 }
@@ -196,7 +196,7 @@ func burstWithGaps(n int64) step {
 				}
 			}
 		}
-		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", 1+n*1000)), s.patience())
+		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", 1+n*1000)), s.testTimeout())
 		return err
 	}}
 }

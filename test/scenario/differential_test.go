@@ -216,7 +216,7 @@ func accepted(s *side) string {
 	}
 	s.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(time.Millisecond))
 	if s.host.real() {
-		s.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(realPatience))
+		s.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(realTimeout))
 	}
 	c, err := s.ln.Accept()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -287,7 +287,7 @@ func written(n int) func(*side) string {
 		for i := range b {
 			b[i] = patternAt(s.wrote + int64(i) + 1)
 		}
-		s.c.SetWriteDeadline(time.Now().Add(realPatience))
+		s.c.SetWriteDeadline(time.Now().Add(realTimeout))
 		n, err := s.c.Write(b)
 		s.wrote += int64(n)
 		return outcome(err)
@@ -513,7 +513,7 @@ func (h *kernelHost) quiet(s *side) (all []arrival, err error) {
 	}
 	for i := range 2 {
 		h.send(testframe.ICMP(s.peer, s.ours, kind, 0, 1<<16|uint32(i), nil))
-		deadline := time.NewTimer(realPatience)
+		deadline := time.NewTimer(realTimeout)
 		for answered := false; !answered; {
 			select {
 			case a := <-h.packets:

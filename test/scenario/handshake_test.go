@@ -227,7 +227,7 @@ func dialEndsWithin(d time.Duration, wants ...error) step {
 // and remembers it.
 func challenge() step {
 	return step{"expect a challenge", func(s *run) error {
-		g, _, ok, err := s.next(time.Now().Add(s.patience()))
+		g, _, ok, err := s.next(time.Now().Add(s.testTimeout()))
 		switch {
 		case err != nil:
 			return err

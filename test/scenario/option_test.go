@@ -151,7 +151,7 @@ var optionScenarios = []scenario{
 // outAtLeast expects a data segment of a size.
 func outAtLeast(size int64) step {
 	return step{fmt.Sprintf("expect a segment of at least %d bytes", size), func(s *run) error {
-		g, _, ok, err := s.next(time.Now().Add(s.patience()))
+		g, _, ok, err := s.next(time.Now().Add(s.testTimeout()))
 		switch {
 		case err != nil:
 			return err
@@ -166,7 +166,7 @@ func outAtLeast(size int64) step {
 func takeSegments(n int) step {
 	return step{fmt.Sprintf("expect %d segments of data", n), func(s *run) error {
 		for i := 0; i < n; {
-			g, at, ok, err := s.next(time.Now().Add(s.patience()))
+			g, at, ok, err := s.next(time.Now().Add(s.testTimeout()))
 			switch {
 			case err != nil:
 				return err

@@ -200,7 +200,7 @@ func steady(n int, rtt time.Duration) step {
 				return err
 			}
 			c := s.conn(0)
-			if _, err := s.expect(mustParse("A *:* ack 1"), s.patience()); err != nil {
+			if _, err := s.expect(mustParse("A *:* ack 1"), s.testTimeout()); err != nil {
 				return err
 			}
 			time.Sleep(rtt)

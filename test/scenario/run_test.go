@@ -121,9 +121,9 @@ const (
 
 // Times that are not said otherwise.
 const (
-	patience     = 600 * time.Millisecond // for a segment or a call, in virtual time
-	realPatience = 5 * time.Second
-	realQuiet    = 60 * time.Millisecond // silence that counts, in real time
+	testTimeout = 600 * time.Millisecond // for a segment or a call, in virtual time
+	realTimeout = 5 * time.Second
+	realQuiet   = 60 * time.Millisecond // silence that counts, in real time
 )
 
 func newRun(h host, sc *scenario, v6 bool) *run {
@@ -170,11 +170,11 @@ func (s *run) conn(i int) *connection {
 	return c
 }
 
-func (s *run) patience() time.Duration {
+func (s *run) testTimeout() time.Duration {
 	if s.host.real() {
-		return realPatience
+		return realTimeout
 	}
-	return patience
+	return testTimeout
 }
 
 // send injects a segment of the peer.

@@ -58,7 +58,7 @@ func out(texts ...string) step {
 	}
 	return step{"expect " + strings.Join(texts, ", "), func(s *run) error {
 		for _, g := range all {
-			at, err := s.expect(g, s.patience())
+			at, err := s.expect(g, s.testTimeout())
 			if err != nil {
 				return fmt.Errorf("want %v: %w", g, err)
 			}
@@ -75,7 +75,7 @@ func between(from, to time.Duration, text string) step {
 	return step{fmt.Sprintf("expect %s after %v to %v", text, from, to), func(s *run) error {
 		low, high := from, to
 		if s.host.real() { // both ends of the interval are measured late
-			low, high = from/2, to+realPatience/2
+			low, high = from/2, to+realTimeout/2
 		}
 		at, err := s.expect(g, time.Until(s.mark.Add(high+time.Millisecond)))
 		if err != nil {
@@ -174,7 +174,7 @@ func accept() step {
 	return call("accept", func(s *run) error {
 		type deadliner interface{ SetDeadline(time.Time) error }
 		if l, ok := s.listener.(deadliner); ok {
-			l.SetDeadline(time.Now().Add(s.patience()))
+			l.SetDeadline(time.Now().Add(s.testTimeout()))
 		}
 		c, err := s.listener.Accept()
 		if err != nil {
@@ -244,7 +244,7 @@ func (s *run) dialEnds(limit time.Duration) (dialled, error) {
 
 func connected() step {
 	return call("is connected", func(s *run) error {
-		d, err := s.dialEnds(s.patience())
+		d, err := s.dialEnds(s.testTimeout())
 		if err == nil {
 			err = d.err
 		}
@@ -258,7 +258,7 @@ func connected() step {
 // connectFails expects one of the errors.
 func connectFails(wants ...error) step {
 	return call(fmt.Sprint("cannot connect: ", wants), func(s *run) error {
-		d, err := s.dialEnds(s.patience())
+		d, err := s.dialEnds(s.testTimeout())
 		if err != nil {
 			return err
 		}
@@ -300,7 +300,7 @@ func write(n int64) step {
 		for i := range b {
 			b[i] = patternAt(1 + s.wrote + int64(i))
 		}
-		s.sock.SetWriteDeadline(time.Now().Add(s.patience()))
+		s.sock.SetWriteDeadline(time.Now().Add(s.testTimeout()))
 		k, err := s.sock.Write(b)
 		s.wrote += int64(k)
 		return err
@@ -325,7 +325,7 @@ func writing(n int64) step {
 // writeFails expects one of the errors, at the latest after a few tries.
 func writeFails(wants ...error) step {
 	return call(fmt.Sprint("cannot write: ", wants), func(s *run) error {
-		s.sock.SetWriteDeadline(time.Now().Add(s.patience()))
+		s.sock.SetWriteDeadline(time.Now().Add(s.testTimeout()))
 		_, err := s.sock.Write([]byte{patternAt(1 + s.wrote)})
 		return oneOf(err, wants)
 	})
@@ -334,7 +334,7 @@ func writeFails(wants ...error) step {
 // read reads n bytes of the stream.
 func read(n int64) step {
 	return call(fmt.Sprintf("read %d", n), func(s *run) error {
-		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
+		s.sock.SetReadDeadline(time.Now().Add(s.testTimeout()))
 		b := make([]byte, n)
 		k, err := io.ReadFull(s.sock, b)
 		for i, c := range b[:k] {
@@ -372,7 +372,7 @@ func nothingToRead() step {
 // readFails expects one of the errors, such as io.EOF.
 func readFails(wants ...error) step {
 	return call(fmt.Sprint("cannot read: ", wants), func(s *run) error {
-		s.sock.SetReadDeadline(time.Now().Add(s.patience()))
+		s.sock.SetReadDeadline(time.Now().Add(s.testTimeout()))
 		n, err := s.sock.Read(make([]byte, 64<<10))
 		if n > 0 {
 			return fmt.Errorf("%d bytes", n)

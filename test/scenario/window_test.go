@@ -127,7 +127,7 @@ func (s *run) fill(see func(segment) error) error {
 		for {
 			limit := time.Millisecond
 			if c.edge == next {
-				limit = s.patience()
+				limit = s.testTimeout()
 			}
 			g, _, ok, err := s.next(time.Now().Add(limit))
 			if err != nil {
@@ -158,7 +158,7 @@ func fillOnce(n int64) step {
 		if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", from, from+n))); err != nil {
 			return err
 		}
-		if _, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", from+n)), s.patience()); err != nil {
+		if _, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", from+n)), s.testTimeout()); err != nil {
 			return err
 		}
 		return read(n).do(s)
@@ -178,7 +178,7 @@ func windowIs(n int64) step {
 func windowOpens() step {
 	return step{"expect a window update", func(s *run) error {
 		c := s.conn(0)
-		g, _, ok, err := s.next(time.Now().Add(s.patience()))
+		g, _, ok, err := s.next(time.Now().Add(s.testTimeout()))
 		switch {
 		case err != nil:
 			return err
@@ -197,7 +197,7 @@ func probe(n int64) step {
 		if err := s.send(mustParse(fmt.Sprintf("A %d:%d ack 1", c.ack, c.ack+n))); err != nil {
 			return err
 		}
-		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", c.ack)), s.patience())
+		_, err := s.expect(mustParse(fmt.Sprintf("A 1 ack %d", c.ack)), s.testTimeout())
 		return err
 	}}
 }

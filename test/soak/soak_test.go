@@ -47,9 +47,9 @@ const (
 	maxRound = 10 * time.Minute
 	// maxBytes is the most that one connection carries, each way.
 	maxBytes = 256 << 10
-	// patience is how long a client waits for progress. On the bad network a
+	// testTimeout is how long a client waits for progress. On the bad network a
 	// retransmission may wait for more than a minute.
-	patience = 3 * time.Minute
+	testTimeout = 3 * time.Minute
 )
 
 // A Round is what was seen in one round. Memory is what was in use after all was
@@ -308,7 +308,7 @@ func serve(t *testing.T, rt *accel.Runtime, end time.Time) (restarts int) {
 			}
 			wg.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(testTimeout))
 				io.Copy(c, c)
 			})
 		}
@@ -325,14 +325,14 @@ var errRestart = errors.New("the listener was restarted")
 // visit sends random bytes on a new connection and wants them back, bit by bit.
 // It returns how many passed.
 func visit(t *testing.T, rt *accel.Runtime, random *rand.Rand) (uint64, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	c, err := (&accel.Dialer{Runtime: rt}).DialContext(ctx, "tcp", "10.0.0.2:7")
 	if err != nil {
 		return 0, orRestart(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(testTimeout))
 	want := make([]byte, 1+random.IntN(maxBytes>>random.IntN(16)))
 	for i := 0; i+8 <= len(want); i += 8 {
 		binary.LittleEndian.PutUint64(want[i:], random.Uint64())
