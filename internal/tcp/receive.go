@@ -30,6 +30,7 @@ type receiver struct {
 	receiveShift uint8
 
 	finReceived bool // and all before it
+	awaited     bool // there is a posting
 
 	// outOfOrder is the out-of-order queue, sorted; lateFin tells whether a FIN at
 	// finAt is among it. outOfOrderBytes counts what it costs, overhead included.
@@ -61,6 +62,13 @@ type moderation struct {
 	moderate   bool
 	receiveMax int
 	copiedAt   int64
+}
+
+// posting is where a reader waits for what comes while the receive buffer is empty, and
+// how much of it has come.
+type posting struct {
+	posted []byte
+	filled int
 }
 
 // A piece is data that came out of order.
@@ -455,7 +463,7 @@ func (e *Endpoint) text(s *segment) {
 		return
 	}
 	if len(b) > 0 {
-		e.in.write(b)
+		e.keep(b)
 		e.receiveNext += uint32(len(b))
 		e.events |= transport.Readable
 	}
@@ -472,6 +480,16 @@ func (e *Endpoint) text(s *segment) {
 	if last {
 		e.finArrived()
 	}
+}
+
+// keep puts what came in order where it will be read.
+func (e *Endpoint) keep(b []byte) {
+	if e.awaited && e.in.len() == 0 {
+		n := copy(e.posted[e.filled:], b)
+		e.filled += n
+		b = b[n:]
+	}
+	e.in.write(b)
 }
 
 // keepOutOfOrder stores what came out of order, as far as there is room for it. What is there
@@ -589,7 +607,7 @@ func (e *Endpoint) joinOutOfOrder() (last bool) {
 			if e.lateFin && int(int32(e.finAt-e.receiveNext)) < len(b) {
 				b = b[:int32(e.finAt-e.receiveNext)]
 			}
-			e.in.write(b)
+			e.keep(b)
 			e.receiveNext += uint32(len(b))
 			e.events |= transport.Readable
 		}
