@@ -27,6 +27,9 @@ type Conn struct {
 	// nothing was announced: the next read can park without asking. It is guarded by
 	// rd.mu.
 	drained bool
+	// bulk says that the last read brought much: while the next one waits, what arrives
+	// is put right where it belongs. It is guarded by rd.mu.
+	bulk bool
 
 	// spliced is how many splices read from the connection. They have the turn of rd
 	// while they wait for room in another connection.

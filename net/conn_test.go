@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -70,6 +71,58 @@ func TestDataWhileExpired(t *testing.T) {
 		if n, err := a.Read(buf); n != 1 || err != nil {
 			t.Fatalf("got %d, %v; want 1 byte", n, err)
 		}
+	}
+}
+
+// TestExpiringBulk has bulk reads fail for their deadlines again and again: nothing of
+// the stream is lost, and nothing is written to a buffer whose read has returned.
+func TestExpiringBulk(t *testing.T) {
+	server, client := newHosts(t, memory.Options{})
+	a, b := pair(t, server, client)
+	want := pattern(8 << 20)
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for at := 0; at < len(want) && err == nil; at += 16 << 10 {
+			_, err = b.Write(want[at : at+16<<10])
+			runtime.Gosched()
+		}
+		sent <- errors.Join(err, b.CloseWrite())
+	}()
+	var got []byte
+	var old [2][]byte // buffers of the two reads before, with their first bytes taken out
+	expired := 0
+	for i := 0; ; i++ {
+		buf := make([]byte, 24<<10)
+		a.SetReadDeadline(time.Now().Add(time.Duration(i%50) * time.Microsecond))
+		n, err := a.Read(buf)
+		got = append(got, buf[:n]...)
+		clear(buf[:n])
+		for _, o := range old {
+			if slices.ContainsFunc(o, func(b byte) bool { return b != 0 }) {
+				t.Fatal("a buffer was written to after its read")
+			}
+		}
+		old[i%2] = buf
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			expired++
+			continue
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes, want the %d sent; %d reads expired", len(got), len(want), expired)
+	}
+	if expired == 0 {
+		t.Error("no read expired")
 	}
 }
 

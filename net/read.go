@@ -18,6 +18,10 @@ func (c *Conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// bulkRead is from how many bytes on a copy costs more than to take the endpoint's lock
+// once more.
+const bulkRead = 2048
+
 func (c *Conn) read(b []byte) (int, error) {
 	if err := c.rd.lock(); err != nil {
 		return 0, err
@@ -31,13 +35,23 @@ func (c *Conn) read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
+		posted := c.drained && c.bulk && c.rd.state.Load() == 0
+		if posted {
+			c.ep.Post(b)
+		}
 		if err := c.readableLocked(); err != nil {
+			if posted {
+				if n := c.ep.Withdraw(); n > 0 {
+					c.bytesRead.Add(uint64(n))
+					return n, nil
+				}
+			}
 			return 0, err
 		}
 		n, more, err := c.ep.Read(b)
 		if n > 0 {
 			c.rd.memory.Set(&b[0])
-			c.drained = !more
+			c.drained, c.bulk = !more, n >= bulkRead
 			c.bytesRead.Add(uint64(n))
 			return n, nil
 		}

@@ -126,6 +126,12 @@ func (e *endpoint) Read(b []byte) (n int, more bool, err error) {
 	return n, n == len(b) || e.ep.Readiness(waiter.ReadableEvents) != 0, nil
 }
 
+// Post implements transport.Endpoint: gVisor has no such way.
+func (e *endpoint) Post([]byte) {}
+
+// Withdraw implements transport.Endpoint.
+func (e *endpoint) Withdraw() int { return 0 }
+
 // chunk is memory for what is lent and drafted: copies, for gVisor locks the
 // connection while its own memory is looked at.
 type chunk struct {

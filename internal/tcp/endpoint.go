@@ -60,6 +60,7 @@ type Endpoint struct {
 
 	options
 	moderation
+	posting
 	lossState
 	retryLimits
 
@@ -209,17 +210,44 @@ func (e *Endpoint) Lend() (transport.Loan, error) {
 // Read implements transport.Endpoint.
 func (e *Endpoint) Read(b []byte) (n int, more bool, err error) {
 	e.mu.Lock()
-	if err := e.readableLocked(); err != nil {
-		e.unlock()
-		return 0, false, err
+	if n = e.withdrawLocked(); n == 0 {
+		if err := e.readableLocked(); err != nil {
+			e.unlock()
+			return 0, false, err
+		}
 	}
 	if len(b) > 0 {
-		n = e.in.read(b)
+		n += e.in.read(b[n:])
 		e.consumed(n)
 	}
 	more = e.in.len() > 0 || e.finReceived || !open(e.current())
 	e.unlock()
 	return n, more, nil
+}
+
+// Post implements transport.Endpoint.
+func (e *Endpoint) Post(b []byte) {
+	e.mu.Lock()
+	e.posted, e.filled, e.awaited = b, 0, true
+	e.mu.Unlock()
+}
+
+// Withdraw implements transport.Endpoint.
+func (e *Endpoint) Withdraw() int {
+	e.mu.Lock()
+	n := e.withdrawLocked()
+	e.consumed(n)
+	e.unlock()
+	return n
+}
+
+func (e *Endpoint) withdrawLocked() (filled int) {
+	if !e.awaited {
+		return 0
+	}
+	filled = e.filled
+	e.posted, e.filled, e.awaited = nil, 0, false
+	return filled
 }
 
 // readableLocked tells why there is nothing to read, nil when there is.

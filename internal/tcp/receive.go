@@ -30,6 +30,7 @@ type receiver struct {
 	receiveShift uint8
 
 	finReceived bool // and all before it
+	awaited     bool // there is a posting
 
 	// outOfOrder is the out-of-order queue, sorted; lateFin tells whether a FIN at
 	// finAt is among it. outOfOrderBytes counts what it costs, overhead included.
@@ -62,6 +63,13 @@ type moderation struct {
 	receiveMax int
 	copiedAt   int64
 	copiedLast int // in the round trip before copiedAt
+}
+
+// posting is where a reader waits for what comes while the receive buffer is empty, and
+// how much of it has come.
+type posting struct {
+	posted []byte
+	filled int
 }
 
 // A piece is data that came out of order.
@@ -456,7 +464,7 @@ func (e *Endpoint) text(s *segment) {
 		return
 	}
 	if len(b) > 0 {
-		e.in.write(b)
+		e.keep(b)
 		e.receiveNext += uint32(len(b))
 		e.events |= transport.Readable
 	}
@@ -473,6 +481,16 @@ func (e *Endpoint) text(s *segment) {
 	if last {
 		e.finArrived()
 	}
+}
+
+// keep puts what came in order where it will be read.
+func (e *Endpoint) keep(b []byte) {
+	if e.awaited && e.in.len() == 0 {
+		n := copy(e.posted[e.filled:], b)
+		e.filled += n
+		b = b[n:]
+	}
+	e.in.write(b)
 }
 
 // keepOutOfOrder stores what came out of order, as far as there is room for it. What is there
@@ -590,7 +608,7 @@ func (e *Endpoint) joinOutOfOrder() (last bool) {
 			if e.lateFin && int(int32(e.finAt-e.receiveNext)) < len(b) {
 				b = b[:int32(e.finAt-e.receiveNext)]
 			}
-			e.in.write(b)
+			e.keep(b)
 			e.receiveNext += uint32(len(b))
 			e.events |= transport.Readable
 		}

@@ -100,3 +100,62 @@ func TestOneGap(t *testing.T) {
 }
 
 // The sender.
+
+// TestPost: what comes in order goes to where a reader waits, as far as it fits and
+// nothing is before it, and is read from there or taken back, whatever becomes of the
+// connection.
+func TestPost(t *testing.T) {
+	paths(t, func(t *testing.T, slow bool) {
+		h := newHost(t, slow)
+		h.accept(shape{sack: true})
+		e, base := h.ep, h.next
+		at := func(i int, s string) out { return out{seq: base + uint32(i), data: s} }
+		read := func(b []byte, want string, more bool) {
+			t.Helper()
+			n, again, err := e.Read(b)
+			if string(b[:n]) != want || again != more || err != nil {
+				t.Errorf("read %q, more %v, %v; want %q, more %v", b[:n], again, err, want, more)
+			}
+		}
+
+		b := make([]byte, 10)
+		e.Post(b)
+		h.receive(at(4, "efgh"), at(0, "abcd"))
+		if n := e.in.len(); n != 0 {
+			t.Errorf("%d bytes took the way of the buffer", n)
+		}
+		h.receive(at(8, "ijklmn"))
+		read(b, "abcdefghij", true)
+		read(b, "klmn", false)
+
+		h.receive(at(14, "op"))
+		e.Post(b) // too late for those
+		h.receive(at(16, "qr"))
+		read(b, "opqr", false)
+
+		e.Post(b)
+		if n := e.Withdraw(); n != 0 {
+			t.Errorf("withdrew %d bytes, want none", n)
+		}
+		clear(b)
+		h.receive(at(18, "st"))
+		if b[0] != 0 {
+			t.Error("what was withdrawn was written to")
+		}
+		read(b, "st", false)
+
+		e.Post(b)
+		h.receive(at(20, "uv"))
+		if n := e.Withdraw(); n != 2 || string(b[:n]) != "uv" {
+			t.Errorf("withdrew %q, want uv", b[:n])
+		}
+
+		e.Post(b)
+		h.receive(at(22, "wx"), out{seq: base + 24, flags: rst | ack})
+		h.take()
+		read(b, "wx", true)
+		if n, _, err := e.Read(b); n != 0 || err == nil {
+			t.Errorf("read %d bytes behind a reset, %v", n, err)
+		}
+	})
+}

@@ -94,6 +94,13 @@ type Endpoint interface {
 	// would bring something at once, data or the end; if not, Readable will tell. With
 	// an empty b it takes nothing, and tells by its error whether there is something.
 	Read(b []byte) (n int, more bool, err error)
+	// Post has what arrives from now on put into b, past the receive buffer, unless
+	// something is there already: who is about to wait for Readable saves a copy. The
+	// next Read must have the same b, or Withdraw must come before it; until then b is
+	// the endpoint's.
+	Post(b []byte)
+	// Withdraw ends that, and returns how many bytes of b were filled.
+	Withdraw() int
 	// Lend reads without a copy: it takes received bytes out of the endpoint, in
 	// memory that is the caller's until Return. nil without an error means that they
 	// are few, which Read had better copy.
