@@ -80,7 +80,7 @@ func OpenQueue(name string, tap int) (*Queue, error) {
 	if err != nil {
 		return nil, bpf.NoInterface(name, err)
 	}
-	q, err := openQueue(l.Attrs(), tap, defaultRing)
+	q, err := openQueue(l.Attrs(), tap, 0)
 	if err != nil {
 		return nil, errSocket(name, err)
 	}
@@ -115,7 +115,11 @@ func openQueue(attrs *netlink.LinkAttrs, tap, ringSize int) (_ *Queue, err error
 	if unix.SetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) != nil {
 		_ = unix.SetsockoptInt(q.rx, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20)
 	}
-	if q.ring, err = mapRing(q.rx, ringSize, slotSize(attrs.MTU)); err != nil {
+	slot := slotSize(attrs.MTU)
+	if ringSize == 0 {
+		ringSize = min(max(ringMemory/slot, leastRing), mostRing)
+	}
+	if q.ring, err = mapRing(q.rx, ringSize, slot); err != nil {
 		return nil, err
 	}
 	// Receives from here on.
