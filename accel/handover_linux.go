@@ -26,7 +26,9 @@ import (
 //	younger claimed: its filter has the port, but for those flows
 //	elder   drained: its own filter has nothing but those flows
 //	elder   segment, as often as there is one: what it kept, and what still comes
-//	elder   ended, now and then: flows that are no more
+//	elder   ended, now and then: flows that are about to be no more
+//	younger forgotten: they are its own. Then the elder lets go of them: a peer may
+//	        begin the next connection from the same port at once
 //
 // The elder's listener ends when its last handshake is through and accepted. A younger
 // one that fails before it has claimed leaves everything as it was.
@@ -38,15 +40,16 @@ const (
 	msgDrained
 	msgSegment
 	msgEnded
+	msgForgotten
 )
 
 // Bounds of a hand-over.
 const (
-	// handOverTimeout is how long either side waits for the other.
-	handOverTimeout = 5 * time.Second
-	// descriptorTimeout is how long the younger one waits for what it asked for: a busy
-	// machine may take seconds to load a filter.
-	descriptorTimeout = 30 * time.Second
+	// handOverTimeout is how long either side waits for the other: a busy machine may
+	// take seconds to start a process and to load a filter.
+	handOverTimeout = 30 * time.Second
+	// forgetTimeout is how long the elder waits for the younger to forget flows.
+	forgetTimeout = 2 * time.Second
 	// handshakeTimeout is how long handshakes have that the elder began.
 	handshakeTimeout = 10 * time.Second
 	// underWay is how long a frame may take from the younger one's filter (XDP), where it
@@ -68,6 +71,11 @@ func handOverName(device, network string, at netip.AddrPort) string {
 type messages struct {
 	*net.UnixConn
 	mu sync.Mutex // held while a message is sent
+
+	// The elder's. telling is held from msgEnded to msgForgotten, which forgotten brings;
+	// it is closed when the younger one is gone.
+	telling   sync.Mutex
+	forgotten chan struct{}
 }
 
 func (m *messages) send(kind byte, body, rights []byte) error {
@@ -158,7 +166,7 @@ func (p *predecessor) descriptor() (fd int, err error) {
 	if err := ownProcess(p.UnixConn); err != nil {
 		return -1, err
 	}
-	p.SetReadDeadline(time.Now().Add(descriptorTimeout))
+	p.SetReadDeadline(time.Now().Add(handOverTimeout))
 	var head [5]byte
 	oob := make([]byte, syscall.CmsgSpace(4))
 	n, oobn, _, _, err := p.ReadMsgUnix(head[:], oob)
@@ -208,6 +216,7 @@ func (p *predecessor) claimed(l *lease) {
 				l.sharing.rt.shards[0].DeliverPacket(body)
 			case kind == msgEnded && len(body) > 0:
 				l.forgetKept(parseFlows(body))
+				_ = p.send(msgForgotten, nil, nil) // an error shows when we receive, too
 			}
 		}
 	}()
@@ -366,6 +375,9 @@ func (o *offer) handOver(m *messages) (done bool) {
 // comes until the runtime ends.
 func (o *offer) finish(m *messages, segments <-chan []byte, wait time.Duration) {
 	defer m.Close()
+	m.SetReadDeadline(time.Time{})
+	m.forgotten = make(chan struct{})
+	go m.listen()
 	l := o.l
 	stopped, drain, deadline := l.rt.stopped, time.After(wait), time.Now().Add(handshakeTimeout)
 	look := time.NewTicker(5 * time.Millisecond)
@@ -384,11 +396,36 @@ func (o *offer) finish(m *messages, segments <-chan []byte, wait time.Duration) 
 			_ = m.send(msgDrained, nil, nil) // who is gone by now needs none
 			drain = nil
 			if stopped == nil {
+				o.leave(m, segments)
 				return
 			}
 		case <-stopped:
 			if stopped = nil; drain == nil {
+				o.leave(m, segments)
 				return
+			}
+		}
+	}
+}
+
+// leave has the younger one take the connections that end with the runtime.
+func (o *offer) leave(m *messages, segments <-chan []byte) {
+	m.ended(o.l.lease.sharing.flows(o.l.lease.first))
+	for len(segments) > 0 {
+		_ = m.send(msgSegment, <-segments, nil)
+	}
+}
+
+// listen receives what the younger one says after it has the port.
+func (m *messages) listen() {
+	defer close(m.forgotten)
+	for {
+		if kind, _, err := m.receive(); err != nil {
+			return
+		} else if kind == msgForgotten {
+			select {
+			case m.forgotten <- struct{}{}:
+			case <-time.After(forgetTimeout): // nobody waits any more
 			}
 		}
 	}
@@ -413,9 +450,19 @@ func (o *offer) close() {
 	<-o.done
 }
 
-// ended tells the next process which connections are no more. It does not wait for it.
+// ended tells the next process which connections end, and returns when they are that
+// one's. Nobody may hold sharing.mu.
 func (m *messages) ended(flows []link.Flow) {
-	if m != nil {
-		go m.send(msgEnded, appendFlows(nil, flows), nil)
+	if m == nil || len(flows) == 0 {
+		return
+	}
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	if m.send(msgEnded, appendFlows(nil, flows), nil) != nil {
+		return // it is gone, and has nothing
+	}
+	select {
+	case <-m.forgotten:
+	case <-time.After(forgetTimeout):
 	}
 }

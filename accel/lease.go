@@ -3,6 +3,7 @@ package accel
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -311,77 +312,99 @@ func (s *sharing) flows(port uint16) []link.Flow {
 // tend lets go of what connections have ended since the last call.
 func (s *sharing) tend() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	for l := range s.leases {
-		if len(l.kept) > 0 && !l.untended {
-			l.tendKeptLocked()
-		}
-		if !l.ended {
-			continue
-		}
-		now := s.flows(l.first)
-		if len(now) == 0 {
-			delete(s.leases, l)
-			l.claim.Release()
-			if l.hold != nil {
-				l.hold.release(s)
-				l.hold = nil
-			}
-			continue
-		}
-		if gone := without(l.flows, now); len(gone) > 0 && l.hold == nil {
-			if err := s.steering.Except(gone); err != nil {
-				s.log.Warn("cannot give back connections that ended", "port", l.first, "err", err)
-			}
-			l.flows = now
-			l.to.ended(gone)
-		}
+	leases := slices.Collect(maps.Keys(s.leases))
+	s.mu.Unlock()
+	for _, l := range leases {
+		l.tendKept()
+		l.tendFlows()
 	}
 }
 
-// tendKeptLocked ends the exceptions for connections that others have no more.
-func (l *lease) tendKeptLocked() {
+// tendFlows lets go of connections of a lease that has ended. The next process, if there
+// is one, takes them first.
+func (l *lease) tendFlows() {
+	s := l.sharing
+	s.mu.Lock()
+	ended, had, to := l.ended, l.flows, l.to
+	s.mu.Unlock()
+	if !ended {
+		return
+	}
+	now := s.flows(l.first)
+	gone := without(had, now)
+	if len(gone) == 0 && len(now) > 0 {
+		return
+	}
+	to.ended(gone)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.leases[l]; !ok {
+		return
+	}
+	if len(now) == 0 {
+		delete(s.leases, l)
+		l.claim.Release()
+		if l.hold != nil {
+			l.hold.release(s)
+			l.hold = nil
+		}
+		return
+	}
+	if l.hold != nil {
+		return // the filter cannot tell flows apart
+	}
+	if err := s.steering.Except(gone); err != nil {
+		s.log.Warn("cannot give back connections that ended", "port", l.first, "err", err)
+	}
+	l.flows = now
+}
+
+// tendKept ends the exceptions for connections that others have no more.
+func (l *lease) tendKept() {
+	l.sharing.mu.Lock()
+	tended := len(l.kept) > 0 && !l.untended
+	l.sharing.mu.Unlock()
+	if !tended {
+		return
+	}
+	had := l.keptNow()
 	now, err := l.sharing.flowsOfOthers(l.first)
 	if err != nil {
 		return // a predecessor tells
 	}
-	l.forgetLocked(without(l.kept, now))
+	if gone := without(had, now); len(gone) > 0 {
+		l.forgetKept(gone)
+	}
 }
 
-// forgetKept ends the exceptions for these flows, without any for all: the kernel's, if
-// there are some, are found again.
-func (l *lease) forgetKept(flows []link.Flow) {
+// forgetKept ends the exceptions for these flows, nil for all: the kernel's, if there are
+// some, are found again. The next process, if there is one, takes them first. Nobody may
+// hold sharing.mu.
+func (l *lease) forgetKept(gone []link.Flow) {
 	s := l.sharing
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	if flows == nil {
-		flows = l.kept
+	if gone == nil {
+		gone = l.keptNow()
 		if now, err := ports.Connections(l.first); err == nil {
 			kernel := make([]link.Flow, len(now))
 			for i, c := range now {
 				kernel[i] = link.Flow(c)
 			}
-			flows = without(flows, kernel)
+			gone = without(gone, kernel)
 		}
 	}
-	l.forgetLocked(flows)
-}
-
-func (l *lease) forgetLocked(gone []link.Flow) {
 	if len(gone) == 0 {
 		return
 	}
-	if err := l.sharing.steering.Except(gone); err != nil {
+	s.mu.Lock()
+	to := l.to
+	s.mu.Unlock()
+	to.ended(gone)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.steering.Except(gone) != nil {
 		return
 	}
 	l.kept = without(l.kept, gone)
-	l.to.ended(gone)
 }
 
 // keptNow are the connections that others have at the port.

@@ -104,7 +104,8 @@ func TestTakeOver(t *testing.T) {
 				t.Fatalf("generation %d says %q", generation-1, line)
 			}
 		}
-		servers = append(servers, s.start(port))
+		// Settings of AF_XDP have it chosen where it can be had.
+		servers = append(servers, s.start(port, "TPA_DEV="+s.si.Name, "TPA_XDP_BUSY_POLL=50us"))
 		for _, addr := range []string{addr4, addr6} {
 			c, err := dial(s.client, addr)
 			if err != nil {
