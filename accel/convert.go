@@ -25,7 +25,7 @@ func shardTCP(t TCP) shard.TCP {
 func shardStats(s *shard.Stats) ShardStats {
 	return ShardStats{
 		CPU: s.CPU, Poller: PollerStats(s.Poller), Queue: QueueStats(s.Queue), Link: LinkStats(s.Link),
-		FastPath: s.Shortcuts, Handover: HandoverStats(s.Handover), Flows: s.Flows,
+		FastPath: s.FastPath, Handover: HandoverStats(s.Handover), Flows: s.Flows,
 		Conns:  ConnStats{ReadBytes: s.Conns.ReadBytes, WrittenBytes: s.Conns.WrittenBytes, RTT: Histogram(s.Conns.RTT)},
 		Limits: limitStats(s.Limits), Refused: RefusedStats(s.Refused), Handlers: HandlerStats(s.Handlers),
 		IP: ipStats(&s.Stack), ICMP: icmpStats(&s.Stack.ICMP), TCP: tcpStats(&s.Stack.TCP),

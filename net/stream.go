@@ -14,7 +14,7 @@ import (
 // copyBuffers hold what cannot pass directly. 32 KB is what io.Copy takes.
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// These hide a Conn's short cuts from io.Copy, which would come back to them.
+// These hide a Conn's ReadFrom and WriteTo from io.Copy, which would come back to them.
 type (
 	onlyReader struct{ io.Reader }
 	onlyWriter struct{ io.Writer }

@@ -33,7 +33,8 @@ type Engine interface {
 	// Attach says who keeps the limits, before there is traffic.
 	Attach(*limits.Account)
 
-	// The following methods belong to the poller, in this order in each poll.
+	// The following methods belong to the poller, in this order in a poll that found
+	// something; one that found nothing calls Resume alone.
 
 	// Receive handles a burst, and returns how many segments took the fast path. What
 	// it does not take goes to slowpath.Path.Take.

@@ -177,16 +177,19 @@ func (s *Shard) makeStack(o Options) (err error) {
 // newEngine makes the TCP that the shard is to have.
 func (s *Shard) newEngine(o Options) (Engine, error) {
 	record := s.recorder.Opener(s.clock, s.index)
-	if s.tcp.Engine == "tpa" {
+	switch s.tcp.Engine {
+	case "tpa":
 		return tcp.NewEngine(tcp.Config{
 			Link: s.link, MAC: s.mac, RxRing: s.rxRing, Slow: s.path.Take, Record: record,
 			Departing: s.path.Departing, Elsewhere: s.path.Elsewhere,
 		}), nil
+	case "gvisor":
+		return gvisortcp.NewEngine(gvisortcp.Config{
+			Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.path.Take, Record: record, Now: s.clock.Nanos,
+			NoCoalescing: s.tcp.NoCoalescing, Pinned: o.CPU >= 0,
+		})
 	}
-	return gvisortcp.NewEngine(gvisortcp.Config{
-		Link: s.link, MAC: s.mac, NIC: nicID, Slow: s.path.Take, Record: record, Now: s.clock.Nanos,
-		NoCoalescing: s.tcp.NoCoalescing, Pinned: o.CPU >= 0,
-	})
+	return nil, fmt.Errorf("there is no TCP of the name %q", s.tcp.Engine)
 }
 
 // configure sets TCP's options and makes the network interface. What depends on

@@ -121,7 +121,7 @@ func TestStream(t *testing.T) {
 				t.Errorf("the stream arrived changed: %d bytes, want %d", len(got), len(data))
 			}
 			st := b.Stats()
-			if st.Shortcuts == 0 {
+			if st.FastPath == 0 {
 				t.Error("no segment took the fast path")
 			}
 			if st.Link.RxMalformed+st.Link.RxBadChecksum != 0 {

@@ -21,7 +21,7 @@ type Totals struct {
 	Busy time.Duration
 	// Retransmits counts TCP segments sent again.
 	Retransmits uint64
-	// Flows is how many connections there are now, in whatever state.
+	// Flows is how many connections programs have now.
 	Flows int
 }
 
@@ -41,11 +41,11 @@ type Stats struct {
 	Poller PollerStats
 	Queue  link.QueueStats
 	Link   netif.EndpointStats
-	// Shortcuts counts segments that took the fast path.
-	Shortcuts uint64
+	// FastPath counts segments that took the fast path.
+	FastPath uint64
 	// Handover counts what arrived on another queue than its flow's.
 	Handover handover.MemberStats
-	// Flows is the number of established flows.
+	// Flows is how many connections programs have.
 	Flows int
 	// Conns tell about the connections, those that ended included.
 	Conns ConnStats
@@ -64,7 +64,7 @@ type Stats struct {
 func (s *Shard) Stats() Stats {
 	st := Stats{
 		CPU: s.poller.cpu, Poller: s.poller.stats(), Queue: s.queue.Stats(), Link: s.link.Stats(),
-		Shortcuts: s.poller.fast.Load(), Flows: s.engine.Flows(), Conns: s.conns.stats(),
+		FastPath: s.poller.fast.Load(), Flows: s.engine.Flows(), Conns: s.conns.stats(),
 		Limits: s.account.Stats(), Refused: s.engine.Refused(), Handlers: s.poller.handlers.Stats(), Stack: s.stackStats,
 	}
 	if s.handover != nil {

@@ -29,7 +29,7 @@ func simultaneous() step {
 	return join("both close at once", established(), closeAll(), out("FA 1 ack 1"), in("FA 1 ack 1"), out("A 2 ack 2"))
 }
 
-// gone expects that a connection is forgotten: its segments are strangers'.
+// gone expects that a connection is forgotten: its segments belong to none.
 func gone(ack string) step {
 	return join("the connection is forgotten", in("A 2 ack "+ack), out("R "+ack))
 }

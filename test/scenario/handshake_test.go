@@ -11,8 +11,8 @@ func closedPort() step {
 	return step{"to a closed port", func(s *run) error { s.ourPort = 9; return nil }}
 }
 
-// The numbers of resets that answer strangers are absolute: nothing is known to
-// be relative to.
+// The numbers of resets that answer segments of no connection are absolute: there is
+// nothing that they could be relative to.
 var handshakes = []scenario{
 	{clause: "RFC 9293 section 3.5", name: "three-way handshake", steps: steps{
 		listen(),
