@@ -33,7 +33,7 @@ type pairing struct {
 }
 
 var pairings = []pairing{
-	{name: "veth", guestDevice: "eth0", serverDevice: "eth0", modes: []string{"", "packet:"}},
+	{name: "veth", guestDevice: "eth0", serverDevice: "eth0", modes: []string{"xdp:", "packet:"}},
 	{
 		name: "bridge", guestDevice: "eth0", serverDevice: "br0", modes: []string{"", "xdp:"},
 		server: []string{"link add br0 type bridge", "link set eth0 master br0"},

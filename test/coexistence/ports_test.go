@@ -17,8 +17,8 @@ import (
 func TestManyDials(t *testing.T) {
 	const dials, descriptors = 3000, 16
 	for _, tt := range []struct{ name, dev, timestamps string }{
-		{"AF_XDP", "eth0", "1"},
-		{"AF_XDP without timestamps", "eth0", "0"},
+		{"AF_XDP", "xdp:eth0", "1"},
+		{"AF_XDP without timestamps", "xdp:eth0", "0"},
 		{"packet socket without timestamps", "packet:eth0", "0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
