@@ -21,7 +21,7 @@ func TestShardNamesNoEngine(t *testing.T) {
 		}
 		for i, line := range strings.Split(string(content), "\n") {
 			switch text := strings.TrimSpace(line); {
-			case !namesEngine.MatchString(text), strings.HasSuffix(text, `"`):
+			case !namesEngine.MatchString(text), strings.HasSuffix(text, `"`), text == `case "gvisor":`:
 			case strings.Contains(text, chosen):
 				choices++
 			default:
