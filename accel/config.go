@@ -212,7 +212,7 @@ func configFrom(environ []string) (Config, error) {
 	var errs []error
 	if file := values["TPA_CONFIG"]; file != "" {
 		var err error
-		if c, err = ConfigFromFile(file); err != nil {
+		if c, err = readFile(file); err != nil {
 			errs = append(errs, fmt.Errorf("TPA_CONFIG: %w", err))
 		}
 	}
@@ -248,14 +248,26 @@ func configFrom(environ []string) (Config, error) {
 // Settings lists the keys; durations and addresses are strings. An unknown key and a
 // bad value are errors, which name all of them and what they may hold.
 func ConfigFromFile(name string) (Config, error) {
+	c, err := readFile(name)
+	if wrong := c.check(); wrong != nil {
+		err = errors.Join(err, fmt.Errorf("%s: %w", name, wrong))
+	}
+	if err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// readFile reads a file whose settings need not fit together yet: the environment may
+// change some of them. On error it returns those that it could read.
+func readFile(name string) (Config, error) {
 	var tree map[string]any
 	if _, err := toml.DecodeFile(name, &tree); err != nil {
 		return Config{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	var c Config
-	err := errors.Join(errors.Join(readTable(&c, "", tree)...), c.check())
-	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", name, err)
+	if err := errors.Join(readTable(&c, "", tree)...); err != nil {
+		return c, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
 }
@@ -367,6 +379,10 @@ func (c *Config) check() error {
 			bad("Config.AllowFrom has %v: want prefixes without bits behind them, such as %v", p, p.Masked())
 		}
 	}
+	// A device of the program's has the queues that it has.
+	if queues := max(c.Queues, 1); c.Link == nil && len(c.CPUs) > 0 && len(c.CPUs) != queues {
+		bad("Config.CPUs names %d CPUs for %d queues: want one for each", len(c.CPUs), queues)
+	}
 	for _, cpu := range c.CPUs {
 		if cpu < 0 {
 			bad("Config.CPUs has %d: want CPU numbers from 0", cpu)
@@ -382,6 +398,9 @@ func (c *Config) check() error {
 		bad("Config.Firewall is %v: want FirewallIgnore or FirewallRespect", c.Firewall)
 	}
 	if err := c.checkDevice(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.DPDK.Check(); err != nil {
 		errs = append(errs, err)
 	}
 	if err := c.Polling.check(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/gotpa/tpa/link"
+	"github.com/gotpa/tpa/link/dpdk"
 )
 
 func TestCheckSystem(t *testing.T) {
@@ -20,8 +21,8 @@ func TestCheckSystem(t *testing.T) {
 	}
 }
 
-// TestOtherDevice: a setting that is not for the device is wrong, whatever the fallback
-// policy says.
+// TestOtherDevice: a setting that is not for the device, or that no device could have,
+// is wrong, whatever the fallback policy says.
 func TestOtherDevice(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -33,6 +34,9 @@ func TestOtherDevice(t *testing.T) {
 		{"no checksums on a card", Config{Device: "0000:00:03.0", NoChecksum: true}, "TPA_CHECKSUM=no"},
 		{"no checksums on a device of the program's", Config{Link: struct{ link.Device }{}, NoChecksum: true}, "TPA_CHECKSUM=no"},
 		{"no checksums on a memif", Config{Device: "net_memif0,role=server", NoChecksum: true}, ""},
+		{"more CPUs than queues", Config{Device: "eth0", CPUs: []int{2, 3}}, "2 CPUs for 1 queues"},
+		{"a CPU for each queue", Config{Device: "eth0", Queues: 2, CPUs: []int{2, 3}}, ""},
+		{"arguments that load code", Config{Device: "net_null0", DPDK: dpdk.EAL{ExtraArgs: []string{"--vdev=net_null1"}}}, "which is refused"},
 		{"a VLAN on an interface", Config{Device: "eth0", VLAN: 12}, "TPA_DEV=eth0.12"},
 		{"a VLAN on a card", Config{Device: "00:03.0", VLAN: 12}, ""},
 		{"steering on an interface", Config{Device: "eth0", Steering: SteerRules}, "leave out TPA_STEERING"},

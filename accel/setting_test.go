@@ -22,12 +22,12 @@ var textless = []string{"Link", "Random", "Logger", "DPDK.Logger"}
 // examples has a value other than the default for each setting, in TOML.
 var examples = map[string]string{
 	"device": `"net_memif0,socket=/run/m.sock"`, "steering": `"rules"`, "addrs": `["10.0.0.2/24", "fd00::2/64"]`, "zone": `"tpa0"`,
-	"gateways": `["10.0.0.1"]`, "allow_from": `["10.0.0.0/8"]`, "firewall": `"respect"`, "mtu": "9000", "vlan": "12", "checksum": `"no"`, "queues": "2", "cpus": "[2, 3]",
+	"gateways": `["10.0.0.1"]`, "allow_from": `["10.0.0.0/8"]`, "firewall": `"respect"`, "mtu": "9000", "vlan": "12", "checksum": `"no"`, "queues": "2", "cpus": "[2]",
 	"polling.spin": `"50us"`, "polling.max_sleep": `"2ms"`, "polling.long_handler": `"20ms"`,
 	"tcp.engine": `"gvisor"`, "tcp.receive_buffer": "65536", "tcp.send_buffer": "65536", "tcp.time_wait": `"1m"`, "tcp.no_sack": "true",
 	"tcp.no_coalescing": "true", "tcp.congestion": `"cubic"`,
 	"limits.connections": "10", "limits.half_open": "11", "limits.closing": "12", "limits.time_wait": "13", "limits.memory": "16777216", "limits.resets": "14",
-	"dpdk.huge_pages": `"never"`, "dpdk.memory_mb": "64", "dpdk.file_prefix": `"a"`, "dpdk.cpus": "[1]", "dpdk.extra_args": `["--log-level=lib.eal,8", "--no-telemetry"]`,
+	"dpdk.huge_pages": `"never"`, "dpdk.memory_mb": "64", "dpdk.file_prefix": `"a"`, "dpdk.cpus": "[1]", "dpdk.extra_args": `["--log-level=lib.eal,8", "--legacy-mem"]`,
 	"xdp.pin": "true", "xdp.busy_poll": `"50us"`,
 	"kernel": "true", "handover": "true", "fallback": `"never"`, "record": `"off"`, "debug_socket": `"/run/a.sock"`, "log_level": `"debug"`,
 }
@@ -137,6 +137,8 @@ func TestConfigFromFile(t *testing.T) {
 		{file: "mtu = [1500]", want: Config{MTU: 1500}},
 		{file: "mtu = [1500, 1500]", wantErr: []string{"1280 to 65535"}},
 		{file: "[mtu]\nbytes = 1500", wantErr: []string{"mtu.bytes is no setting"}},
+		{file: "cpus = [2, 3]", wantErr: []string{"2 CPUs for 1 queues"}},
+		{file: "cpus = [2, 3]", env: "TPA_QUEUES=2", want: Config{Queues: 2, CPUs: []int{2, 3}}},
 		{file: "cpus = [[1], 2]", wantErr: []string{"CPU numbers"}},
 		{file: "mtu 1500", wantErr: []string{"tpa.toml", "line 1"}},
 		{file: "mtu = 1500\nmtu = 1500", wantErr: []string{"mtu"}},

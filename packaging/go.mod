@@ -1,6 +1,6 @@
 module github.com/gotpa/tpa/packaging
 
-go 1.26.8
+go 1.26.3
 
 require (
 	github.com/compose-spec/compose-go/v2 v2.16.2

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -126,25 +127,31 @@ func newConfigSet() *cobra.Command {
 		Use:   "set KEY VALUE",
 		Short: "Change a setting of a running program",
 		Long: `set changes a setting while a program runs, through its debug socket: the log
-level, polling, limits, and how much the flight recorder records. The program's
-event log keeps each change with who made it. It lasts until the program ends.
+level, polling, limits, who may connect, and how much the flight recorder records.
+The program's event log keeps each change with who made it. It lasts until the
+program ends.
 
 ` + liveHelp(),
 		Example: `  tpa-bench config set polling.spin 50us
-  tpa-bench config set --pid 4711 log_level debug`,
+  tpa-bench config set --pid 4711 log_level debug
+  tpa-bench config set allow_from 10.0.0.0/8,fd00::/8`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, base, err := t.client()
 			if err != nil {
 				return err
 			}
-			if strings.ContainsAny(args[0]+args[1], "/? \r\n") {
-				return usageError{fmt.Errorf("%q: no setting holds that", strings.Join(args, " "))}
+			// They are sent as they are, and / is in prefixes.
+			if strings.Contains(args[0], "/") || strings.ContainsAny(args[0]+args[1], "?#% \t\r\n") {
+				return usageError{fmt.Errorf("%q: no setting holds that; a list has commas and no spaces", strings.Join(args, " "))}
 			}
 			r, err := http.NewRequestWithContext(cmd.Context(), http.MethodPost, base+"settings/"+args[0]+"/"+args[1], nil)
 			if err != nil {
 				return usageError{err}
 			}
 			answer, err := answerOf(c, r)
+			if refused := (refusal{}); errors.As(err, &refused) && refused.status == http.StatusBadRequest {
+				return errors.New(refused.reason) // it names the setting
+			}
 			if err != nil {
 				return err
 			}

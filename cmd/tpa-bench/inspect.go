@@ -157,9 +157,20 @@ func answerOf(c *http.Client, r *http.Request) ([]byte, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s: %s", r.URL, resp.Status, strings.TrimSpace(string(body)))
+		err = refusal{r.URL.String(), resp.StatusCode, strings.TrimSpace(string(body))}
 	}
 	return body, err
+}
+
+// A refusal is an answer of a program that is not what was asked for.
+type refusal struct {
+	url    string
+	status int
+	reason string
+}
+
+func (r refusal) Error() string {
+	return fmt.Sprintf("%s: %d %s: %s", r.url, r.status, http.StatusText(r.status), r.reason)
 }
 
 // show prints what is made of one status after the other. The one before is nil

@@ -118,14 +118,28 @@ func TestInspect(t *testing.T) {
 			}
 		}
 	}
+	if got, err := command(t.Context(), "stats", "--match", "nothing", "--addr", socket); err == nil || got != "" || !strings.Contains(err.Error(), "no counter has a name that fits") {
+		t.Errorf("a pattern that fits nothing: got %q, %v", got, err)
+	}
+	if got, err := command(t.Context(), "stats", "--match", "^tcp.cookies", "--addr", socket); err != nil || !strings.Contains(got, "all of them are 0") {
+		t.Errorf("counters that are 0: got %q, %v", got, err)
+	}
 	if _, err := command(t.Context(), "stats", "--match", "(", "--addr", socket); err == nil || !strings.Contains(err.Error(), "--match") {
 		t.Errorf("a wrong pattern: %v", err)
 	}
 	if got, err := command(t.Context(), "config", "set", "polling.spin", "50us", "--addr", socket); err != nil || got != "polling.spin was 1ms and is 50us.\n" {
 		t.Errorf("config set: got %q, %v", got, err)
 	}
-	if _, err := command(t.Context(), "config", "set", "queues", "2", "--addr", socket); err == nil || !strings.Contains(err.Error(), "while the program runs") {
+	if _, err := command(t.Context(), "config", "set", "queues", "2", "--addr", socket); err == nil || err.Error() != "queues cannot be changed while the program runs: set it before" {
 		t.Errorf("config set of what cannot change: %v", err)
+	}
+	if got, err := command(t.Context(), "config", "set", "allow_from", "10.0.0.0/24,fd00::/8", "--addr", socket); err != nil || got != "allow_from was everybody and is 10.0.0.0/24,fd00::/8.\n" {
+		t.Errorf("config set of prefixes: got %q, %v", got, err)
+	}
+	for _, args := range [][]string{{"log_level", "debug?x"}, {"log_level/debug", "x"}, {"log_level", "%64ebug"}, {"allow_from", "10.0.0.0/8, fd00::/8"}} {
+		if got, err := command(t.Context(), "config", "set", args[0], args[1], "--addr", socket); err == nil || !strings.Contains(err.Error(), "no setting holds that") {
+			t.Errorf("config set %q: got %q, %v", args, got, err)
+		}
 	}
 	want := regexp.MustCompile(`polling\.spin +50µs +program +config set\npolling\.max_sleep +1ms +default +config set\n(?s:.*)log_level +what Logger takes +default`)
 	if got, err := command(t.Context(), "config", "show", "--addr", socket); err != nil || !want.MatchString(got) {

@@ -40,7 +40,8 @@ func (o *output) add(cmd *cobra.Command, formats ...string) {
 
 func (o *output) check() error {
 	if !slices.Contains(o.formats, o.format) {
-		return usageError{fmt.Errorf("unknown output format %q: want one of %s", o.format, strings.Join(o.formats, ", "))}
+		public := slices.DeleteFunc(slices.Clone(o.formats), func(format string) bool { return format == formatStream })
+		return usageError{fmt.Errorf("unknown output format %q: want one of %s", o.format, strings.Join(public, ", "))}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/report"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/server"
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
@@ -68,6 +69,7 @@ func (l *loadFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&l.verify, "verify", false, "compare every byte that comes back with what was sent; of write, a digest at the end")
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "no live line")
 	f.BoolVar(&l.csv, "csv", false, "the same as -o csv")
+	f.Lookup("conns").DefValue, f.Lookup("rate").DefValue = "50", "[]" // as a user writes them: no rate is none
 	f.Var(&l.slo, "slo", "what must hold, such as `p99<200us`,rps>100000: else the exit status is 3")
 }
 
@@ -273,7 +275,8 @@ Several workloads, connections or rates make a sweep, one run after the other.
 				}
 				r := report.NewRun(name, res)
 				if l.output.format != formatStream {
-					r.Command = commandLine()
+					facts := machine.Read(transport.DPDKVersion())
+					r.Command, r.Machine = commandLine(), &facts
 				}
 				all = append(all, &r)
 				failed = cmp.Or(failed, r.Failed(), l.slo.check(&r))

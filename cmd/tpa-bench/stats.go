@@ -32,7 +32,13 @@ change.`,
 				return usageError{fmt.Errorf("--match: %w", err)}
 			}
 			return t.show(cmd, func(w io.Writer, now, before *accel.Status) error {
-				printStats(w, now, before, pattern)
+				shown, fit := printStats(w, now, before, pattern)
+				switch {
+				case fit == 0:
+					return fmt.Errorf("--match: no counter has a name that fits %q", match)
+				case shown == 0 && before == nil:
+					line(w, fmt.Sprintf("%d counters fit, and all of them are 0", fit))
+				}
 				return nil
 			})
 		},
@@ -42,26 +48,33 @@ change.`,
 	return cmd
 }
 
-func printStats(w io.Writer, now, before *accel.Status, match *regexp.Regexp) {
+// printStats shows the counters whose names fit, and returns how many those were and
+// how many fit, with 0 or not.
+func printStats(w io.Writer, now, before *accel.Status, match *regexp.Regexp) (shown, fit int) {
+	show := func(name string, n uint64) {
+		if !match.MatchString(name) {
+			return
+		}
+		if fit++; n > 0 {
+			shown++
+			line(w, name, n)
+		}
+	}
 	for i, d := range now.Drops {
 		n := d.Packets
 		if before != nil {
 			n -= before.Drops[i].Packets
 		}
-		name := fmt.Sprintf("lost %s: %s: %s", direction(d.Out), d.Place, d.Reason)
-		if n > 0 && match.MatchString(name) {
-			line(w, name, n)
-		}
+		show(fmt.Sprintf("lost %s: %s: %s", direction(d.Out), d.Place, d.Reason), n)
 	}
 	all, was := counters(now), map[string]uint64{}
 	if before != nil {
 		was = counters(before)
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if n := all[name] - was[name]; n > 0 && match.MatchString(name) {
-			line(w, name, n)
-		}
+		show(name, all[name]-was[name])
 	}
+	return shown, fit
 }
 
 func direction(out bool) string {

@@ -104,8 +104,8 @@ var extraArgs = map[string]bool{
 
 var filePrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 
-// check refuses values out of range.
-func (e EAL) check() error {
+// Check refuses values out of range, as OpenPort does before it starts DPDK.
+func (e EAL) Check() error {
 	var errs []error
 	if e.HugePages < HugePagesAuto || e.HugePages > HugePagesNever {
 		errs = append(errs, fmt.Errorf("EAL.HugePages is %v: want HugePagesAuto, HugePagesAlways or HugePagesNever", e.HugePages))

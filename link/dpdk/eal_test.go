@@ -41,7 +41,7 @@ func TestEALCheck(t *testing.T) {
 		{"value for a flag", EAL{ExtraArgs: []string{"--legacy-mem=yes"}}, "takes no value"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.eal.check()
+			err := tt.eal.Check()
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
@@ -196,7 +196,7 @@ func FuzzCheck(f *testing.F) {
 			t.Errorf("%q passes", device)
 		}
 		c.arg("socket", "")
-		if (EAL{ExtraArgs: []string{arg}}).check() != nil {
+		if (EAL{ExtraArgs: []string{arg}}).Check() != nil {
 			return
 		}
 		name, _, _ := strings.Cut(arg, "=")

@@ -99,7 +99,7 @@ func (c *Config) check() error {
 // program or this machine lacks something, and os.ErrPermission, os.ErrExist or
 // os.ErrNotExist where that is the cause.
 func Open(e EAL, c Config) (*Port, error) {
-	if err := errors.Join(e.check(), c.check()); err != nil {
+	if err := errors.Join(e.Check(), c.check()); err != nil {
 		return nil, fmt.Errorf("dpdk: %w", err)
 	}
 	p, err := open(e, c)

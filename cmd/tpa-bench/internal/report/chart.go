@@ -107,11 +107,18 @@ func (c *Comparison) timeChart() (string, error) {
 }
 
 // loadChart draws latency by load, from the medians of comparisons that differ in
-// their rate or number of connections only: p50 dashed, p99 drawn through. It is empty
-// for fewer than three.
+// their rate or number of connections only: p50 dashed, p99 drawn through. Where both
+// differ, each number of connections has lines of its own. It is empty for fewer than
+// three comparisons.
 func loadChart(all []*Comparison) (string, error) {
 	if len(all) < 3 {
 		return "", nil
+	}
+	first := all[0].Setting
+	for _, c := range all {
+		if c.Workload != first.Workload || c.Payload != first.Payload || c.Pipeline != first.Pipeline {
+			return "", nil
+		}
 	}
 	p := newChart("requests/s", "latency")
 	p.X.Tick.Marker = plot.TickerFunc(groupedTicks)
@@ -119,36 +126,39 @@ func loadChart(all []*Comparison) (string, error) {
 	p.Y.Tick.Marker = plot.TickerFunc(latencyTicks)
 	p.X.Min = 0
 	low, high, most := math.MaxFloat64, 0.0, 0.0
-	for _, name := range all[0].Names() {
-		var p50, p99 plotter.XYs
-		for _, c := range all {
-			if c.Workload != all[0].Workload || c.Payload != all[0].Payload || c.Pipeline != all[0].Pipeline {
-				return "", nil
+	for i, group := range loads(all) {
+		for _, name := range group[0].Names() {
+			var p50, p99 plotter.XYs
+			for _, c := range group {
+				f, ok := c.Transports[name]
+				if !ok || f.P50 <= 0 {
+					continue
+				}
+				p50, p99 = append(p50, plotter.XY{X: f.RPS, Y: f.P50}), append(p99, plotter.XY{X: f.RPS, Y: max(f.P99, f.P50)})
+				low, high, most = min(low, f.P50), max(high, f.P99, f.P50), max(most, f.RPS)
 			}
-			f, ok := c.Transports[name]
-			if !ok || f.P50 <= 0 {
+			if len(p50) < 2 {
 				continue
 			}
-			p50, p99 = append(p50, plotter.XY{X: f.RPS, Y: f.P50}), append(p99, plotter.XY{X: f.RPS, Y: max(f.P99, f.P50)})
-			low, high, most = min(low, f.P50), max(high, f.P99, f.P50), max(most, f.RPS)
-		}
-		if len(p50) < 3 {
-			continue
-		}
-		for _, s := range []struct {
-			name   string
-			points plotter.XYs
-			dashes []vg.Length
-		}{{name + " p99", p99, nil}, {name + " p50", p50, []vg.Length{4, 3}}} {
-			slices.SortFunc(s.points, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
-			line, dots, err := plotter.NewLinePoints(s.points)
-			if err != nil {
-				return "", err
+			label := name
+			if len(group) < len(all) {
+				label += ", " + count(group[0].Conns, "connection")
 			}
-			line.Color, line.Width, line.Dashes = colour(name), vg.Points(1.5), s.dashes
-			dots.Color, dots.Shape, dots.Radius = colour(name), draw.CircleGlyph{}, vg.Points(2.5)
-			p.Add(line, dots)
-			p.Legend.Add(s.name, line, dots)
+			for _, s := range []struct {
+				name   string
+				points plotter.XYs
+				dashes []vg.Length
+			}{{label + " p99", p99, nil}, {label + " p50", p50, []vg.Length{4, 3}}} {
+				slices.SortFunc(s.points, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
+				line, dots, err := plotter.NewLinePoints(s.points)
+				if err != nil {
+					return "", err
+				}
+				line.Color, line.Width, line.Dashes = colour(name), vg.Points(1.5), s.dashes
+				dots.Color, dots.Shape, dots.Radius = colour(name), glyphs[i%len(glyphs)], vg.Points(2.5)
+				p.Add(line, dots)
+				p.Legend.Add(s.name, line, dots)
+			}
 		}
 	}
 	if high == 0 {
@@ -157,6 +167,27 @@ func loadChart(all []*Comparison) (string, error) {
 	p.X.Max = 1.05 * most
 	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
 	return svg(p)
+}
+
+// glyphs tell lines of one transport apart.
+var glyphs = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}, draw.CrossGlyph{}, draw.PlusGlyph{}, draw.RingGlyph{}}
+
+// loads groups comparisons whose points make one line: all, or where rate and number
+// of connections differ those of one number.
+func loads(all []*Comparison) (groups [][]*Comparison) {
+	of, rates := map[int]int{}, map[float64]bool{}
+	for _, c := range all {
+		if _, ok := of[c.Conns]; !ok {
+			of[c.Conns] = len(groups)
+			groups = append(groups, nil)
+		}
+		groups[of[c.Conns]] = append(groups[of[c.Conns]], c)
+		rates[c.Rate] = true
+	}
+	if len(rates) < 2 {
+		return [][]*Comparison{all}
+	}
+	return groups
 }
 
 // groupedTicks writes numbers as the tables do.

@@ -55,7 +55,11 @@ func Read(r io.Reader) (all []*Comparison, err error) {
 				return nil, errors.New(wrong + ": a run without a workload")
 			}
 			run.Round = max(run.Round, 1)
-			all = append(all, NewComparison([]Run{run}, 1, machine.Facts{}))
+			var facts machine.Facts // of a run by an older version: none
+			if run.Machine != nil {
+				facts, run.Machine = *run.Machine, nil // a comparison has them
+			}
+			all = append(all, NewComparison([]Run{run}, 1, facts))
 			continue
 		}
 		if len(c.Runs) == 0 || len(c.Transports) == 0 {

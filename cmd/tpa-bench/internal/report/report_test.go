@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"io"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -268,6 +268,22 @@ func TestHTMLOfSweep(t *testing.T) {
 	if n := strings.Count(html, "<svg"); n != 1+3*3 {
 		t.Errorf("%d charts, want 10", n)
 	}
+	if strings.Contains(html, "connections p99") {
+		t.Error("a line for each number of connections, want one through all")
+	}
+	for i, c := range all {
+		c.Rate = float64(1000 * (i + 1))
+	}
+	more := *all[0]
+	more.Rate = 3000
+	b.Reset()
+	if err := HTML(&b, append(all, &more)...); err != nil {
+		t.Fatal(err)
+	}
+	// The others have one point each, which is no line.
+	if want := fmt.Sprintf("accel, %d connections p99", all[0].Conns); strings.Count(b.String(), "connections p99") != 2 || !strings.Contains(b.String(), want) {
+		t.Errorf("rates and connections differ: want one line for each transport, such as %s", want)
+	}
 }
 
 // TestCaution warns of what one round, or a short one, does not show.
@@ -314,6 +330,7 @@ func TestReadRuns(t *testing.T) {
 	want := []float64{50_000, 100_000}
 	for _, rps := range want {
 		r := NewRun("accel", result(t, uint64(2*rps), time.Millisecond))
+		r.Machine = &machine.Facts{CPUModel: "Test CPU", Revision: "ab12cd3"}
 		if err := JSON(&b, &r); err != nil {
 			t.Fatal(err)
 		}
@@ -326,8 +343,9 @@ func TestReadRuns(t *testing.T) {
 		if got := c.Transports["accel"].RPS; got != want[i] {
 			t.Errorf("run %d: %v requests/s, want %v", i, got, want[i])
 		}
-		if err := HTML(io.Discard, c); err != nil {
-			t.Errorf("run %d: %v", i, err)
+		var page strings.Builder
+		if err := HTML(&page, c); err != nil || !strings.Contains(page.String(), "Test CPU") || !strings.Contains(page.String(), "ab12cd3") {
+			t.Errorf("run %d: %v, want a page with the processor and the source", i, err)
 		}
 	}
 }

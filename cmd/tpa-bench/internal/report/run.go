@@ -8,6 +8,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/gotpa/tpa/cmd/tpa-bench/internal/load"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/machine"
 )
 
 // Run is one measurement of one transport.
@@ -57,6 +58,9 @@ type Run struct {
 
 	// Corrected, of a closed loop, are latencies with those that were left out.
 	Corrected *Corrected `json:"corrected,omitempty"`
+
+	// Machine is what a run without a comparison ran on.
+	Machine *machine.Facts `json:"machine,omitempty"`
 
 	// Histogram holds all latencies, in ns: HdrHistogram V2, compressed, base64.
 	Histogram string `json:"histogram"`
