@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,9 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
+	"golang.org/x/mod/zip"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -231,6 +235,67 @@ func TestGuide(t *testing.T) {
 		t.Fatal("the user guide has no setcap")
 	}
 	want(t, "user guide", strings.Split(m[1], ","), locked)
+}
+
+// TestInstall installs tpa-bench as users do, by its path and @latest, from a proxy of
+// its own in files that has one version of this source: as a module, so without what
+// other modules below it hold, and without version control.
+func TestInstall(t *testing.T) {
+	source := t.TempDir()
+	files := exec.Command("sh", "-c", `git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$0"`, source)
+	files.Dir = ".."
+	if out, err := files.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Skipf("no list of the files that are the source: %v\n%s", err, out)
+	}
+	hash, err := dirhash.HashDir(source, "", dirhash.Hash1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The go command takes it that a version never changes.
+	const path = "github.com/gotpa/tpa"
+	version := fmt.Sprintf("v0.0.1-check.h%x", hash[3:11])
+	proxy := t.TempDir()
+	dir := filepath.Join(proxy, filepath.FromSlash(path), "@v")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := zip.CreateFromDir(&archive, module.Version{Path: path, Version: version}, source); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{
+		"list": []byte(version + "\n"), version + ".info": []byte(`{"Version": "` + version + `"}`),
+		version + ".mod": []byte(read(t, "../go.mod")), version + ".zip": archive.Bytes(),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := t.TempDir()
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = t.TempDir() // in no module
+		cmd.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=-modcacherw -pgo=off", "CGO_ENABLED=0", "GONOSUMDB="+path, "GOWORK=off")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+		}
+		return string(out)
+	}
+	upstream, cache := strings.TrimSpace(run("go", "env", "GOPROXY")), strings.TrimSpace(run("go", "env", "GOMODCACHE"))
+	t.Setenv("GOPROXY", "file://"+proxy+","+upstream)
+	t.Cleanup(func() { // the cache belongs to the user
+		os.RemoveAll(filepath.Join(cache, filepath.FromSlash(path)+"@"+version))
+		left, _ := filepath.Glob(filepath.Join(cache, "cache/download", filepath.FromSlash(path), "@v", version+".*"))
+		for _, name := range left {
+			os.Remove(name)
+		}
+	})
+	run("go", "install", path+"/cmd/tpa-bench@latest")
+	if got := run(filepath.Join(bin, "tpa-bench"), "version"); !strings.Contains(got, version) {
+		t.Errorf("tpa-bench version says %q, want %s", got, version)
+	}
 }
 
 // TestPackages builds the packages as `make packages` does and looks into them.

@@ -4,6 +4,7 @@ go 1.26.3
 
 require (
 	github.com/compose-spec/compose-go/v2 v2.16.2
+	golang.org/x/mod v0.41.0
 	k8s.io/api v0.34.1
 	k8s.io/apimachinery v0.34.1
 	sigs.k8s.io/yaml v1.6.0
