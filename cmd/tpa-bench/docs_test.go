@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gotpa/tpa/accel"
+	"github.com/gotpa/tpa/cmd/tpa-bench/internal/transport"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -295,8 +296,8 @@ func sameKeys(t *testing.T, at string, want, got any) {
 	}
 }
 
-// TestQuickStart runs the commands of docs/quickstart.md for an interface that the
-// kernel keeps, word for word but for the names of namespaces and sudo.
+// TestQuickStart runs the commands of docs/quickstart.md and README.md for an interface
+// that the kernel keeps, word for word but for the names of namespaces and sudo.
 func TestQuickStart(t *testing.T) {
 	redisCLI := testnet.Requirement{
 		Name:  "redis-cli",
@@ -304,12 +305,29 @@ func TestQuickStart(t *testing.T) {
 		Fix:   "apt-get install redis-tools",
 	}
 	testnet.Need(t, testnet.Root, redisCLI)
-	page := pages(t)["docs/quickstart.md"]
-	_, section, ok := strings.Cut(page, "## 2. An interface that the kernel keeps")
-	if !ok {
-		t.Fatal("docs/quickstart.md has no section about AF_XDP")
+	for _, part := range []struct{ page, begin, end, cleanup string }{
+		{"docs/quickstart.md", "## 2. An interface that the kernel keeps", "\n## ", "To clean up: `([^`]+)`"},
+		{"README.md", "    go build -o bin/ ./examples/redis", "\n## ", "`(sudo ip netns del [^`]+)` removes it all"},
+	} {
+		t.Run(part.page, func(t *testing.T) {
+			page := pages(t)[part.page]
+			at := strings.Index(page, part.begin)
+			if at < 0 {
+				t.Fatalf("%s has no quick start on AF_XDP", part.page)
+			}
+			section, _, _ := strings.Cut(page[at:], part.end)
+			cleanup := regexp.MustCompile(part.cleanup).FindStringSubmatch(section)
+			if cleanup == nil {
+				t.Fatalf("%s does not say how to clean up", part.page)
+			}
+			quickStart(t, section, cleanup[1])
+		})
 	}
-	section, _, _ = strings.Cut(section, "\n## ")
+}
+
+// quickStart runs the commands of a part of a page.
+func quickStart(t *testing.T, section, cleanup string) {
+	t.Helper()
 	bin := t.TempDir()
 	id := os.Getpid()
 	names := strings.NewReplacer("tpa-server", fmt.Sprintf("tpaqs%d", id), "tpa-client", fmt.Sprintf("tpaqc%d", id),
@@ -321,17 +339,16 @@ func TestQuickStart(t *testing.T) {
 		c.Dir, c.Env = "../..", environ
 		return c
 	}
-	cleanup := regexp.MustCompile("To clean up: `([^`]+)`").FindStringSubmatch(section)
-	if cleanup == nil {
-		t.Fatal("docs/quickstart.md does not say how to clean up")
-	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("sh", "-c", names.Replace(cleanup[1])).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", cleanup[1], err, out)
+		if out, err := exec.Command("sh", "-c", names.Replace(cleanup)).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", cleanup, err, out)
 		}
 	})
 	answers := map[string]string{ // by a part of the command
-		"set greeting": "^OK\n$", "ping": "1 received", "sockets": `(?s)State +Shard.*LISTEN +all +0 +\[::\]:6380`,
+		"set greeting": "^OK\n$", "sockets": `(?s)State +Shard.*LISTEN +all +0 +\[::\]:6380`,
+	}
+	if strings.Contains(section, "ping -c") {
+		answers["ping"] = "1 received"
 	}
 	for line := range strings.SplitSeq(section, "\n") {
 		code, ok := strings.CutPrefix(line, "    ")
@@ -339,7 +356,10 @@ func TestQuickStart(t *testing.T) {
 			continue
 		}
 		code, _, _ = strings.Cut(code, " #")
-		run := names.Replace(strings.TrimSpace(code))
+		if strings.Contains(code, "=eth0 ") { // an interface of the reader's
+			continue
+		}
+		run := names.Replace(strings.TrimSuffix(strings.TrimSpace(code), " &"))
 		if strings.HasSuffix(run, "redis") && strings.Contains(run, "TPA_DEV") {
 			// sh takes variables before the command, as sudo does.
 			serveQuickStart(t, shell("exec env "+run))
@@ -359,7 +379,7 @@ func TestQuickStart(t *testing.T) {
 		}
 	}
 	if len(answers) > 0 {
-		t.Errorf("docs/quickstart.md lacks commands: %v", answers)
+		t.Errorf("commands are missing: %v", answers)
 	}
 }
 
@@ -394,6 +414,94 @@ func serveQuickStart(t *testing.T, c *exec.Cmd) {
 	if want := `accelerating device=veth0 driver=veth mode="packet socket"`; !strings.Contains(seen.String(), want) {
 		t.Errorf("it logged\n%swant %s", seen.String(), want)
 	}
+}
+
+// TestQuickStartMemif runs the commands of docs/quickstart.md that need no hardware: the
+// server, the client, the tools that look into it, and the comparison, which is made
+// shorter.
+func TestQuickStartMemif(t *testing.T) {
+	if transport.DPDKVersion() == "none" {
+		t.Skip("this test was built without DPDK")
+	}
+	needTwoCPUs(t)
+	_, section, _ := strings.Cut(pages(t)["docs/quickstart.md"], "## 1. No hardware")
+	section, _, ok := strings.Cut(section, "\n## ")
+	if !ok {
+		t.Fatal("docs/quickstart.md has no section about memif")
+	}
+	section = strings.ReplaceAll(section, "/tmp/tpa.sock", filepath.Join(t.TempDir(), "tpa.sock"))
+	var server *exec.Cmd
+	wants := map[string]string{ // what commands print, in this order
+		"shards": `(?s)Shard +CPU +Busy.*\n0 +floats`, "sockets": `(?s)LISTEN +all .*ESTABLISHED .*10\.0\.0\.2:6379 +10\.0\.0\.1:`,
+		"stats": `(?s)conns\.read_bytes +\d+.*tcp\.passive_opens +50\n`, "compare": `(?s)requests/s .*p99`,
+	}
+	for line := range strings.SplitSeq(strings.ReplaceAll(section, "\\\n", " "), "\n") {
+		code, ok := strings.CutPrefix(line, "    bin/tpa-bench ")
+		if !ok {
+			continue
+		}
+		args := words(code)
+		switch name := args[0]; name {
+		case "serve":
+			server = running(t, "ready: resp on [::]:6379 (accel, net_memif0)", args...)
+		case "run": // two minutes, while the tools look into the server
+			if server == nil {
+				t.Fatal("docs/quickstart.md has the client before the server")
+			}
+			running(t, "requests/s", args...)
+		default:
+			if name == "compare" {
+				args = append(args, "--duration", "200ms", "--warmup", "50ms")
+			}
+			for i, a := range args {
+				if a == "PID" {
+					args[i] = fmt.Sprint(server.Process.Pid)
+				}
+			}
+			if slices.Contains(args, "--watch") {
+				running(t, "floats", args...)
+				args = slices.DeleteFunc(args, func(a string) bool { return a == "--watch" })
+			}
+			b := start(t, args...)
+			if status := b.status(t); status != 0 || !regexp.MustCompile(wants[name]).MatchString(b.stdout.String()) {
+				t.Errorf("%s: exit status %d, and\n%s%swant %s", code, status, b.stdout.String(), b.stderr.String(), wants[name])
+			}
+			delete(wants, name)
+		}
+	}
+	if len(wants) > 0 {
+		t.Errorf("docs/quickstart.md lacks commands: %v", wants)
+	}
+}
+
+// running starts the program and waits until it has printed something. The program is
+// interrupted at the end of the test.
+func running(t *testing.T, printed string, args ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(os.Args[0], args...)
+	out := watched{written: make(chan struct{}, 1)}
+	c.Env = append(os.Environ(), "TPA_TEST_BENCH_MAIN=1")
+	c.Stdout, c.Stderr = &out, &out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	t.Cleanup(func() {
+		c.Process.Signal(os.Interrupt)
+		<-ended
+	})
+	watchdog := time.AfterFunc(time.Minute, func() { c.Process.Kill() })
+	defer watchdog.Stop()
+	for !strings.Contains(out.String(), printed) {
+		select {
+		case <-out.written:
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("%q ended, %v, and had printed %q, want %q", args, err, out.String(), printed)
+		}
+	}
+	return c
 }
 
 // TestCurl asks the debug socket by the commands that docs/observability.md has for curl.
