@@ -42,7 +42,11 @@ func openInterface(c *Config) (link.Device, error) {
 	}
 	if errors.Is(err, xdp.ErrJoined) && either {
 		c.Logger.Info("AF_XDP would lose segments here: a packet socket takes its place", "device", name, "reason", err)
-		return openPacket(name, "AF_XDP would lose segments")
+		dev, perr := openPacket(name, "AF_XDP would lose segments")
+		if perr != nil {
+			return nil, errors.Join(err, perr)
+		}
+		return dev, nil
 	}
 	if err != nil {
 		return nil, err

@@ -158,7 +158,9 @@ func (m *host) examine(dev string) ([]finding, best) {
 	huge := add(m.hugePages(uio))
 	vfio := add(m.vfio(uio))
 	all = append(all, m.cards()...)
-	usable := slices.DeleteFunc(slices.Clone(nics), func(n iface) bool { return n.attached != 0 })
+	usable := slices.DeleteFunc(slices.Clone(nics), func(n iface) bool {
+		return n.attached != 0 || n.plan != nil && n.plan.Refused != "" && !m.hasLinux(6, 6)
+	})
 	for _, n := range nics {
 		all = append(all, n.findings(m.queues)...)
 	}
@@ -603,6 +605,12 @@ func (n *iface) program() finding {
 		return f
 	}
 	f.State = stateNote
+	if p.Refused != "" {
+		f.Found = "cannot be used: " + p.Refused
+		f.Consequence = "a packet socket is used instead, from Linux 6.6 on"
+		f.Fix = p.Remedy
+		return f
+	}
 	f.Found += ": " + p.NotNative
 	f.Consequence = "AF_XDP copies every frame, after the kernel has made a packet of it: slower"
 	f.Fix = p.Remedy

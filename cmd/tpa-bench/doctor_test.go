@@ -140,6 +140,16 @@ func TestDoctor(t *testing.T) {
 			set(m, "proc/sys/kernel/osrelease", "6.6.0")
 			kernel(m, func(e *ethernet) { e.plan.Slower = "a veth pair copies" })
 		}, nil, modePacket, "TPA_DEV=eth0"},
+		{"a VLAN", func(m *host) {
+			without(m, "sys/bus/pci")
+			m.dpdk = ""
+			kernel(m, func(e *ethernet) { e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another" })
+		}, []string{"DPDK", "eth0 XDP"}, modeKernel, ""},
+		{"a VLAN, Linux 6.6", func(m *host) {
+			without(m, "sys/bus/pci")
+			set(m, "proc/sys/kernel/osrelease", "6.6.0")
+			kernel(m, func(e *ethernet) { e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another" })
+		}, []string{"eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
 		{"a rootless container", func(m *host) {
 			without(m, "sys/bus/pci")
 			set(m, "proc/self/uid_map", "0 1000 1")

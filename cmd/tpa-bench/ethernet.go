@@ -4,8 +4,6 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/internal/ethtool"
 	"github.com/gotpa/tpa/internal/genetlink"
@@ -60,35 +58,9 @@ func askKernel(name string) (e ethernet) {
 	}
 	if c, err := genetlink.Open(); err == nil {
 		defer c.Close()
-		header := nl.NewRtAttr(unix.ETHTOOL_A_FEATURES_HEADER|unix.NLA_F_NESTED, nil)
-		header.AddRtAttr(unix.ETHTOOL_A_HEADER_DEV_INDEX, nl.Uint32Attr(uint32(l.Attrs().Index)))
-		if a, err := c.Ask(unix.ETHTOOL_GENL_NAME, unix.ETHTOOL_MSG_FEATURES_GET, header); err == nil {
-			e.features.known, e.features.active = true, bitset(a[unix.ETHTOOL_A_FEATURES_ACTIVE])
+		if active, err := ethtool.Features(c, l.Attrs().Index); err == nil {
+			e.features.known, e.features.active = true, active
 		}
 	}
 	return e
-}
-
-// bitset returns the bits that are set, by name.
-func bitset(b []byte) map[string]bool {
-	set := make(map[string]bool)
-	outer, err := genetlink.Parse(b)
-	if err != nil {
-		return set
-	}
-	_, noMask := outer[unix.ETHTOOL_A_BITSET_NOMASK]
-	bits, err := genetlink.List(outer[unix.ETHTOOL_A_BITSET_BITS])
-	if err != nil {
-		return set
-	}
-	for _, bit := range bits {
-		a, err := genetlink.Parse(bit.Value)
-		if err != nil {
-			return set
-		}
-		if _, value := a[unix.ETHTOOL_A_BITSET_BIT_VALUE]; value || noMask {
-			set[unix.ByteSliceToString(a[unix.ETHTOOL_A_BITSET_BIT_NAME])] = true
-		}
-	}
-	return set
 }

@@ -1,5 +1,6 @@
 // Package ethtool asks drivers of network interfaces what ethtool asks them, and
-// tells them what it tells them, by ioctl: older kernels have that, too.
+// tells them what it tells them, by ioctl: older kernels have that, too. What
+// only netlink has by name is asked for by that.
 package ethtool
 
 import "golang.org/x/sys/unix"

@@ -1,9 +1,11 @@
 package ethtool_test
 
 import (
+	"net"
 	"testing"
 
 	"github.com/gotpa/tpa/internal/ethtool"
+	"github.com/gotpa/tpa/internal/genetlink"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -34,6 +36,18 @@ func TestVeth(t *testing.T) {
 			t.Errorf("statistics: got %v, %v, want peer_ifindex", all, err)
 		} else if _, ok := all["rx_queue_2_xdp_packets"]; !ok {
 			t.Errorf("statistics: got %v, want those of 3 queues", all)
+		}
+		c, err := genetlink.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		lo, _ := net.InterfaceByName("lo")
+		if on, err := ethtool.Features(c, lo.Index); err != nil || !on["tx-tcp-segmentation"] || on["rx-lro"] {
+			t.Errorf("features of lo: got %v, %v", on, err)
+		}
+		if on, err := ethtool.Features(c, 1<<20); err == nil {
+			t.Errorf("features of an interface that is not there: got %v", on)
 		}
 		if _, err := s.Driver("nowhere"); err == nil {
 			t.Error("no error for an interface that is not there")

@@ -78,6 +78,9 @@ func Open(cfg Config) (_ *Device, err error) {
 		}
 	}
 
+	if len(facts.lowerGRO) > 0 && cfg.Attach != AttachNative && cfg.Place == nil {
+		return nil, errLowerGRO(attrs.Name, facts)
+	}
 	// The filter comes first: some drivers open sockets only when they run XDP.
 	options := bpf.Options{Mode: bpf.Mode(cfg.Attach), Pinned: cfg.Pin, Fragments: plan.Fragments && plan.Attach == AttachNative}
 	if cfg.Place != nil {

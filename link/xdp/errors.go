@@ -14,9 +14,10 @@ import (
 // interface's XDP.
 var ErrOccupied = bpf.ErrOccupied
 
-// ErrJoined is wrapped by errors of Open where the host of a virtual machine joins
-// segments to ones of up to 64 KB, which fit no chunk, and the device does not let
-// that be switched off. A packet socket takes them.
+// ErrJoined is wrapped by errors of Open where segments arrive joined to ones of up
+// to 64 KB, which fit no chunk: the host of a virtual machine does that, and the
+// device does not let it be switched off; or an interface below a VLAN, a bond or a
+// bridge does. A packet socket takes them.
 var ErrJoined = errors.New("segments are larger than a chunk")
 
 // whyJoined is the problem behind ErrJoined.
@@ -28,6 +29,14 @@ func errJoined(name string, notNative error) error {
 		Interface: name, Problem: "AF_XDP would lose most of what arrives: " + whyJoined,
 		Remedy: "use a packet socket: TPA_DEV=packet:" + name + "; or start the virtual machine without guest_tso4, guest_tso6 and guest_ufo",
 		Err:    fmt.Errorf("%w; in native mode: %w", ErrJoined, cmp.Or(notNative, errors.ErrUnsupported)),
+	}
+}
+
+// errLowerGRO is for interfaces made of others.
+func errLowerGRO(name string, f facts) error {
+	return &link.InterfaceError{
+		Interface: name, Problem: "AF_XDP would lose most of what arrives: " + whyLowerGRO(f.lowerGRO),
+		Remedy: lowerGRORemedy(f.lowerGRO, !f.before(6, 6), name), Err: ErrJoined,
 	}
 }
 

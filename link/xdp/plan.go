@@ -30,6 +30,8 @@ type Plan struct {
 	// where it is, and Remedy what to do about that.
 	Attach            Attach
 	NotNative, Remedy string
+	// Refused is why Open refuses the interface with ErrJoined, "" where it does not.
+	Refused string
 	// ZeroCopy: the device reads and writes the chunks itself. Copies is why it does
 	// not, "" where it does.
 	ZeroCopy bool
@@ -84,6 +86,8 @@ type facts struct {
 	// gathers: see bpf.Gathers.
 	gathers bool
 	virtio  virtio
+	// lowerGRO are the interfaces below that join segments.
+	lowerGRO []lowerGRO
 	// processors is how many there may be, on line or not.
 	processors int
 }
@@ -92,7 +96,7 @@ type facts struct {
 // not know stays zero.
 func ask(l netlink.Link) facts {
 	attrs := l.Attrs()
-	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease(), virtio: virtioOf(attrs), processors: processors()}
+	f := facts{mtu: attrs.MTU, queues: attrs.NumRxQueues, gathers: bpf.Gathers(l), kernel: bpf.KernelRelease(), virtio: virtioOf(attrs), lowerGRO: askLower(l), processors: processors()}
 	if s, err := ethtool.Open(); err == nil {
 		defer s.Close()
 		f.driver, _ = s.Driver(attrs.Name)
@@ -164,6 +168,9 @@ func (c Config) plan(f facts) Plan {
 	most := cmp.Or(d.maxMTU, maxMTU)
 	fragments := f.mtu > most && features.Has(netdevgenl.Fragments) && !f.before(6, 6)
 	switch {
+	case len(f.lowerGRO) > 0:
+		p.Refused = whyLowerGRO(f.lowerGRO)
+		p.NotNative, p.Remedy = p.Refused, lowerGRORemedy(f.lowerGRO, !f.before(6, 6), c.Interface)
 	case c.Attach == AttachGeneric:
 		p.NotNative, p.Remedy = "AttachGeneric was asked for", "use AttachAuto"
 	case f.gathers:
@@ -180,6 +187,9 @@ func (c Config) plan(f facts) Plan {
 	case d.halfQueues && p.MaxQueues > 0 && p.Queues > p.MaxQueues:
 		p.NotNative = "the driver runs XDP with half of its queues at most"
 		p.Remedy = fmt.Sprintf("ethtool -L %s combined %d", c.Interface, p.MaxQueues)
+	}
+	if f.virtio.joins() {
+		p.Refused = whyJoined
 	}
 	p.Fragments = fragments && p.NotNative == ""
 	switch {

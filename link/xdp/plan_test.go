@@ -79,8 +79,13 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			"virtio without control of offloads", Config{}, facts{driver: ethtool.Driver{Name: "virtio_net"}, mtu: 1500, device: told(zeroCopy), queues: 1, virtio: virtio("1100000110")},
-			Plan{Told: true, Attach: AttachGeneric, NotNative: whyJoined, Remedy: "use a packet socket: TPA_DEV=eth0", Copies: "generic mode copies",
+			Plan{Told: true, Attach: AttachGeneric, NotNative: whyJoined, Remedy: "use a packet socket: TPA_DEV=eth0", Refused: whyJoined, Copies: "generic mode copies",
 				ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
+		},
+		{
+			"a VLAN of an interface with GRO", Config{}, facts{driver: ethtool.Driver{Name: "802.1Q VLAN Support"}, mtu: 1500, kernel: "6.12.0", lowerGRO: []lowerGRO{{"eth1", "ethtool -K eth1 gro off"}}},
+			Plan{Attach: AttachGeneric, NotNative: "eth1 below may hand on segments of up to 64 KB, which fit no chunk", Remedy: "use a packet socket: TPA_DEV=packet:eth0; or ethtool -K eth1 gro off",
+				Refused: "eth1 below may hand on segments of up to 64 KB, which fit no chunk", Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
 		},
 		{
 			"copying on purpose", Config{Copy: true}, facts{driver: ethtool.Driver{Name: "mlx5_core"}, mtu: 3000, device: told(zeroCopy)},

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,10 +20,10 @@ import (
 )
 
 var (
-	which = flag.String("guest.cells", "", "which cells to run: short, chosen or all; none by default")
-	only  = flag.String("guest.only", "", "run the cells whose names match `REGEXP`")
-	keep  = flag.String("guest.programs", "", "build what runs in guests in `DIR` and keep it there; go build leaves alone what is up to date")
-	table = flag.String("guest.table", "", "write the table of cells to `FILE`, between its marks")
+	which    = flag.String("guest.cells", "", "which cells to run: short, chosen or all; none by default")
+	only     = flag.String("guest.only", "", "run the cells whose names match `REGEXP`")
+	keep     = flag.String("guest.programs", "", "build what runs in guests in `DIR` and keep it there; go build leaves alone what is up to date")
+	document = flag.String("guest.table", "", "write the table of cells to `FILE`, between its marks; rows of cells that are not run stay")
 )
 
 // Modes are ways to drive a card.
@@ -48,6 +49,7 @@ type cell struct {
 	kernel, model, mode string
 	queues              int    // of the server; 0 for all that are in use
 	mtu                 int    // when the server starts; 0 for 1500
+	vlan                int    // of a device of DPDK; 0 for none
 	refused             string // a part of the reason why no server starts; "" where one does
 	set                 int
 }
@@ -59,6 +61,9 @@ func (c cell) String() string {
 	}
 	if c.mtu > 0 {
 		s += fmt.Sprintf("/mtu=%d", c.mtu)
+	}
+	if c.vlan > 0 {
+		s += fmt.Sprintf("/vlan=%d", c.vlan)
 	}
 	return s
 }
@@ -236,13 +241,16 @@ func TestCells(t *testing.T) {
 		}
 		groups[g] = append(groups[g], c)
 	}
-	var results []*result
+	if order == nil {
+		t.Skip("no cell was asked for")
+	}
 	for _, g := range order {
 		name := g.kernel
 		if g.iommu {
 			name += "-iommu"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // much of a guest's time is that of one of its processors
 			img := b.image(t, g.kernel)
 			var models []string
 			for _, c := range groups[g] {
@@ -255,12 +263,11 @@ func TestCells(t *testing.T) {
 			fmt.Printf("      Linux %s booted in %.1fs\n", img.version, time.Since(began).Seconds())
 			for _, c := range groups[g] {
 				r := &result{cell: c, version: img.version, known: known(c)}
-				results = append(results, r)
 				began := time.Now()
 				runCell(m, r)
 				r.took = time.Since(began)
 				fmt.Println(r)
-				b.write(t, "cells", results) // a run that is ended leaves what it had
+				b.write(t, "cells", r)
 				switch {
 				case len(r.failed) > 0 && r.known == "":
 					t.Errorf("%s: %s", c, strings.Join(r.failed, "\n"))
@@ -270,18 +277,22 @@ func TestCells(t *testing.T) {
 			}
 		})
 	}
-	if results == nil {
-		t.Skip("no cell was asked for")
-	}
 }
 
-// write writes a table into the document that was asked for.
-func (b *bench) write(t *testing.T, name string, results []*result) {
+// writing is held while a table is written.
+var writing sync.Mutex
+
+// write writes a result into the document that was asked for, at once: a run that is
+// ended leaves what it had, and one of some cells changes the rows of those.
+func (b *bench) write(t *testing.T, table string, r *result) {
 	t.Helper()
-	if *table != "" {
-		if err := writeTable(*table, name, results); err != nil {
-			t.Fatal(err)
-		}
+	if *document == "" {
+		return
+	}
+	writing.Lock()
+	defer writing.Unlock()
+	if err := writeTable(*document, table, []*result{r}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -327,6 +338,9 @@ func (r *result) row() string {
 	by := r.mode
 	if r.queues > 0 {
 		by += fmt.Sprintf(", %d queues", r.queues)
+	}
+	if r.vlan > 0 {
+		by += ", in a VLAN"
 	}
 	if r.mtu > 0 {
 		by += fmt.Sprintf(", MTU %d", r.mtu)

@@ -3,6 +3,7 @@ package guest
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,74 +44,121 @@ var (
 	failOver = "$ip link set s0 down\nsleep 0.3\n"
 )
 
+// joined is why AF_XDP refuses what is made of others: the veths below hand on what
+// the peer's kernel sends as one segment.
+const joined = "below may hand on segments of up to 64 KB"
+
 // arrangements is the table; behind XDP says that packet sockets work, from Linux
 // 6.6 on.
 func arrangements(behindXDP bool) []arrangement {
 	// What a program gets that names the interface only.
-	auto := "packet socket"
+	auto, refused := "packet socket", ""
 	if !behindXDP {
-		auto = "XDP generic"
+		refused = "use Linux 6.6 or newer, where a packet socket takes them"
 	}
 	return []arrangement{
-		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeAuto, how: auto},
-		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeXDP, how: "XDP generic"},
-		{name: "bond", setup: backup, upper: "sbond", mode: modeAuto, how: auto, then: failOver},
-		{name: "bond", setup: backup, upper: "sbond", mode: modeXDP, how: "XDP generic", then: failOver},
-		{name: "bond-802.3ad", setup: lacp, upper: "sbond", mode: modeAuto, how: auto, then: failOver},
-		{name: "bond-vlan", setup: backup + "$ip link add link sbond name sbond.10 type vlan id 10\n", upper: "sbond.10", mode: modeAuto, how: auto},
-		{name: "bridge", setup: makeBridge, upper: "sbr", mode: modeAuto, how: auto},
+		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeAuto, how: auto, refused: refused},
+		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeXDP, refused: joined},
+		{name: "bond", setup: backup, upper: "sbond", mode: modeAuto, how: auto, refused: refused, then: failOver},
+		{name: "bond", setup: backup, upper: "sbond", mode: modeXDP, refused: joined},
+		{name: "bond-802.3ad", setup: lacp, upper: "sbond", mode: modeAuto, how: auto, refused: refused, then: failOver},
+		{name: "bond-vlan", setup: backup + "$ip link add link sbond name sbond.10 type vlan id 10\n", upper: "sbond.10", mode: modeAuto, how: auto, refused: refused},
+		{name: "bridge", setup: makeBridge, upper: "sbr", mode: modeAuto, how: auto, refused: refused},
 		{name: "bond-part", setup: backup, upper: "sbond", dev: "s0", mode: modeAuto, refused: "name sbond"},
 		{name: "bridge-part", setup: makeBridge, upper: "sbr", dev: "s0", mode: modeXDP, refused: "name sbr"},
 	}
 }
 
+// A deviceCell is a cell about cards on a bridge: its own, and that of the peer, which is the last.
+type deviceCell struct {
+	cell
+	card string
+	run  func(*machine, *result) error
+}
+
+// deviceCells are those of a kernel.
+func deviceCells(kernel string) (list []deviceCell) {
+	list = append(list, deviceCell{cell{kernel: kernel, model: "virtio-vlan", mode: modeXDP}, "virtio", vlanWithoutGRO})
+	if kernel != "6.12" {
+		return list
+	}
+	list = append(list, deviceCell{cell{kernel: kernel, model: "net_failover", mode: modeAuto}, "failover", failover},
+		deviceCell{cell{kernel: kernel, model: "virtio", mode: modeUIO, vlan: 10}, "virtio", taggedDPDK})
+	for _, model := range []string{"virtio", "e1000e", "vmxnet3", "igb"} {
+		list = append(list, deviceCell{cell{kernel: kernel, model: model, mode: modeVFIO, vlan: 10}, model, taggedDPDK})
+	}
+	return list
+}
+
 func TestInterfaces(t *testing.T) {
 	b := newBench(t)
-	var results []*result
+	asked := false
 	for _, k := range kernels {
 		if k.name != "6.1" && k.name != "6.12" {
 			continue
 		}
-		behindXDP := k.name == "6.12"
+		run := func(t *testing.T, m *machine, c cell, f func(*machine, *result) error) {
+			r := &result{cell: c, version: b.image(t, k.name).version, known: known(c)}
+			began := time.Now()
+			if err := f(m, r); err != nil {
+				r.failed = append(r.failed, err.Error())
+			}
+			r.took = time.Since(began)
+			fmt.Println(r)
+			b.write(t, "interfaces", r)
+			if r.failed != nil && r.known == "" {
+				t.Errorf("%s: %s", r.cell, strings.Join(r.failed, "\n"))
+			}
+		}
+		// Those made of veths share a guest, and so do cards.
 		var list []arrangement
-		for _, a := range arrangements(behindXDP) {
+		for _, a := range arrangements(k.name == "6.12") {
 			if b.wants(cell{kernel: k.name, model: a.name, mode: a.mode, set: chosen}) {
 				list = append(list, a)
 			}
 		}
-		tagged := cell{kernel: k.name, model: "virtio-hub", mode: modeUIO, set: chosen}
-		if list == nil && !b.wants(tagged) {
-			continue
+		if list != nil {
+			asked = true
+			t.Run(k.name, func(t *testing.T) {
+				m := b.boot(t, b.image(t, k.name), false, nil)
+				for _, module := range []string{"veth", "8021q", "bonding", "bridge"} {
+					m.load(module)
+				}
+				for _, a := range list {
+					run(t, m, cell{kernel: k.name, model: a.name, mode: a.mode}, a.run)
+				}
+			})
 		}
-		t.Run(k.name, func(t *testing.T) {
-			img := b.image(t, k.name)
-			m := b.boot(t, img, false, []string{"virtio-hub", "virtio-hub"})
-			for _, module := range []string{"veth", "8021q", "bonding", "bridge"} {
-				m.load(module)
+		var devices []deviceCell
+		models := map[bool][]string{} // of guests with and without an IOMMU
+		for _, d := range deviceCells(k.name) {
+			if d.set = chosen; !b.wants(d.cell) {
+				continue
 			}
-			run := func(c cell, f func(*machine, *result) error) {
-				r := &result{cell: c, version: img.version, known: known(c)}
-				began := time.Now()
-				if err := f(m, r); err != nil {
-					r.failed = append(r.failed, err.Error())
+			devices = append(devices, d)
+			iommu := d.mode == modeVFIO
+			if model := bridged + d.card; !slices.Contains(models[iommu], model) {
+				models[iommu] = append(models[iommu], model)
+			}
+		}
+		for _, iommu := range []bool{false, true} {
+			if models[iommu] == nil {
+				continue
+			}
+			asked = true
+			t.Run(fmt.Sprintf("%s-cards-%t", k.name, iommu), func(t *testing.T) {
+				m := b.boot(t, b.image(t, k.name), iommu, append(models[iommu], bridged+"virtio"))
+				m.load("8021q")
+				m.load("e1000e")
+				for _, d := range devices {
+					if iommu == (d.mode == modeVFIO) {
+						run(t, m, d.cell, d.run)
+					}
 				}
-				r.took = time.Since(began)
-				results = append(results, r)
-				fmt.Println(r)
-				b.write(t, "interfaces", results)
-				if r.failed != nil && r.known == "" {
-					t.Errorf("%s: %s", r.cell, strings.Join(r.failed, "\n"))
-				}
-			}
-			for _, a := range list {
-				run(cell{kernel: k.name, model: a.name, mode: a.mode}, a.run)
-			}
-			if b.wants(tagged) {
-				run(tagged, taggedDPDK)
-			}
-		})
+			})
+		}
 	}
-	if results == nil {
+	if !asked {
 		t.Skip("no arrangement was asked for")
 	}
 }
@@ -140,6 +188,7 @@ func (a *arrangement) run(m *machine, r *result) error {
 		if err == nil || !strings.Contains(err.Error(), a.refused) {
 			return fmt.Errorf("got %v, want a refusal with %q", err, a.refused)
 		}
+		r.refused = a.refused
 		return nil
 	case err != nil:
 		return err
@@ -153,27 +202,162 @@ func (a *arrangement) run(m *machine, r *result) error {
 		return c.counters()
 	}
 	m.sh(a.then)
+	// A bond on a busy host takes its time to notice.
+	if _, err := c.inPeer("ping", "-c", "5", "-i", "0.3", "-W", "5", c.nic.guest4); err != nil {
+		return err
+	}
 	if err := c.loadFromPeer(); err != nil {
 		return fmt.Errorf("after %q: %w", a.then, err)
 	}
 	return c.counters()
 }
 
-// taggedDPDK has DPDK drive one of two cards on a hub in a VLAN of which the kernel
-// is, by the other.
-func taggedDPDK(m *machine, r *result) error {
-	card, other := m.nics[0], m.nics[1]
+// onBridge returns a cell's card, and gives the last card of the guest to the peer.
+// What it returns last undoes that.
+func onBridge(m *machine, r *result, model string) (*cellRun, *nic, func()) {
+	card := m.nics[slices.IndexFunc(m.nics, func(n *nic) bool { return n.model == bridged+model })]
+	peer := m.nics[len(m.nics)-1]
+	// Other cards are on the bridge, too, and are not to answer for this one.
+	m.sh("sysctl -w net.ipv4.conf.all.arp_ignore=1\n" +
+		"$ip netns add peer\n$ip link set " + peer.name + " netns peer\n$ip -n peer link set " + peer.name + " up")
 	c := &cellRun{machine: m, result: r, nic: &nic{card: card.card, name: card.name, pci: card.pci, guest4: "10.8.0.2", guest6: "fd08::2"}}
+	return c, peer, func() {
+		m.sh("for i in $(ls /sys/class/net); do case $i in *.10) $ip link del $i;; esac; done\n" +
+			"$ip addr flush dev " + card.name + " || true\n" +
+			"$ip -n peer link set " + peer.name + " netns 1\n$ip netns del peer")
+	}
+}
+
+// taggedPeer gives the peer's card a VLAN.
+func taggedPeer(m *machine, peer *nic) {
+	m.sh(fmt.Sprintf("ip=\"/usr/sbin/ip -n peer\"\n$ip link add link %[1]s name %[1]s.10 type vlan id 10\n%[2]s", peer.name, addresses(peer.name+".10", 1)))
+}
+
+// taggedDPDK has DPDK drive a card in a VLAN (TPA_VLAN), with the kernel's VLAN of
+// another card as the peer. A device that cuts segments cuts those with a tag, too.
+func taggedDPDK(m *machine, r *result) error {
+	c, peer, undo := onBridge(m, r, r.model)
+	defer undo()
+	taggedPeer(m, peer)
 	defer c.prepare()()
-	m.sh("$ip netns add peer\n$ip link set " + other.name + " netns peer")
-	defer m.sh("$ip -n peer link del tagged\n$ip -n peer link set " + other.name + " netns 1\n$ip netns del peer")
-	m.sh("ip=\"/usr/sbin/ip -n peer\"\n$ip link set " + other.name + " up\n$ip link add link " + other.name + " name tagged type vlan id 1234\n" + addresses("tagged", 1))
 	defer c.stop("server", syscall.SIGKILL)
-	if err := c.start("server", port, "", "--vlan", "1234"); err != nil {
+	if err := c.start("server", port, "", "--vlan", fmt.Sprint(r.vlan)); err != nil {
 		return err
 	}
 	if err := c.loadFromPeer(); err != nil {
 		return err
+	}
+	s, err := c.status()
+	if err != nil {
+		return err
+	}
+	if err := c.counters(); err != nil {
+		return err
+	}
+	if cuts := slices.ContainsFunc(s.Device.Offloads, func(o string) bool { return strings.HasPrefix(o, "tso-") }); cuts && r.cut > 0 {
+		return fmt.Errorf("%d frames were cut in software, and the device's offloads are %v", r.cut, s.Device.Offloads)
+	}
+	return nil
+}
+
+// ethtoolAdvice finds the command that has the interfaces below join nothing.
+var ethtoolAdvice = regexp.MustCompile(`; or (ethtool -K .*)`)
+
+// vlanWithoutGRO has AF_XDP refuse a VLAN whose card joins segments, and does what the
+// refusal says to do about that.
+func vlanWithoutGRO(m *machine, r *result) error {
+	c, peer, undo := onBridge(m, r, "virtio")
+	defer undo()
+	taggedPeer(m, peer)
+	below := c.nic.name
+	c.nic.name += ".10"
+	m.sh(fmt.Sprintf("$ip link add link %s name %s type vlan id 10\n%s", below, c.nic.name, addresses(c.nic.name, 2)))
+	defer c.stop("server", syscall.SIGKILL)
+	err := c.start("server", port, "")
+	if err == nil || !strings.Contains(err.Error(), below+" "+joined) {
+		return fmt.Errorf("got %v, want a refusal with %q", err, below+" "+joined)
+	}
+	advice := ethtoolAdvice.FindStringSubmatch(err.Error())
+	if advice == nil {
+		return fmt.Errorf("got %w, want a command that has %s join nothing", err, below)
+	}
+	if out, err := m.run("sh", "-ec", advice[1]); err != nil {
+		return fmt.Errorf("%q: %w: %s", advice[1], err, out)
+	}
+	defer m.run("ethtool", "-K", below, "gro", "on", "rx-gro-hw", "on")
+	if err := c.start("server", port, ""); err != nil {
+		return fmt.Errorf("after %q: %w", advice[1], err)
+	}
+	if !strings.Contains(r.how, "XDP generic") {
+		return fmt.Errorf("it runs as %q, want XDP generic", r.how)
+	}
+	if err := c.loadFromPeer(); err != nil {
+		return err
+	}
+	return c.counters()
+}
+
+// failover serves by the interface that net_failover makes of a card and its standby,
+// while the card goes and comes back.
+func failover(m *machine, r *result) error {
+	c, peer, undo := onBridge(m, r, "failover")
+	defer undo()
+	c.nic.name = "upper"
+	parts := strings.Fields(m.sh(`
+		for i in $(seq 100); do
+			for d in $(ls /sys/class/net); do
+				if ethtool -i $d 2>/dev/null | grep -q 'driver: net_failover'; then
+					[ $d = upper ] || $ip link set $d name upper
+					` + addresses(c.nic.name, 2) + `
+					break 2
+				fi
+			done
+			sleep 0.1
+		done
+		for i in $(seq 100); do
+			[ $(ls -d /sys/class/net/upper/lower_* | wc -l) = 2 ] && break
+			sleep 0.1
+		done
+		cd /sys/class/net/upper
+		ls -d lower_* | sed s/lower_//`))
+	if len(parts) != 2 {
+		return fmt.Errorf("the interface has the parts %q, want two", parts)
+	}
+	m.sh("ip=\"/usr/sbin/ip -n peer\"\n" + addresses(peer.name, 1))
+	for dev, want := range map[string]string{"xdp:" + c.nic.name: joined, parts[0]: "name " + c.nic.name, parts[1]: "name " + c.nic.name} {
+		if err := c.refusal(want, dev); err != nil {
+			return err
+		}
+	}
+	defer c.stop("server", syscall.SIGKILL)
+	if err := c.start("server", port, ""); err != nil {
+		return err
+	}
+	if !strings.Contains(r.how, "packet socket") {
+		return fmt.Errorf("it runs as %q, want a packet socket", r.how)
+	}
+	if err := c.loadFromPeer(); err != nil {
+		return err
+	}
+	// The card goes and comes back under load.
+	c.ask(control.Request{Operation: control.Start, Name: "load", Timeout: time.Millisecond,
+		Args: slices.Concat(inPeer, load(c.addrs(port)[0], "rw", "--conns", "8", "--duration", "12s"))})
+	for _, change := range []struct{ command, parts string }{
+		{"device_del primary", "1"}, {"device_add " + fmt.Sprintf(primary, m.nics[0].index), "2"},
+	} {
+		if err := m.monitor(change.command); err != nil {
+			return err
+		}
+		if out, err := m.run("sh", "-c", "for i in $(seq 100); do [ $(ls -d /sys/class/net/upper/lower_* | wc -l) = "+change.parts+" ] && exit; sleep 0.1; done; ls /sys/class/net/upper; dmesg | tail -5; exit 1"); err != nil {
+			return fmt.Errorf("after %q: %w: %s", change.command, err, out)
+		}
+	}
+	// A signal of 0 only waits.
+	if _, err := figuresOf(c.ask(control.Request{Operation: control.Stop, Name: "load", Timeout: startTime}).Output, nil); err != nil {
+		return fmt.Errorf("while the card went and came back: %w", err)
+	}
+	if err := c.loadFromPeer(); err != nil {
+		return fmt.Errorf("after the card has come back: %w", err)
 	}
 	return c.counters()
 }
@@ -183,9 +367,12 @@ func addresses(dev string, n int) string {
 	return fmt.Sprintf("$ip link set %[1]s up\n$ip addr add 10.8.0.%[2]d/24 dev %[1]s\n$ip addr add fd08::%[2]d/64 dev %[1]s nodad\n", dev, n)
 }
 
-// inPeer runs a command in the namespace of the peer.
+// inPeer begins commands in the namespace of the peer.
+var inPeer = []string{"/usr/sbin/ip", "netns", "exec", "peer"}
+
+// inPeer runs a command there.
 func (c *cellRun) inPeer(args ...string) (string, error) {
-	res := c.ask(control.Request{Operation: control.Run, Args: append([]string{"/usr/sbin/ip", "netns", "exec", "peer"}, args...), Timeout: startTime})
+	res := c.ask(control.Request{Operation: control.Run, Args: slices.Concat(inPeer, args), Timeout: startTime})
 	if res.Code != 0 || res.Err != "" {
 		return res.Output, fmt.Errorf("%s at the peer: exit status %d %s: %s", args[0], res.Code, res.Err, tail(res.Output, 500))
 	}
@@ -202,15 +389,25 @@ type figures struct {
 	Problems []string `json:"problems"`
 }
 
-// measure has the peer's kernel load a server. Answers are compared with what was sent.
-func (c *cellRun) measure(addr, workload string, args ...string) (f figures, err error) {
-	out, err := c.inPeer(append([]string{"/bin/tpa-bench", "run", "--transport", "kernel", "--addr", addr, "--workload", workload, "-q", "-o", "json"}, args...)...)
+// figuresOf reads them. Answers were compared with what was sent.
+func figuresOf(out string, err error) (f figures, _ error) {
 	if err == nil {
 		err = json.Unmarshal([]byte(out), &f)
 	}
 	if err == nil && (f.Errors > 0 || f.Requests == 0) {
 		err = fmt.Errorf("%d requests, %v errors: %s", f.Requests, f.Errors, strings.Join(f.Problems, ", "))
 	}
+	return f, err
+}
+
+// load is the command with which the peer's kernel loads a server.
+func load(addr, workload string, args ...string) []string {
+	return append([]string{"/bin/tpa-bench", "run", "--transport", "kernel", "--addr", addr, "--workload", workload, "-q", "-o", "json"}, args...)
+}
+
+// measure has the peer's kernel load a server.
+func (c *cellRun) measure(addr, workload string, args ...string) (figures, error) {
+	f, err := figuresOf(c.inPeer(load(addr, workload, args...)...))
 	if err != nil {
 		err = fmt.Errorf("%s to %s: %w", workload, addr, err)
 	}

@@ -25,7 +25,6 @@ type card struct {
 	driver string // the kernel's module
 	queues int    // of the tap; 0 for a tap with one, which has no multiqueue
 	virtio bool
-	hub    bool // it has no tap: all of these in a guest are on one hub
 	lumps  bool // QEMU puts all frames on the first queue, however many there are
 }
 
@@ -35,11 +34,20 @@ var cards = map[string]card{
 	"virtio-rss":  {device: "virtio-net-pci,mq=on,vectors=10,rss=on,hash=on", driver: "virtio_net", queues: 4, virtio: true},
 	"virtio-dma":  {device: "virtio-net-pci,mq=on,vectors=6,disable-legacy=on,iommu_platform=on", driver: "virtio_net", queues: 2, virtio: true}, // as zero-copy mode wants it
 	"virtio-noxc": {device: "virtio-net-pci,ctrl_guest_offloads=off", driver: "virtio_net", virtio: true},                                        // native XDP refuses it
-	"virtio-hub":  {device: "virtio-net-pci", driver: "virtio_net", virtio: true, hub: true},
 	"e1000e":      {device: "e1000e", driver: "e1000e"},
 	"vmxnet3":     {device: "vmxnet3", driver: "vmxnet3", lumps: true}, // RXQ_IDX in its hw/net/vmxnet3.c
 	"igb":         {device: "igb", driver: "igb"},
+	"failover":    {device: "virtio-net-pci,failover=on,id=standby", driver: "virtio_net", virtio: true},
 }
+
+// bridged begins the model of a card whose tap is a port of a bridge, as are all of
+// these in a guest: each has the others as its peers, with the offloads of both.
+const bridged = "bridged-"
+
+// Failover is the model of a bridged card with a standby: two cards with one address,
+// of which the guest makes one interface (net_failover). The first can be taken out
+// and put back.
+const failoverModel = bridged + "failover"
 
 // An nic is a card in a guest, and the tap at its other end.
 type nic struct {
@@ -59,6 +67,7 @@ type machine struct {
 	peer    *testnet.Host
 	dir     string
 	nics    []*nic
+	bridge  bool // there is one, of taps
 	modules map[string][]string
 	control net.Conn
 	in      *json.Decoder
@@ -132,8 +141,10 @@ func (b *bench) boot(t *testing.T, img *image, iommu bool, models []string) *mac
 			queues = fmt.Sprintf(",queues=%d", n.queues)
 		}
 		netdev := fmt.Sprintf("tap,id=%s,ifname=%s,script=no,downscript=no%s", n.tap, n.tap, queues)
-		if n.hub {
-			netdev = fmt.Sprintf("hubport,id=%s,hubid=0", n.tap)
+		if model == failoverModel {
+			m.addTap(primaryTap, 0, true)
+			args = append(args, "-device", "pcie-root-port,id=root1,chassis=1,addr=1c.0", "-netdev", "tap,id="+primaryTap+",ifname="+primaryTap+",script=no,downscript=no",
+				"-device", fmt.Sprintf(primary, i))
 		}
 		args = append(args, "-netdev", netdev, "-device", fmt.Sprintf("%s,netdev=%s,mac=52:54:00:77:00:%02x,addr=%02x.0,romfile=", device, n.tap, i, 4+i))
 	}
@@ -163,25 +174,46 @@ func (m *machine) file(name string) string { return filepath.Join(m.dir, name) }
 // addNIC makes the tap.
 func (m *machine) addNIC(i int, model string) *nic {
 	m.t.Helper()
-	c, ok := cards[model]
+	name, onBridge := strings.CutPrefix(model, bridged)
+	c, ok := cards[name]
 	if !ok {
 		m.t.Fatalf("no card %q", model)
 	}
 	n := &nic{card: c, model: model, index: i, name: fmt.Sprintf("nic%d", i), tap: fmt.Sprintf("tap%d", i), pci: fmt.Sprintf("0000:00:%02x.0", 4+i),
 		guest4: fmt.Sprintf("10.77.%d.2", i+1), guest6: fmt.Sprintf("fd77:%d::2", i+1)}
 	m.nics = append(m.nics, n)
-	if c.hub {
-		return n
+	m.addTap(n.tap, c.queues, onBridge)
+	if !onBridge {
+		m.host("ip", "addr", "add", fmt.Sprintf("10.77.%d.1/24", i+1), "dev", n.tap)
+		m.host("ip", "addr", "add", fmt.Sprintf("fd77:%d::1/64", i+1), "dev", n.tap, "nodad")
 	}
-	args := []string{"tuntap", "add", "dev", n.tap, "mode", "tap", "vnet_hdr"}
-	if c.queues > 0 {
+	return n
+}
+
+// primaryTap is the tap of the card that failoverModel adds, and primary that card,
+// for the number of the other.
+const (
+	primaryTap = "primary"
+	primary    = "e1000e,id=primary,failover_pair_id=standby,netdev=" + primaryTap + ",bus=root1,mac=52:54:00:77:00:%02x,romfile="
+)
+
+// addTap makes a tap, a port of the bridge if it is to be one.
+func (m *machine) addTap(name string, queues int, onBridge bool) {
+	m.t.Helper()
+	args := []string{"tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"}
+	if queues > 0 {
 		args = append(args, "multi_queue")
 	}
 	m.host("ip", args...)
-	m.host("ip", "addr", "add", fmt.Sprintf("10.77.%d.1/24", i+1), "dev", n.tap)
-	m.host("ip", "addr", "add", fmt.Sprintf("fd77:%d::1/64", i+1), "dev", n.tap, "nodad")
-	m.host("ip", "link", "set", n.tap, "up")
-	return n
+	if onBridge {
+		if !m.bridge {
+			m.host("ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+			m.host("ip", "link", "set", "bridge", "up")
+			m.bridge = true
+		}
+		m.host("ip", "link", "set", name, "master", "bridge")
+	}
+	m.host("ip", "link", "set", name, "up")
 }
 
 // host runs a command in the namespace of the clients.
@@ -297,7 +329,9 @@ func (m *machine) configure() {
 	m.must("ip", "link", "set", "lo", "up")
 	for _, n := range m.nics {
 		m.load(n.driver)
-		m.attachKernel(n)
+		if n.model != failoverModel {
+			m.attachKernel(n)
+		}
 	}
 }
 
