@@ -143,12 +143,16 @@ func TestDoctor(t *testing.T) {
 		{"a VLAN", func(m *host) {
 			without(m, "sys/bus/pci")
 			m.dpdk = ""
-			kernel(m, func(e *ethernet) { e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another" })
+			kernel(m, func(e *ethernet) {
+				e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another"
+			})
 		}, []string{"DPDK", "eth0 XDP"}, modeKernel, ""},
 		{"a VLAN, Linux 6.6", func(m *host) {
 			without(m, "sys/bus/pci")
 			set(m, "proc/sys/kernel/osrelease", "6.6.0")
-			kernel(m, func(e *ethernet) { e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another" })
+			kernel(m, func(e *ethernet) {
+				e.plan.Attach, e.plan.Refused, e.plan.Remedy = xdp.AttachGeneric, "eth1 below joins", "use another"
+			})
 		}, []string{"eth0 XDP"}, modePacket, "TPA_DEV=eth0"},
 		{"a rootless container", func(m *host) {
 			without(m, "sys/bus/pci")
