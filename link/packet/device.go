@@ -76,7 +76,7 @@ func Open(cfg Config) (*Device, error) {
 	d.info.Queues = 1
 	d.info.RxRing, _ = d.queue.buffers()
 	d.info.Mode = "packet socket"
-	d.info.Capabilities = packetsocket.Capabilities
+	d.info.Capabilities = packetsocket.Capabilities(n.Link)
 	d.info.Capabilities.RxChecksum = true
 	return d, nil
 }

@@ -144,7 +144,7 @@ func Open(cfg Config) (_ *Device, err error) {
 	case zeroCopy > 0:
 		copying = fmt.Sprintf("zero-copy on %d of %d queues", zeroCopy, cfg.Queues)
 	}
-	dev.info.Capabilities = packetsocket.Capabilities
+	dev.info.Capabilities = packetsocket.Capabilities(l)
 	for _, q := range dev.queues {
 		if q.out == nil {
 			dev.info.Capabilities.TSO = 0

@@ -33,9 +33,6 @@ type Sender struct {
 	frames, bytes, dropped, full atomic.Uint64
 }
 
-// Capabilities are those of every Sender.
-var Capabilities = link.Capabilities{TxTCPChecksum: true, TSO: MaxFrame}
-
 // Open opens a socket that sends on an interface. gone is the error of a Flush
 // after the interface is no more.
 func Open(ifindex int, gone error) (_ *Sender, err error) {
