@@ -607,7 +607,7 @@ func (n *iface) program() finding {
 	f.State = stateNote
 	if p.Refused != "" {
 		f.Found = "cannot be used: " + p.Refused
-		f.Consequence = "a packet socket is used instead, from Linux 6.6 on"
+		f.Consequence = "AF_XDP would lose segments; from Linux 6.6 on a packet socket is used"
 		f.Fix = p.Remedy
 		return f
 	}

@@ -78,7 +78,7 @@ func Open(cfg Config) (_ *Device, err error) {
 		}
 	}
 
-	if len(facts.lowerGRO) > 0 && cfg.Attach != AttachNative && cfg.Place == nil {
+	if len(facts.lowerGRO) > 0 && facts.before(6, 6) && cfg.Attach != AttachNative && cfg.Place == nil {
 		return nil, errLowerGRO(attrs.Name, facts)
 	}
 	// The filter comes first: some drivers open sockets only when they run XDP.

@@ -17,7 +17,7 @@ var ErrOccupied = bpf.ErrOccupied
 // ErrJoined is wrapped by errors of Open where segments arrive joined to ones of up
 // to 64 KB, which fit no chunk: the host of a virtual machine does that, and the
 // device does not let it be switched off; or an interface below a VLAN, a bond or a
-// bridge does. A packet socket takes them.
+// bridge does, before Linux 6.6. A packet socket takes them.
 var ErrJoined = errors.New("segments are larger than a chunk")
 
 // whyJoined is the problem behind ErrJoined.
@@ -36,7 +36,7 @@ func errJoined(name string, notNative error) error {
 func errLowerGRO(name string, f facts) error {
 	return &link.InterfaceError{
 		Interface: name, Problem: "AF_XDP would lose most of what arrives: " + whyLowerGRO(f.lowerGRO),
-		Remedy: lowerGRORemedy(f.lowerGRO, !f.before(6, 6), name), Err: ErrJoined,
+		Remedy: lowerGRORemedy(f.lowerGRO), Err: ErrJoined,
 	}
 }
 

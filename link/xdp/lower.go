@@ -12,8 +12,8 @@ import (
 
 // A lowerGRO is an interface below one that is made of others (a VLAN, a bond, a
 // bridge). On it arriving segments are joined to ones of up to 64 KB, before the filter
-// of the upper interface sees them, which runs in generic mode: they fit no chunk. On
-// an interface that has the filter itself, the kernel joins none in that mode
+// of the upper interface sees them, which runs in generic mode: they fit no chunk,
+// and sockets take several from Linux 6.6 on. On an interface that has the filter itself, the kernel joins none in that mode
 // (netif_elide_gro in its net/core/gro.c).
 type lowerGRO struct {
 	name string
@@ -105,11 +105,8 @@ func whyLowerGRO(all []lowerGRO) string {
 	return strings.Join(names, ", ") + " below may hand on segments of up to 64 KB, which fit no chunk"
 }
 
-func lowerGRORemedy(all []lowerGRO, packetSockets bool, name string) string {
-	remedy := "use Linux 6.6 or newer, where a packet socket takes them"
-	if packetSockets {
-		remedy = "use a packet socket: TPA_DEV=packet:" + name
-	}
+func lowerGRORemedy(all []lowerGRO) string {
+	const remedy = "use Linux 6.6 or newer, which hands them over in several chunks"
 	var fixes []string
 	for _, l := range all {
 		if l.fix == "" {

@@ -168,9 +168,9 @@ func (c Config) plan(f facts) Plan {
 	most := cmp.Or(d.maxMTU, maxMTU)
 	fragments := f.mtu > most && features.Has(netdevgenl.Fragments) && !f.before(6, 6)
 	switch {
-	case len(f.lowerGRO) > 0:
+	case len(f.lowerGRO) > 0 && f.before(6, 6): // later there are fragments
 		p.Refused = whyLowerGRO(f.lowerGRO)
-		p.NotNative, p.Remedy = p.Refused, lowerGRORemedy(f.lowerGRO, !f.before(6, 6), c.Interface)
+		p.NotNative, p.Remedy = p.Refused, lowerGRORemedy(f.lowerGRO)
 	case c.Attach == AttachGeneric:
 		p.NotNative, p.Remedy = "AttachGeneric was asked for", "use AttachAuto"
 	case f.gathers:

@@ -83,8 +83,8 @@ func TestPlan(t *testing.T) {
 				ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
 		},
 		{
-			"a VLAN of an interface with GRO", Config{}, facts{driver: ethtool.Driver{Name: "802.1Q VLAN Support"}, mtu: 1500, kernel: "6.12.0", lowerGRO: []lowerGRO{{"eth1", "ethtool -K eth1 gro off"}}},
-			Plan{Attach: AttachGeneric, NotNative: "eth1 below may hand on segments of up to 64 KB, which fit no chunk", Remedy: "use a packet socket: TPA_DEV=packet:eth0; or ethtool -K eth1 gro off",
+			"a VLAN of an interface with GRO", Config{}, facts{driver: ethtool.Driver{Name: "802.1Q VLAN Support"}, mtu: 1500, kernel: "6.1.0", lowerGRO: []lowerGRO{{"eth1", "ethtool -K eth1 gro off"}}},
+			Plan{Attach: AttachGeneric, NotNative: "eth1 below may hand on segments of up to 64 KB, which fit no chunk", Remedy: "use Linux 6.6 or newer, which hands them over in several chunks; or ethtool -K eth1 gro off",
 				Refused: "eth1 below may hand on segments of up to 64 KB, which fit no chunk", Copies: "generic mode copies", ChunkSize: 2048, MaxMTU: 3826, Queues: 1},
 		},
 		{

@@ -54,13 +54,13 @@ func arrangements(behindXDP bool) []arrangement {
 	// What a program gets that names the interface only.
 	auto, refused := "packet socket", ""
 	if !behindXDP {
-		refused = "use Linux 6.6 or newer, where a packet socket takes them"
+		refused = "use Linux 6.6 or newer, which hands them over"
 	}
 	return []arrangement{
 		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeAuto, how: auto, refused: refused},
-		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeXDP, refused: joined},
+		{name: "vlan", setup: makeVLAN, upper: "s0.10", mode: modeXDP, how: "XDP generic", refused: refused},
 		{name: "bond", setup: backup, upper: "sbond", mode: modeAuto, how: auto, refused: refused, then: failOver},
-		{name: "bond", setup: backup, upper: "sbond", mode: modeXDP, refused: joined},
+		{name: "bond", setup: backup, upper: "sbond", mode: modeXDP, how: "XDP generic", refused: refused},
 		{name: "bond-802.3ad", setup: lacp, upper: "sbond", mode: modeAuto, how: auto, refused: refused, then: failOver},
 		{name: "bond-vlan", setup: backup + "$ip link add link sbond name sbond.10 type vlan id 10\n", upper: "sbond.10", mode: modeAuto, how: auto, refused: refused},
 		{name: "bridge", setup: makeBridge, upper: "sbr", mode: modeAuto, how: auto, refused: refused},
@@ -82,6 +82,7 @@ func deviceCells(kernel string) (list []deviceCell) {
 	if kernel != "6.12" {
 		return list
 	}
+	list[0].run = vlanByAFXDP
 	list = append(list, deviceCell{cell{kernel: kernel, model: "virtio-vlan", mode: modeAuto}, "virtio", vlanByPacketSocket},
 		deviceCell{cell{kernel: kernel, model: "net_failover", mode: modeAuto}, "failover", failover},
 		deviceCell{cell{kernel: kernel, model: "virtio", mode: modeUIO, vlan: 10}, "virtio", taggedDPDK})
@@ -274,6 +275,20 @@ func onVLAN(m *machine, r *result) (c *cellRun, below string, undo func()) {
 	return c, below, undo
 }
 
+// vlanByAFXDP has generic mode take segments that the card has joined.
+func vlanByAFXDP(m *machine, r *result) error {
+	c, _, undo := onVLAN(m, r)
+	defer undo()
+	defer c.stop("server", syscall.SIGKILL)
+	if err := c.start("server", port, ""); err != nil {
+		return err
+	}
+	if err := c.loadFromPeer(); err != nil {
+		return err
+	}
+	return c.counters()
+}
+
 // vlanByPacketSocket is what a program gets that names a VLAN.
 func vlanByPacketSocket(m *machine, r *result) error {
 	c, _, undo := onVLAN(m, r)
@@ -348,7 +363,7 @@ func failover(m *machine, r *result) error {
 		return fmt.Errorf("the interface has the parts %q, want two", parts)
 	}
 	m.sh("ip=\"/usr/sbin/ip -n peer\"\n" + addresses(peer.name, 1))
-	for dev, want := range map[string]string{"xdp:" + c.nic.name: joined, parts[0]: "name " + c.nic.name, parts[1]: "name " + c.nic.name} {
+	for dev, want := range map[string]string{parts[0]: "name " + c.nic.name, parts[1]: "name " + c.nic.name} {
 		if err := c.refusal(want, dev); err != nil {
 			return err
 		}
