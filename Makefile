@@ -175,7 +175,7 @@ test-race:
 # detector does not see.
 .PHONY: test-sim
 test-sim:
-	SEEDS=3000 MATRIX=3 $(TEST) -- -timeout 20m ./test/sim
+	SEEDS=2000 MATRIX=3 $(TEST) -- -timeout 20m ./test/sim
 	$(TEST) -- -timeout 5m ./test/scenario ./test/queues
 
 # These tests measure time and memory, which the race detector would change, or run
