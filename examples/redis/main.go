@@ -40,7 +40,10 @@ func main() {
 		return true
 	}
 	srv := redcon.NewServer("", s.handle, accept, func(redcon.Conn, error) {})
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		srv.Close()
+		ln.Close() // a server that has not begun to serve does not close it
+	})()
 	if err := srv.Serve(ln); err != nil && ctx.Err() == nil {
 		log.Fatal(err)
 	}

@@ -77,7 +77,6 @@ func (c *Comparison) timeChart() (string, error) {
 	p := newChart("seconds", "requests/s")
 	p.Y.Min, p.X.Min = 0, 0
 	p.Y.Tick.Marker = plot.TickerFunc(groupedTicks)
-	p.Legend.Top, p.Legend.YOffs = false, 4
 	drawn := map[string]bool{}
 	for i := range c.Runs {
 		r := &c.Runs[i]
@@ -87,7 +86,7 @@ func (c *Comparison) timeChart() (string, error) {
 		var points plotter.XYs
 		for k, rps := range r.Series.RPS {
 			points = append(points, plotter.XY{X: (float64(k) + 0.5) * r.Series.Step, Y: rps})
-			p.Y.Max = max(p.Y.Max, 1.1*rps)
+			p.Y.Max = max(p.Y.Max, 1.3*rps) // with room for the legend
 		}
 		line, err := plotter.NewLine(points)
 		if err != nil {
@@ -220,7 +219,7 @@ func (c *Comparison) roundsChart() (string, error) {
 		var points plotter.XYs
 		for _, r := range c.of(name) {
 			points = append(points, plotter.XY{X: float64(r.Round), Y: r.RPS})
-			p.Y.Max = max(p.Y.Max, 1.1*r.RPS)
+			p.Y.Max = max(p.Y.Max, 1.3*r.RPS)
 		}
 		line, dots, err := plotter.NewLinePoints(points)
 		if err != nil {
@@ -231,7 +230,6 @@ func (c *Comparison) roundsChart() (string, error) {
 		p.Add(line, dots)
 		p.Legend.Add(name, line, dots)
 	}
-	p.Legend.Top, p.Legend.YOffs = false, 4
 	return svg(p)
 }
 
@@ -258,8 +256,8 @@ func newChart(x, y string) *plot.Plot {
 // svg draws the chart as an element for a page.
 func svg(p *plot.Plot) (string, error) {
 	canvas := vgsvg.New(chartWidth, chartHeight)
-	// The last label of an axis is as wide again to the right of it.
-	p.Draw(draw.Crop(draw.New(canvas), 0, -2.5*textSize, 0, -textSize))
+	// Half of the last label of an axis, at most 99.9999 %, is to the right of it.
+	p.Draw(draw.Crop(draw.New(canvas), 0, -3.5*textSize, 0, -textSize))
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return "", fmt.Errorf("draw a chart: %w", err)
