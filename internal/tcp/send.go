@@ -546,8 +546,12 @@ func (e *Endpoint) transmit(n int, last bool) bool {
 	return sent == n && finished == last
 }
 
+// longPath is a round trip from which on slow start is so slow that buffers must not
+// hold it up.
+const longPath = 10 * time.Millisecond
+
 // moderateSend gives a sender a buffer of twice what is acknowledged in the shortest
-// round trip, and of four times that in slow start, where the next round trip sends
+// round trip, and on a long path of four times that in slow start, where the next round trip sends
 // twice as much (Linux, tcp_sndbuf_expand). Round trips that are long because much waits
 // do not count: a larger buffer would only make them longer.
 func (e *Endpoint) moderateSend(n int, now int64) {
@@ -557,8 +561,8 @@ func (e *Endpoint) moderateSend(n int, now int64) {
 		return
 	}
 	want := 2 * float64(e.acked) * float64(e.rack.least) / float64(passed)
-	if e.window < e.threshold {
-		want *= 2
+	if e.window < e.threshold && e.rack.least > int64(longPath) {
+		want *= 2 // on a short path it would only make writes wait
 	}
 	if most := e.p.options().send.Max; want > float64(e.sendSize) && e.sendSize < most {
 		e.sendSize = int(min(want, float64(most)))
