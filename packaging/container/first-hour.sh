@@ -25,7 +25,7 @@ trap cleanup EXIT
 
 # inside runs a line in the fresh Debian, as root.
 inside() {
-  env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
+  env -i HOME=/srv LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
     ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} GOPROXY=off \
     GOMODCACHE=/go/mod GOCACHE=/go/cache GOTOOLCHAIN=local STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot \
     chroot "$root" bash -c "cd ~/tpa 2>/dev/null || cd; $1"
@@ -64,7 +64,7 @@ mkdir -p "$root/usr/local/go"
 tar -C "$(go env GOROOT)" -cf - . | tar -C "$root/usr/local/go" -xf -
 run "go version"
 instead "git clone https://github.com/gotpa/tpa && cd tpa" "a clone of this folder"
-git clone --quiet --no-hardlinks "$repository" "$root/root/tpa"
+git clone --quiet --no-hardlinks "$repository" "$root/srv/tpa"
 mount --bind "$(go env GOMODCACHE)/cache/download" "$root/src/modules"
 inside "GOPROXY=file:///src/modules go mod download"
 umount "$root/src/modules"
@@ -87,7 +87,7 @@ say ""
 say "## 4. The image"
 say ""
 instead "docker.io/library/golang:1.26-bookworm" "this Debian with Go, as localhost/golang"
-tar -C "$root" --one-file-system --exclude=./root --exclude=./go --exclude=./var/lib/apt --exclude=./var/cache -cf "$work/base.tar" .
+tar -C "$root" --one-file-system --exclude=./srv --exclude=./go --exclude=./var/lib/apt --exclude=./var/cache -cf "$work/base.tar" .
 mv "$work/base.tar" "$root/src/base.tar"
 printf 'FROM scratch\nADD base.tar /\nENV GOMODCACHE=/go/mod GOCACHE=/go/cache PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin\n' >"$root/src/Dockerfile"
 inside "buildah bud --quiet -t golang -f /src/Dockerfile /src" >"$work/out" 2>&1 || { tail -20 "$work/out"; exit 1; }
