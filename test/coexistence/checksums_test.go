@@ -3,9 +3,7 @@ package coexistence
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/accel"
-	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/testnet"
 )
 
@@ -106,23 +103,7 @@ func (p pairing) test(t *testing.T, mode string) {
 	echoServer(t, server, ":8000")
 
 	log := new(testnet.Output)
-	var rt *accel.Runtime
-	var ln net.Listener
-	var err error
-	server.Do(func() {
-		rt, err = accel.New(accel.Config{
-			Device: mode + p.serverDevice, Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(log, nil)),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ln, err = (&accel.ListenConfig{Runtime: rt}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", port))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rt.Close()
-	go echoserver.Run(ln)
+	rt := acceleratedEcho(t, server, mode+p.serverDevice, port, log)
 	status := rt.Status()
 	t.Log(status.Device.Mode)
 	accelerated := (&accel.Dialer{Runtime: rt, Timeout: 5 * time.Second}).Dial

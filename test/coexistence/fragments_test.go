@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gotpa/tpa/accel"
-	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/testframe"
 	"github.com/gotpa/tpa/internal/testnet"
 )
@@ -184,21 +182,7 @@ func TestFragments(t *testing.T) {
 	for _, dev := range []string{"xdp:eth0", "packet:eth0"} {
 		t.Run(dev[:len(dev)-5], func(t *testing.T) {
 			x.set(nil)
-			var rt *accel.Runtime
-			var ln net.Listener
-			var err error
-			server.Do(func() {
-				rt, err = accel.New(accel.Config{Device: dev, Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.DiscardHandler)})
-				if err != nil {
-					t.Fatal(err)
-				}
-				ln, err = (&accel.ListenConfig{Runtime: rt}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", port))
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer rt.Close()
-			go echoserver.Run(ln)
+			rt := acceleratedEcho(t, server, dev, port, io.Discard)
 			before := s.resets()
 			for _, row := range rows {
 				t.Run(row.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotpa/tpa/accel"
 	"github.com/gotpa/tpa/internal/echoserver"
 	"github.com/gotpa/tpa/internal/testnet"
 	"golang.org/x/sys/unix"
@@ -31,6 +33,28 @@ func echoServer(t *testing.T, h *testnet.Host, addr string) {
 	}
 	t.Cleanup(func() { ln.Close() })
 	go echoserver.Run(ln)
+}
+
+// acceleratedEcho serves bytes back on a port of a device of the host, and logs to log.
+func acceleratedEcho(t *testing.T, h *testnet.Host, device string, port int, log io.Writer) *accel.Runtime {
+	t.Helper()
+	var rt *accel.Runtime
+	var ln net.Listener
+	var err error
+	h.Do(func() {
+		rt, err = accel.New(accel.Config{
+			Device: device, Fallback: accel.FallbackNever, DebugSocket: "off", Logger: slog.New(slog.NewTextHandler(log, nil)),
+		})
+		if err == nil {
+			t.Cleanup(func() { rt.Close() })
+			ln, err = (&accel.ListenConfig{Runtime: rt}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", port))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go echoserver.Run(ln)
+	return rt
 }
 
 func echo(c net.Conn) error {
