@@ -297,8 +297,13 @@ func vlanByPacketSocket(m *machine, r *result) error {
 	if err := c.start("server", port, ""); err != nil {
 		return err
 	}
-	if !strings.Contains(r.how, "packet socket") {
-		return fmt.Errorf("it runs as %q, want a packet socket", r.how)
+	return c.carriesAs(r, "packet socket")
+}
+
+// carriesAs checks that the server runs in a mode, and that it carries load.
+func (c *cellRun) carriesAs(r *result, mode string) error {
+	if !strings.Contains(r.how, mode) {
+		return fmt.Errorf("it runs as %q, want %s", r.how, mode)
 	}
 	if err := c.loadFromPeer(); err != nil {
 		return err
@@ -327,13 +332,7 @@ func vlanWithoutGRO(m *machine, r *result) error {
 	if err := c.start("server", port, ""); err != nil {
 		return fmt.Errorf("after %q: %w", advice[1], err)
 	}
-	if !strings.Contains(r.how, "XDP generic") {
-		return fmt.Errorf("it runs as %q, want XDP generic", r.how)
-	}
-	if err := c.loadFromPeer(); err != nil {
-		return err
-	}
-	return c.counters()
+	return c.carriesAs(r, "XDP generic")
 }
 
 // failover serves by the interface that net_failover makes of a card and its standby,
